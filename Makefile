@@ -1,0 +1,49 @@
+# Targets that the documentation and the automatic checks rely on; `make` alone prints them.
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.setup-done
+PYTHON := python3.11
+# The folder of a run follows from its configuration, so the few-shot run can ask where its source is.
+source_folder = $$($(BIN)/python train.py experiment=demo_source --cfg all --package hydra.run.dir)
+
+.PHONY: help setup train test test-all lint format list clean
+
+help:  ## Print this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
+
+setup: $(STAMP)  ## Virtual environment with pinned dependencies and the package
+
+$(STAMP): pyproject.toml constraints.txt
+	@command -v $(PYTHON) >/dev/null || { echo "make: no $(PYTHON); give yours: make PYTHON=python3.12" >&2; exit 2; }
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@
+
+train: setup  ## Source training on the embedded default, then one few-shot adaptation from it
+	$(BIN)/python train.py experiment=demo_source
+	$(BIN)/python train.py experiment=demo_target source="$(source_folder)"
+
+test: setup  ## All tests but the slow ones
+	$(BIN)/python -m pytest -m 'not slow'
+
+test-all: setup  ## All tests
+	$(BIN)/python -m pytest
+
+lint: setup  ## Style, types, layers
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: setup  ## Rewrite the code in the project's style
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+list: setup  ## The tasks that ship
+	@$(BIN)/python train.py tasks=list
+
+clean:  ## Remove what tools left behind; runs/ and the virtual environment stay
+	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache wandb
+	find . -name __pycache__ -type d -not -path './$(VENV)/*' -exec rm -rf {} +

@@ -1,0 +1,14 @@
+"""Multitask prompt tuning (Wang et al., ICLR 2023): one shared soft prompt and a low-rank factor per task."""
+
+from importlib import import_module
+from typing import Any
+
+__version__ = "0.1.0"
+__all__ = ["MultitaskPromptEmbedding", "MultitaskPromptTuningConfig", "MultitaskPromptTuningInit", "TaskType"]
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name on first use, so that ``import mpt`` costs nothing."""
+    if name not in __all__:
+        raise AttributeError(f"module 'mpt' has no attribute {name!r}")
+    return getattr(import_module("mpt.prompt"), name)

@@ -1,0 +1,329 @@
+"""The saved prompt: a folder that PEFT loads as it stands, and that gives back every number of ours.
+
+``adapter_config.json`` and ``adapter_model.safetensors`` are a PEFT adapter; ``mpt.json`` says what they do
+not: the names of the tasks, the form, the groups, λ, and the backbone. How each form is told to PEFT, which
+knows only ``P * (cols @ rows)`` with one P:
+
+- product, one group: as it is.
+- residual, one group: with one rank more, whose column and row are ones.
+- none: P is all ones, cols the identity of rank N, and the rows of a task are its prompt.
+- several groups with factors: as form none, from the whole prompt of each task; the prompt's own tensors lie
+  beside it in ``mpt.safetensors``.
+
+Shape legend: T tasks, G groups of P, N virtual tokens, R ranks, D token_dim.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from mpt.atomic import write_folder_atomically
+from mpt.initialize import as_product, as_residual, check_tensors, read_tensors
+from mpt.prompt import MultitaskPromptEmbedding, MultitaskPromptTuningConfig
+
+FORMAT_VERSION = 1
+NAMES = ["prompt_embeddings", "prefix_task_cols", "prefix_task_rows"]
+
+
+@dataclass(frozen=True)
+class SavedPrompt:
+    """A prompt read back.
+
+    Attributes:
+        prompt: The prompt, on the CPU.
+        task_names: The T names, by task id.
+        task_weights: λ of each task in the run that trained it.
+        backbone_name: The backbone it was trained with; empty where the folder does not say.
+        fingerprint: That backbone's; empty for a PEFT adapter, which knows none.
+    """
+
+    prompt: MultitaskPromptEmbedding
+    task_names: list[str]
+    task_weights: dict[str, float]
+    backbone_name: str
+    fingerprint: str
+
+
+def save_prompt(
+    folder: Path,
+    prompt: MultitaskPromptEmbedding,
+    *,
+    task_weights: Mapping[str, float],
+    backbone_name: str,
+    fingerprint: str,
+) -> None:
+    """Write a prompt's folder, whole or not at all; one that stood there is replaced.
+
+    Args:
+        folder: Where to; folders above it are made.
+        prompt: The prompt, on any device.
+        task_weights: λ of each task, by name.
+        backbone_name: What the backbone was loaded as.
+        fingerprint: The backbone's fingerprint.
+
+    Raises:
+        ValueError: A weight is missing or too many, or the prompt holds a number that is not finite.
+    """
+    if set(task_weights) != set(prompt.task_names):
+        raise ValueError(
+            f"task_weights: is for {', '.join(task_weights) or 'no task'}; "
+            f"it must be for {', '.join(prompt.task_names)}"
+        )
+    own = prompt.snapshot()
+    if bad := [name for name, tensor in own.items() if not tensor.isfinite().all()]:
+        raise ValueError(
+            f"prompt: {', '.join(bad)} holds numbers that are not finite; lower the learning rates"
+        )
+    tensors = _peft_tensors(prompt, own)
+    about = {
+        "format_version": FORMAT_VERSION,
+        "task_names": prompt.task_names,
+        "task_weights": {name: float(task_weights[name]) for name in prompt.task_names},
+        "form": prompt.config.form,
+        "num_groups": prompt.config.num_groups,
+        "task_groups": prompt.config.task_groups,
+        "num_ranks": prompt.config.num_ranks,
+        "backbone": {"name": backbone_name, "fingerprint": fingerprint},
+    }
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with write_folder_atomically(folder) as temporary:
+        _write_json(temporary / "adapter_config.json", _peft_config(prompt, tensors, backbone_name))
+        _write_json(temporary / "mpt.json", about)
+        save_file(tensors, temporary / "adapter_model.safetensors", metadata={"format": "pt"})
+        if _needs_own_tensors(prompt.config):
+            save_file(own, temporary / "mpt.safetensors", metadata={"format": "pt"})
+
+
+def load_prompt(folder: Path) -> SavedPrompt:
+    """Read a prompt back, every number as it was saved.
+
+    Args:
+        folder: A run folder, whose ``prompt/`` is read; a prompt folder; or a PEFT adapter of multitask
+            prompt tuning, whose tasks are then called ``task_0``, ``task_1``, ... and have λ = 1.
+
+    Raises:
+        FileNotFoundError: There is no saved prompt.
+        ValueError: A file is damaged, or says something that does not fit the others.
+    """
+    folder = Path(folder)
+    for place in (folder / "prompt", folder):
+        if (place / "adapter_config.json").is_file():
+            folder = place
+            break
+    else:
+        raise FileNotFoundError(
+            f"{folder}: no saved prompt (no adapter_config.json there or in its prompt/); "
+            "give the folder of a finished run"
+        )
+    peft_config = _read_json(folder / "adapter_config.json")
+    shared, cols, rows = _read_adapter(folder, peft_config)
+    about = (
+        _read_json(folder / "mpt.json")
+        if (folder / "mpt.json").is_file()
+        else _about_adapter(peft_config, cols)
+    )
+    config = _config(folder / "mpt.json", about, peft_config, shared, cols)
+    with torch.random.fork_rng(devices=[]):  # the drawn values are replaced, so no number is used up
+        prompt = MultitaskPromptEmbedding(config)
+    if _needs_own_tensors(config):
+        values = read_tensors(folder / "mpt.safetensors")
+    else:
+        values = _own_tensors(config.form, shared, cols, rows, str(folder))
+    expected = {name: tuple(param.shape) for name, param in prompt.named_parameters()}
+    found = {name: tuple(tensor.shape) for name, tensor in values.items()}
+    if found != expected:
+        raise ValueError(f"{folder}: the tensors are {found}; by mpt.json they must be {expected}")
+    prompt.load_state_dict(values)
+    backbone = about["backbone"]
+    return SavedPrompt(
+        prompt, prompt.task_names, dict(about["task_weights"]), backbone["name"], backbone["fingerprint"]
+    )
+
+
+def check_fits(saved: SavedPrompt, backbone_name: str, fingerprint: str, token_dim: int) -> None:
+    """Refuse a backbone that a prompt was not trained with.
+
+    Args:
+        saved: From :func:`load_prompt`.
+        backbone_name: What the backbone was loaded as.
+        fingerprint: The backbone's fingerprint; not compared where the prompt has none.
+        token_dim: Width of the backbone's embeddings.
+
+    Raises:
+        ValueError: The width or the fingerprint differs.
+    """
+    trained_with = saved.backbone_name or "another backbone"
+    width = saved.prompt.shape[-1]
+    if width != token_dim:
+        raise ValueError(
+            f"source: the prompt was trained with {trained_with} and has token_dim {width}, "
+            f"{backbone_name} has {token_dim}; use a prompt only with the backbone it was trained with"
+        )
+    if saved.fingerprint and saved.fingerprint != fingerprint:
+        raise ValueError(
+            f"source: the prompt was trained with {trained_with}, fingerprint {saved.fingerprint[:12]}; "
+            f"{backbone_name} has other weights, fingerprint {fingerprint[:12]}; "
+            "use a prompt only with the backbone it was trained with"
+        )
+
+
+def _needs_own_tensors(config: MultitaskPromptTuningConfig) -> bool:
+    """Whether PEFT's three tensors cannot give the prompt back."""
+    return config.form != "none" and config.num_groups > 1
+
+
+def _peft_tensors(prompt: MultitaskPromptEmbedding, own: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The prompt as PEFT's product, as the head of this file says."""
+    config, (T, N, _, D) = prompt.config, prompt.shape
+    if config.form == "none" or config.num_groups > 1:
+        shared = torch.ones(N, D)
+        cols = torch.eye(N).repeat(T, 1, 1)
+        rows = prompt.prompts().detach().cpu()
+    else:
+        shared, cols, rows = own["embedding.weight"], own["prefix_task_cols"], own["prefix_task_rows"]
+        if config.form == "residual":
+            cols, rows = as_product(cols, rows)
+    return dict(zip(NAMES, (tensor.contiguous() for tensor in (shared, cols, rows)), strict=True))
+
+
+def _own_tensors(form: str, shared: Tensor, cols: Tensor, rows: Tensor, where: str) -> dict[str, Tensor]:
+    """Undo :func:`_peft_tensors`, for a prompt whose tensors need no file of their own."""
+    if form == "none":
+        if not ((shared == 1).all() and (cols == torch.eye(len(shared))).all()):
+            raise ValueError(
+                f"{where}: form is none, but the tensors are not plain prompts; save the prompt anew"
+            )
+        return {"embedding.weight": rows.flatten(0, 1)}
+    if form == "residual":
+        cols, rows = as_residual(cols, rows, where)
+    return {"embedding.weight": shared, "prefix_task_cols": cols, "prefix_task_rows": rows}
+
+
+def _peft_config(
+    prompt: MultitaskPromptEmbedding, tensors: Mapping[str, Tensor], backbone_name: str
+) -> dict[str, Any]:
+    """What PEFT reads; only keys that it knows."""
+    return {
+        "auto_mapping": None,
+        "base_model_name_or_path": backbone_name,
+        "inference_mode": True,
+        "num_attention_heads": None,
+        "num_layers": None,
+        "num_ranks": tensors["prefix_task_cols"].shape[2],
+        "num_tasks": prompt.config.num_tasks,
+        "num_transformer_submodules": 1,
+        "num_virtual_tokens": prompt.config.num_virtual_tokens,
+        "peft_type": "MULTITASK_PROMPT_TUNING",
+        "prompt_tuning_init": "RANDOM",
+        "prompt_tuning_init_state_dict_path": None,
+        "prompt_tuning_init_task": 0,
+        "prompt_tuning_init_text": None,
+        "revision": None,
+        "task_type": str(prompt.config.task_type),
+        "token_dim": prompt.config.token_dim,
+        "tokenizer_kwargs": None,
+        "tokenizer_name_or_path": None,
+    }
+
+
+def _read_adapter(folder: Path, peft_config: Mapping[str, Any]) -> tuple[Tensor, Tensor, Tensor]:
+    """PEFT's three tensors, checked against its config."""
+    where = folder / "adapter_config.json"
+    if peft_config.get("peft_type") != "MULTITASK_PROMPT_TUNING":
+        raise ValueError(
+            f"{where}: peft_type is {peft_config.get('peft_type')!r}; it must be 'MULTITASK_PROMPT_TUNING'"
+        )
+    if (submodules := peft_config.get("num_transformer_submodules")) not in (None, 1):
+        raise ValueError(
+            f"{where}: num_transformer_submodules is {submodules}; it must be 1, "
+            "since generate() never uses the prompt of a decoder"
+        )
+    path = folder / "adapter_model.safetensors"
+    if not path.is_file() and (folder / "adapter_model.bin").is_file():
+        path = folder / "adapter_model.bin"
+    shared, cols, rows = check_tensors(read_tensors(path), NAMES, str(path))
+    assert cols is not None
+    assert rows is not None
+    told = {key: peft_config.get(key) for key in ("num_tasks", "num_virtual_tokens", "num_ranks")}
+    found = dict(zip(told, cols.shape, strict=True))
+    if told != found:
+        raise ValueError(f"{path}: the tensors have {found}; by adapter_config.json they must have {told}")
+    return shared, cols, rows
+
+
+def _about_adapter(peft_config: Mapping[str, Any], cols: Tensor) -> dict[str, Any]:
+    """What ``mpt.json`` would say of an adapter that PEFT has written."""
+    names = [f"task_{position}" for position in range(len(cols))]
+    return {
+        "format_version": FORMAT_VERSION,
+        "task_names": names,
+        "task_weights": dict.fromkeys(names, 1.0),
+        "form": "product",
+        "num_groups": 1,
+        "task_groups": [0] * len(names),
+        "num_ranks": cols.shape[2],
+        "backbone": {"name": peft_config.get("base_model_name_or_path") or "", "fingerprint": ""},
+    }
+
+
+def _config(
+    where: Path, about: Mapping[str, Any], peft_config: Mapping[str, Any], shared: Tensor, cols: Tensor
+) -> MultitaskPromptTuningConfig:
+    """The config of a saved prompt, after checking ``mpt.json``."""
+    if about.get("format_version") != FORMAT_VERSION:
+        raise ValueError(
+            f"{where}: format_version is {about.get('format_version')!r}; this program reads {FORMAT_VERSION}"
+        )
+    wanted = {
+        "task_names": list,
+        "task_weights": dict,
+        "form": str,
+        "num_groups": int,
+        "task_groups": list,
+        "num_ranks": int,
+        "backbone": dict,
+    }
+    for key, kind in wanted.items():
+        if not isinstance(about.get(key), kind):
+            raise ValueError(f"{where}: {key} is {about.get(key)!r}; it must be a {kind.__name__}")
+    names = about["task_names"]
+    if len(names) != len(cols) or set(about["task_weights"]) != set(names):
+        raise ValueError(
+            f"{where}: names the tasks {names}; the tensors have {len(cols)}, each with one weight"
+        )
+    if not {"name", "fingerprint"} <= set(about["backbone"]):
+        raise ValueError(f"{where}: backbone is {about['backbone']}; it must have a name and a fingerprint")
+    try:
+        return MultitaskPromptTuningConfig(
+            task_type=peft_config.get("task_type"),
+            num_virtual_tokens=len(shared),
+            token_dim=shared.shape[1],
+            num_ranks=about["num_ranks"],
+            task_names=names,
+            form=about["form"],
+            num_groups=about["num_groups"],
+            task_groups=about["task_groups"],
+            inference_mode=True,
+        )
+    except ValueError as error:
+        raise ValueError(f"{where.parent}: {error}") from error
+
+
+def _write_json(path: Path, value: Mapping[str, Any]) -> None:
+    path.write_text(json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path}: not JSON ({error}); give a folder as it was saved") from error
+    if not isinstance(value, dict):
+        raise ValueError(f"{path}: not a JSON object; give a folder as it was saved")
+    return value

@@ -1,0 +1,238 @@
+"""The command line: compose the configuration, check all of it, refuse early, run one stage."""
+
+import dataclasses
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import hydra
+from hydra.core.config_store import ConfigStore
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from mpt import complaints
+from mpt.config import RunConfig
+
+HELP = """Multitask prompt tuning: one shared soft prompt and a low-rank factor per task, on a frozen model.
+
+  python train.py task=source '+tasks=[sum,mt,dlg]'              train a shared prompt on source tasks
+  python train.py task=target source=RUN_FOLDER '+tasks=[NAME]'  adapt it to a new task, few_shot.k=16
+  python train.py -m seed=0,1,2 '+tasks=[sum,mt]'                a sweep
+  python train.py tasks=list                                     the data sets that ship
+
+-m is a sweep, --cfg job prints the configuration, --config-dir FOLDER adds a folder of the user's own choices
+(FOLDER/tasks/<name>.yaml is a task) and comes first, --hydra-help prints Hydra's other flags.
+The environment variable MPT_TRACEBACK=1 shows where an error comes from.
+"""
+PACKAGE = Path(__file__).resolve().parent
+CONF = next((path for path in (PACKAGE / "conf", PACKAGE.parent / "conf") if path.is_dir()), PACKAGE / "conf")
+"""Inside the package in a wheel, beside it in a checkout."""
+
+
+class RefusedJobError(Exception):
+    """A job of a sweep that was refused; its message has been printed."""
+
+
+def main() -> None:
+    """Run what the command line asks for; exit with 2 and one message where it asks for something wrong."""
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # otherwise Hydra shortens errors before we see them
+    register()
+    try:
+        if {"--help", "-h"} & set(sys.argv):
+            print_help(sys.argv[1:])
+        elif tasks_of(sys.argv[1:]) == ["list"]:
+            print_catalogue()
+        else:
+            hydra.main(version_base="1.3", config_path=str(CONF), config_name="train")(job)()
+    except RefusedJobError:
+        sys.exit(2)
+    except Exception as error:
+        if not is_known(error):
+            raise
+        complain(complaints.phrase(error))
+        sys.exit(2)
+
+
+def register() -> None:
+    """Make the schema and the resolvers of ``conf/`` known to Hydra."""
+    ConfigStore.instance().store(name="run_schema", node=RunConfig)
+    OmegaConf.register_new_resolver("mpt_run_name", _run_name, replace=True)
+
+
+def _run_name(*, _root_: DictConfig) -> str:
+    from mpt.results import run_name
+
+    return run_name(plain(_root_))
+
+
+def plain(composed: DictConfig) -> dict[str, Any]:
+    """The keys of :class:`mpt.config.RunConfig` as resolved plain values."""
+    ours = OmegaConf.masked_copy(composed, list(RunConfig.__dataclass_fields__))
+    values = OmegaConf.to_container(ours, resolve=True)
+    assert isinstance(values, dict)
+    return {str(key): value for key, value in values.items()}
+
+
+def tasks_of(arguments: Sequence[str]) -> list[str]:
+    """The task names that the command line gives, checked before they become keys of a mapping.
+
+    Raises:
+        ValueError: An empty list, or a name twice, which the composed configuration no longer shows.
+    """
+    given = [text for text in arguments if text.startswith(("tasks=", "+tasks=", "++tasks="))]
+    names: list[str] = []
+    for override in OverridesParser.create().parse_overrides(given):
+        swept = override.is_sweep_override()
+        choices = list(override.sweep_iterator()) if swept else [override.value()]
+        for choice in choices:
+            names = [str(name) for name in choice] if isinstance(choice, list) else [str(choice)]
+            if not choice:
+                raise ValueError(
+                    f"{override.input_line}: no tasks; name at least one, as in '+tasks=[sum,mt,dlg]'"
+                )
+            if twice := sorted({name for name in names if names.count(name) > 1}):
+                raise ValueError(
+                    f"{override.input_line}: {', '.join(twice)} stands there twice; name each task once"
+                )
+    return names
+
+
+def job(composed: DictConfig) -> None:
+    """Check one composed configuration and run its stage; Hydra calls this, once for each job of a sweep."""
+    folder = Path(HydraConfig.get().runtime.output_dir)
+    sweep = HydraConfig.get().mode == RunMode.MULTIRUN
+    _make_other_processes_run_this_job(folder)
+    try:
+        run(composed, folder)
+    except Exception as error:
+        _remove_if_empty(folder)
+        if not is_known(error):
+            raise
+        complain(complaints.phrase(error), folder.name if sweep else None)
+        if sweep:  # the other jobs go on
+            raise RefusedJobError(str(error)) from error
+        sys.exit(2)
+
+
+def run(composed: DictConfig, folder: Path) -> None:
+    """Run the stage that a composed configuration names, or print the table of a run that is finished.
+
+    Raises:
+        ValueError: Everything that is wrong with the configuration, all of it together.
+    """
+    config = typed(composed)
+    from mpt import results
+
+    if done := results.finished(folder, dataclasses.asdict(config)):
+        from rich.console import Console
+
+        print(f"{folder}: finished already; overwrite=true runs it again")
+        Console().print(results.table(done, folder.name))
+        return
+    # Seconds of imports each, so after what is cheaper to say.
+    from mpt.check import check
+
+    if errors := check(config):
+        raise ValueError("\n".join(errors))
+    from mpt import stages
+
+    stages.STAGES[config.stage](config, folder)
+
+
+def typed(composed: DictConfig) -> RunConfig:
+    """Turn a composed configuration into the dataclasses that the rest of the package takes.
+
+    Raises:
+        ValueError: A key was added that the schema does not have, or one has no value.
+    """
+    keys = list(RunConfig.__dataclass_fields__)
+    if added := [str(key) for key in composed if str(key) not in keys]:
+        raise ValueError("\n".join(complaints.unknown("configuration", key, keys, "no key") for key in added))
+    if missing := sorted(OmegaConf.missing_keys(composed)):
+        raise ValueError("\n".join(f"{key}: has no value; give it one" for key in missing))
+    config = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(RunConfig), plain(composed)))
+    assert isinstance(config, RunConfig)
+    return config
+
+
+def print_help(arguments: Sequence[str]) -> None:
+    """Print the commands, the choices, and every key with the value that this command line gives it.
+
+    Hydra's own help needs a second and a half for the choices alone.
+    """
+    print(HELP)
+    print("Choices (group=option):")
+    for group in sorted(
+        path for path in CONF.iterdir() if path.is_dir() and path.name not in ("hydra", "tasks")
+    ):
+        print(f"  {group.name}: {', '.join(sorted(path.stem for path in group.glob('*.yaml')))}")
+    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
+        composed = hydra.compose("train", [text for text in arguments if "=" in text])
+    print(f"\nKeys (key=value):\n{OmegaConf.to_yaml(composed)}", end="")
+
+
+def print_catalogue() -> None:
+    """Print the data sets that ship, and how to train on them."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from mpt.tasks import catalogue
+
+    shown = Table(box=None, pad_edge=False)
+    for column in ("task", "family", "rows", "metrics", "what it is"):
+        shown.add_column(column, style="bold" if column == "task" else None, no_wrap=column == "task")
+    for row in catalogue(CONF / "tasks"):
+        shown.add_row(*row)
+    Console(width=None if sys.stdout.isatty() else 200).print(shown)
+
+
+def complain(message: str, where: str | None = None) -> None:
+    """Print a message on stderr, each of its lines as an error of its own."""
+    for line in message.splitlines():
+        print(f"error: {f'{where}: ' if where else ''}{line}", file=sys.stderr)
+
+
+def is_known(error: BaseException) -> bool:
+    """Whether an error's message is written for the user: ours, Hydra's, or the file system's.
+
+    A ValueError from the depth of a library is a defect and keeps its traceback; with MPT_TRACEBACK=1 all do.
+    """
+    if os.environ.get("MPT_TRACEBACK") == "1":
+        return False
+    if isinstance(error, (HydraException, OmegaConfBaseException, OSError)):
+        return True
+    if not isinstance(error, ValueError) or error.__traceback__ is None:
+        return False
+    innermost = traceback.extract_tb(error.__traceback__)[-1].filename
+    return PACKAGE in Path(innermost).resolve().parents
+
+
+def _make_other_processes_run_this_job(folder: Path) -> None:
+    """Let Lightning start further processes of a job by this command line, which gives the same folder again.
+
+    Of a sweep it would repeat the whole, and every other process would run every job.
+    """
+    hydra_config = HydraConfig.get()
+    if hydra_config.mode == RunMode.MULTIRUN:
+        sources = [
+            source for source in hydra_config.runtime.config_sources if source.provider == "command-line"
+        ]
+        flags = [text for source in sources for text in ("--config-dir", source.path)]
+        paths = [text for text in hydra_config.overrides.hydra if text.startswith("hydra.searchpath")]
+        sys.argv[1:] = [*flags, *paths, *hydra_config.overrides.task, f"hydra.run.dir='{folder}'"]
+    HydraConfig.instance().cfg = None
+
+
+def _remove_if_empty(folder: Path) -> None:
+    """Remove the folder that Hydra made for a refused job, and the empty ones above it."""
+    for path in (folder, *folder.parents):
+        if path == Path.cwd() or not path.is_dir() or any(path.iterdir()):
+            return
+        path.rmdir()

@@ -1,0 +1,215 @@
+"""What ``conf/`` may say: dataclasses that type the composed configuration."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from omegaconf import MISSING
+
+
+@dataclass
+class RowsConfig:
+    """Where a task's rows come from; exactly one of ``world``, ``files`` and ``hub``.
+
+    ``data_root=FOLDER`` on the command line overrides ``files`` and ``hub``: the rows are then read from
+    ``FOLDER/<task>/{train,validation,test}.jsonl``.
+    """
+
+    world: str | None = None
+    """Name of a task of the embedded micro-world."""
+    files: str | None = None
+    """A folder that holds ``{train,validation,test}.{jsonl,csv,parquet}``."""
+    hub: str | None = None
+    """A data set id for ``datasets.load_dataset``."""
+    subset: str | None = None
+    """The configuration of the hub data set, such as ``sst2`` of ``glue``."""
+    splits: dict[str, str] = field(default_factory=dict)
+    """Our split (train, validation, test) to the hub's split; a slice such as ``train[1000:]`` is fine."""
+    rename: dict[str, str] = field(default_factory=dict)
+    """A hub column to the name that the templates use; dots reach into mappings (``answers.text``)."""
+    turns: str | None = None
+    """A column with the turns of a whole dialogue: each turn but the first becomes a row of its own, with the
+    columns ``context`` (the turns before it) and ``response``. A row that has both already stays."""
+
+
+@dataclass
+class TaskConfig:
+    """A data set told as text to text."""
+
+    rows: RowsConfig = field(default_factory=RowsConfig)
+    input: str = MISSING
+    """Template of the input over the row's columns: ``premise: {premise} hypothesis: {hypothesis}``."""
+    target: str = MISSING
+    """Template of the target; a list column gives its first item."""
+    references: str | None = None
+    """Column with all accepted targets (a list of strings); without it, or where a row lacks it, the target."""
+    labels: dict[str, dict[str, str]] = field(default_factory=dict)
+    """Label words: column to {value in the data: word in the text}; a value that is a word already stays."""
+    join: str = "\n"
+    """What joins the items of a list column in an input."""
+    metrics: list[str] = field(default_factory=list)
+    """Metrics of the task; the first one is its ``score``."""
+    weight: float = 1.0
+    """λ_t of the loss, above 0."""
+    prefix: str | None = None
+    """The natural prefix that the backbone knows for this task; its score is the task's ``oracle``."""
+    family: str = ""
+    """Kind of task, such as ``translation``; for tables and mixtures."""
+    held_out: str | None = None
+    """How the task was kept out of the backbone's supervised skills; None for one that it was trained on."""
+    max_source_tokens: int = 256
+    max_target_tokens: int = 128
+    generation: dict[str, Any] = field(default_factory=dict)
+    """Arguments for ``generate`` beyond greedy search, such as ``num_beams: 4``."""
+
+
+@dataclass
+class BackboneConfig:
+    """The frozen model."""
+
+    name: str = MISSING
+    """``tiny`` for the embedded model, otherwise a hub id such as ``google-t5/t5-small``."""
+    path: str | None = None
+    """A local folder, read instead of the hub."""
+    revision: str | None = None
+    dtype: str = "float32"
+    """float32, bfloat16 or float16; the prompt stays float32."""
+    dropout: bool = True
+    """Whether the frozen model's dropout is active in training, as in the paper."""
+
+
+@dataclass
+class PromptConfig:
+    """Shape, composition and first values of the prompt."""
+
+    num_virtual_tokens: int = 20
+    num_ranks: int = 1
+    form: str = "product"
+    """product: P * (cols @ rows), the paper; residual: P * (1 + cols @ rows); none: one plain prompt per task."""
+    init: str = "VOCABULARY"
+    """First values of P; a MultitaskPromptTuningInit: RANDOM, TEXT, VOCABULARY, or in a target run
+    AVERAGE_SOURCE_TASKS, EXACT_SOURCE_TASK, ONLY_SOURCE_SHARED."""
+    init_text: str | None = None
+    """Text whose embeddings start P under TEXT."""
+    init_task: str | None = None
+    """Source task (by name) whose factors start every target under EXACT_SOURCE_TASK."""
+    init_std: float = 0.5
+    """Standard deviation of P's normal start under RANDOM."""
+    factor_init: str = "ones"
+    """ones: W starts at 1 plus noise; normal: cols and rows from N(0, factor_std^2), as PEFT."""
+    factor_std: float = 0.02
+    freeze_shared: bool = False
+    """Leave P as it is and train the factors alone."""
+
+
+@dataclass
+class MixtureConfig:
+    """Which row comes next."""
+
+    sampling: str = "proportional"
+    """proportional, equal, temperature, log_size or stochastic (the paper: 2..T tasks in a batch)."""
+    cap: int = 262144
+    """Largest size that counts under proportional and temperature (2^18 in the paper's code)."""
+    temperature: float = 2.0
+    """Rates are proportional to size^(1/temperature) under temperature sampling."""
+
+
+@dataclass
+class OptimConfig:
+    """AdamW over rows as independent learners, and its schedule."""
+
+    lr_prompt: float = 0.3
+    lr_factors: float = 0.3
+    weight_decay: float = 1e-5
+    betas: list[float] = field(default_factory=lambda: [0.9, 0.999])
+    eps: float = 1e-8
+    clip: float | None = 1.0
+    """Largest gradient norm of one learner (a group of P; a task's cols and rows together); None: off."""
+    schedule: str = "linear"
+    """linear (to zero) or constant, after the warm-up."""
+    warmup: float = 0.1
+    """Share of max_steps over which the learning rate rises from 0."""
+
+
+@dataclass
+class FewShotConfig:
+    """The draw of a target's labelled examples."""
+
+    k: int | None = None
+    """Training examples per target task in all, balanced over the classes of a classification; None: all rows."""
+    seed: int = 0
+
+
+@dataclass
+class EvaluationConfig:
+    """When to validate and on how many rows."""
+
+    batch_size: int = 128
+    validate_every: int = 50
+    """Optimiser steps between validations."""
+    validation_rows: int | None = 200
+    """First rows of the validation split that a validation scores; None: all."""
+    test_rows: int | None = 500
+    before: bool = True
+    """Also score the test rows with the prompt as it starts (``before`` in metrics.json)."""
+    oracle: bool = True
+    """Also score the test rows with the natural prefix, where the task has one."""
+    patience: int | None = None
+    """Stop after so many validations without a better average; None: never."""
+
+
+@dataclass
+class TrainerConfig:
+    """What Lightning's Trainer is given."""
+
+    max_steps: int = MISSING
+    batch_size: int = 32
+    """Rows in a step over all processes and accumulated micro-batches."""
+    accumulate_grad_batches: int = 1
+    accelerator: str = "auto"
+    devices: Any = "auto"
+    num_nodes: int = 1
+    strategy: str = "auto"
+    precision: str = "32-true"
+    progress_bar: bool = True
+    threads: int | None = None
+    """CPU threads of torch; None: torch's own choice."""
+
+
+@dataclass
+class LoggerConfig:
+    """Where curves go besides metrics.csv, which is always written."""
+
+    wandb: bool = True
+    wandb_mode: str = "auto"
+    """auto: online where an API key is at hand, else offline; or online, offline, disabled."""
+    project: str = "mpt"
+    entity: str | None = None
+    tensorboard: bool = False
+    samples: int = 20
+    """Predictions per task in the logged table."""
+
+
+@dataclass
+class RunConfig:
+    """One composed configuration; the root of ``conf/train.yaml``."""
+
+    stage: str = MISSING
+    """source or target; chosen with ``task=``."""
+    tasks: dict[str, TaskConfig] = field(default_factory=dict)
+    backbone: BackboneConfig = field(default_factory=BackboneConfig)
+    prompt: PromptConfig = field(default_factory=PromptConfig)
+    mixture: MixtureConfig = field(default_factory=MixtureConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    few_shot: FewShotConfig = field(default_factory=FewShotConfig)
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    trainer: TrainerConfig = field(default_factory=TrainerConfig)
+    logger: LoggerConfig = field(default_factory=LoggerConfig)
+    seed: int = 0
+    data_root: str | None = None
+    source: str | None = None
+    """Run folder, or prompt folder, of the source training that a target starts from."""
+    resume: str = "auto"
+    """auto: an unfinished run in the same folder goes on; never: it starts again."""
+    overwrite: bool = False
+    """Run a finished run again."""
+    output_root: str = "runs"

@@ -1,0 +1,183 @@
+"""Answers to scores: each metric from a library, over all rows."""
+
+import math
+import re
+from collections.abc import Callable, Sequence
+
+from rouge_score.rouge_scorer import RougeScorer
+from sacrebleu.metrics import BLEU, CHRF
+from scipy.stats import pearsonr, spearmanr
+from sklearn.metrics import matthews_corrcoef
+from torchmetrics.functional.text import squad as squad_scores
+
+Texts = Sequence[str]
+References = Sequence[tuple[str, ...]]
+Scores = dict[str, float]
+ROUGE_KINDS = ("rougeL", "rouge1", "rouge2")
+_ROUGE = RougeScorer(list(ROUGE_KINDS), use_stemmer=True)
+
+
+def _same(prediction: str, references: tuple[str, ...]) -> bool:
+    return prediction.strip() in {reference.strip() for reference in references}
+
+
+def accuracy(predictions: Texts, references: References) -> Scores:
+    """Share of answers that are, but for spaces around them, an accepted label word."""
+    return {"accuracy": _exact(predictions, references)}
+
+
+def exact_match(predictions: Texts, references: References) -> Scores:
+    """Share of answers that are, but for spaces around them, an accepted target."""
+    return {"exact_match": _exact(predictions, references)}
+
+
+def _exact(predictions: Texts, references: References) -> float:
+    return sum(map(_same, predictions, references)) / len(predictions)
+
+
+def token_f1(predictions: Texts, references: References) -> Scores:
+    """Mean SQuAD F1 over words; of several references the best one counts."""
+    return {"token_f1": squad(predictions, references)["squad_f1"]}
+
+
+def squad(predictions: Texts, references: References) -> Scores:
+    """SQuAD's exact match and F1 (Rajpurkar et al. 2016), which ignore case, articles and punctuation."""
+    given = [{"prediction_text": text, "id": str(row)} for row, text in enumerate(predictions)]
+    wanted = [
+        {"answers": {"answer_start": [0] * len(accepted), "text": list(accepted)}, "id": str(row)}
+        for row, accepted in enumerate(references)
+    ]
+    scores = squad_scores(given, wanted)
+    return {"squad_f1": float(scores["f1"]) / 100, "squad_em": float(scores["exact_match"]) / 100}
+
+
+def rouge(predictions: Texts, references: References) -> Scores:
+    """Mean F of ROUGE-L, ROUGE-1 and ROUGE-2 with stemming; of several references the best one counts."""
+    rows = [
+        _ROUGE.score_multi(list(accepted), text)
+        for text, accepted in zip(predictions, references, strict=True)
+    ]
+    return {kind: sum(row[kind].fmeasure for row in rows) / len(rows) for kind in ROUGE_KINDS}
+
+
+def _columns(references: References) -> list[list[str | None]]:
+    """What sacrebleu takes: the first references of all rows, the second ones, ...; None where a row has fewer."""
+    most = max(map(len, references))
+    return [[accepted[i] if i < len(accepted) else None for accepted in references] for i in range(most)]
+
+
+def bleu(predictions: Texts, references: References) -> Scores:
+    """Corpus BLEU of sacrebleu, divided by 100."""
+    score = BLEU().corpus_score(list(predictions), _columns(references)).score
+    return {"bleu": min(1.0, score / 100)}  # rounding takes it a hair above 1
+
+
+def chrf(predictions: Texts, references: References) -> Scores:
+    """Corpus chrF2 of sacrebleu, divided by 100."""
+    score = CHRF().corpus_score(list(predictions), _columns(references)).score
+    return {"chrf": min(1.0, score / 100)}
+
+
+def matthews(predictions: Texts, references: References) -> Scores:
+    """Matthews correlation of the classes, -1 to 1; an answer that is no class is a class of its own."""
+    wanted = [accepted[0].strip() for accepted in references]
+    return {"matthews": float(matthews_corrcoef(wanted, [text.strip() for text in predictions]))}
+
+
+def pearson(predictions: Texts, references: References) -> Scores:
+    """Pearson correlation, -1 to 1; see :func:`_numbers` for answers that are no number."""
+    return {"pearson": _correlation(pearsonr, predictions, references)}
+
+
+def spearman(predictions: Texts, references: References) -> Scores:
+    """Spearman rank correlation, -1 to 1; see :func:`_numbers` for answers that are no number."""
+    return {"spearman": _correlation(spearmanr, predictions, references)}
+
+
+def _correlation(measure: Callable[..., object], predictions: Texts, references: References) -> float:
+    given, wanted = _numbers(predictions, references)
+    if len(set(given)) < 2 or len(set(wanted)) < 2:
+        # Nothing varies, so nothing goes together.
+        return 0.0
+    return float(measure(given, wanted).statistic)  # type: ignore[attr-defined]
+
+
+def _numbers(predictions: Texts, references: References) -> tuple[list[float], list[float]]:
+    """Read answers as numbers.
+
+    An answer that is no number counts as the wanted value that is farthest from the row's own: the worst guess,
+    so that a model gains nothing by silence, and no row is skipped.
+
+    Raises:
+        ValueError: A reference is no number.
+    """
+    wanted = []
+    for accepted in references:
+        number = _number(accepted[0])
+        if number is None:
+            raise ValueError(
+                f"metrics: the target {accepted[0]!r} is no number; pearson and spearman need numbers"
+            )
+        wanted.append(number)
+    low, high = min(wanted), max(wanted)
+    given = []
+    for text, right in zip(predictions, wanted, strict=True):
+        number = _number(text)
+        given.append(number if number is not None else (high if right - low < high - right else low))
+    return given, wanted
+
+
+def _number(text: str) -> float | None:
+    if not re.fullmatch(r"\s*[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?\s*", text):
+        return None
+    number = float(text)
+    return number if math.isfinite(number) else None
+
+
+METRICS: dict[str, Callable[[Texts, References], Scores]] = {
+    "accuracy": accuracy,
+    "exact_match": exact_match,
+    "token_f1": token_f1,
+    "rouge": rouge,
+    "bleu": bleu,
+    "chrf": chrf,
+    "matthews": matthews,
+    "pearson": pearson,
+    "spearman": spearman,
+    "squad": squad,
+}
+"""Name to metric; the first number of each is its primary one."""
+
+
+def score(names: Sequence[str], predictions: Texts, references: References) -> Scores:
+    """Score the answers of one task.
+
+    Args:
+        names: Metrics; the first one's primary number is the task's score.
+        predictions: One answer per row.
+        references: All accepted targets of each row.
+
+    Returns:
+        ``n``, ``score``, and each metric's numbers; shares lie in 0..1, correlations in -1..1.
+
+    Raises:
+        ValueError: No rows, not as many answers as references, a row without a reference, an unknown metric.
+    """
+    if not predictions:
+        raise ValueError("metrics: there are no rows to score; give at least one")
+    if len(predictions) != len(references):
+        raise ValueError(f"metrics: {len(predictions)} predictions, but {len(references)} rows of references")
+    if empty := [row for row, accepted in enumerate(references) if not accepted]:
+        raise ValueError(f"metrics: row {empty[0]} has no reference; every row needs one")
+    if unknown := [name for name in names if name not in METRICS]:
+        raise ValueError(f"metrics: unknown metric {unknown[0]!r}; choose one of {', '.join(METRICS)}")
+    if not names:
+        raise ValueError(f"metrics: none given; choose from {', '.join(METRICS)}")
+    found: Scores = {}
+    primary = None
+    for name in names:
+        numbers = METRICS[name](predictions, references)
+        primary = next(iter(numbers.values())) if primary is None else primary
+        found |= numbers
+    assert primary is not None
+    return {"n": len(predictions), "score": primary, **found}

@@ -1,0 +1,14 @@
+"""The multitask prompt and its configuration."""
+
+from mpt.prompt.config import MultitaskPromptTuningConfig, MultitaskPromptTuningInit, TaskType
+from mpt.prompt.count import ParameterCount
+from mpt.prompt.embedding import LearnerGroup, MultitaskPromptEmbedding
+
+__all__ = [
+    "LearnerGroup",
+    "MultitaskPromptEmbedding",
+    "MultitaskPromptTuningConfig",
+    "MultitaskPromptTuningInit",
+    "ParameterCount",
+    "TaskType",
+]

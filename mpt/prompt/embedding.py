@@ -1,0 +1,303 @@
+"""The multitask prompt: one shared soft prompt and a low-rank factor per task.
+
+Shape legend: B rows in a batch, T tasks, G groups of P, N virtual tokens, R ranks, D token_dim.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from mpt import initialize
+from mpt.prompt.config import OF_SOURCE, MultitaskPromptTuningConfig, MultitaskPromptTuningInit
+from mpt.prompt.count import ParameterCount
+from mpt.prompt.start import start_shared, width
+
+
+class LearnerGroup(NamedTuple):
+    """Tensors whose first dimension holds the same independent learners."""
+
+    name: str
+    """``prompt`` (P) or ``factors`` (cols and rows)."""
+    params: list[nn.Parameter]
+    learners: int
+    """Each parameter can be viewed as ``(learners, -1)``: one row per group of P, or per task."""
+
+
+class MultitaskPromptEmbedding(nn.Module):
+    """One shared soft prompt P and a low-rank factor pair per task (Wang et al. 2023, section 3.1).
+
+    Task t has the prompt ``P[group(t)] * W_t`` with ``W_t = cols_t @ rows_t``: what tasks have in common is
+    stored once, what differs costs ``N * R + R * D`` numbers a task. The residual form, groups of P, and the
+    form without factors are ours. All parameters are float32, whatever the backbone is.
+
+    Attributes:
+        embedding: P, weight ``(G * N, D)``.
+        prefix_task_cols: ``(T, N, R)``; absent under form none.
+        prefix_task_rows: ``(T, R, D)``; absent under form none.
+
+    Args:
+        config: Shape, composition and first values.
+        word_embeddings: The backbone's; TEXT and VOCABULARY start from them, otherwise it may be None when
+            the config has ``token_dim``.
+        source: A trained prompt for the inits that start from one; None: the config's file.
+
+    Raises:
+        ValueError: The config lacks what its init needs, or the source does not fit.
+        FileNotFoundError: There is no file of the source.
+    """
+
+    task_groups: Tensor
+
+    def __init__(
+        self,
+        config: MultitaskPromptTuningConfig,
+        word_embeddings: nn.Embedding | None = None,
+        source: "MultitaskPromptEmbedding | None" = None,
+    ) -> None:
+        super().__init__()
+        self.config = replace(config, token_dim=width(config, word_embeddings))
+        T, N, R, D = self.shape
+        G = self.config.num_groups
+        # The order of the draws is PEFT's, so the same seed gives the same numbers.
+        self.embedding = nn.Embedding(G * N, D)
+        with torch.no_grad():
+            self.embedding.weight.copy_(start_shared(self.config, self.embedding.weight, word_embeddings))
+        if self.config.form != "none":
+            cols, rows = initialize.start_factors(
+                (T, N, R, D), self.config.form, self.config.factor_init, self.config.factor_std
+            )
+            self.prefix_task_cols = nn.Parameter(cols)  # T N R
+            self.prefix_task_rows = nn.Parameter(rows)  # T R D
+        self.register_buffer("task_groups", torch.tensor(self.config.task_groups), persistent=False)  # T
+        if self.config.prompt_tuning_init in OF_SOURCE and not self.config.inference_mode:
+            self._start_from(source)
+
+    @property
+    def shape(self) -> tuple[int, int, int, int]:
+        """T, N, R and D."""
+        config = self.config
+        assert config.token_dim is not None
+        return config.num_tasks, config.num_virtual_tokens, config.num_ranks, config.token_dim
+
+    @property
+    def task_names(self) -> list[str]:
+        """The T names; position i is ``task_ids == i``."""
+        return list(self.config.task_names)
+
+    def task_id(self, name: str) -> int:
+        """Return the index of the task called ``name``.
+
+        Raises:
+            ValueError: The prompt holds no such task.
+        """
+        if name not in self.config.task_names:
+            raise ValueError(f"prompt: no task {name!r}; choose one of {', '.join(self.config.task_names)}")
+        return self.config.task_names.index(name)
+
+    def forward(self, indices: Tensor | None, task_ids: Tensor) -> Tensor:
+        """Build the prompt of each row, in float32 also under autocast.
+
+        Args:
+            indices: Positions in the prompt, long, ``(B, N)``; None: 0 to N - 1 for every row.
+            task_ids: Positions in ``task_names``, long, ``(B,)``.
+
+        Returns:
+            Prompts, ``(B, N, D)``.
+
+        Raises:
+            IndexError: A task id is not in 0..T-1, or an index not in 0..N-1 (on a GPU: an assert there).
+            ValueError: ``task_ids`` is None or not one number per row.
+        """
+        if task_ids is None or task_ids.dim() != 1:
+            given = None if task_ids is None else f"of shape {tuple(task_ids.shape)}"
+            raise ValueError(f"task_ids: is {given}; it must hold one task per row, shape (B,)")
+        N = self.config.num_virtual_tokens
+        if indices is None:
+            indices = torch.arange(N, device=task_ids.device).expand(len(task_ids), N)
+        elif indices.device.type == "cpu" and indices.numel() and not 0 <= indices.min() <= indices.max() < N:
+            # With several groups such an index would silently read another group's prompt.
+            raise IndexError(
+                f"indices: run from {indices.min()} to {indices.max()}; they must be in 0..{N - 1}"
+            )
+        # index_select, not [task_ids]: indexing would read a negative id as the last task.
+        groups = self.task_groups.index_select(0, task_ids)  # B
+        prompts: Tensor = self.embedding(groups[:, None] * N + indices)  # B N D
+        if self.config.form == "none":
+            return prompts
+        cols = self.prefix_task_cols.index_select(0, task_ids)  # B N R
+        rows = self.prefix_task_rows.index_select(0, task_ids)  # B R D
+        with torch.autocast(cols.device.type, enabled=False):
+            return prompts * self._factors(cols, rows)
+
+    def prompts(self) -> Tensor:
+        """The prompt of every task, ``(T, N, D)``."""
+        prompts: Tensor = self(None, torch.arange(len(self.task_groups), device=self.task_groups.device))
+        return prompts
+
+    def add_tasks(
+        self,
+        names: Sequence[str],
+        *,
+        groups: Sequence[int] | None = None,
+        like: Sequence[str] = (),
+        word_embeddings: nn.Embedding | None = None,
+    ) -> None:
+        """Extend the prompt; every number that it holds stays bit for bit as it is.
+
+        The parameters are replaced by longer ones, so build the optimiser after this.
+
+        Args:
+            names: The new tasks.
+            groups: Existing group of each new task; None: the only one. Not for form none, where each new
+                task gets a group of its own.
+            like: Tasks of this prompt, from the mean of whose factors (under form none, prompts) the new
+                tasks start; empty: from the config's start, with a source-based init from RANDOM.
+            word_embeddings: For new plain prompts under TEXT and VOCABULARY.
+
+        Raises:
+            ValueError: A name is taken or unknown, or a group is not there.
+        """
+        extended = self._extended_config(names, groups)
+        ids = torch.tensor([self.task_id(name) for name in like], dtype=torch.long)
+        # The new tasks' part, drawn as a prompt of its own.
+        part = replace(extended, num_tasks=len(names), task_names=list(names), task_groups=None, num_groups=1)
+        if part.prompt_tuning_init in OF_SOURCE or extended.form != "none" or like:
+            part.prompt_tuning_init = MultitaskPromptTuningInit.RANDOM
+        fresh = MultitaskPromptEmbedding(part, word_embeddings).to(self.embedding.weight.device)
+        tensors = ["prefix_task_cols", "prefix_task_rows"]
+        if extended.form == "none":
+            tensors = ["embedding.weight"]
+        for name in tensors:
+            old, new = self.get_parameter(name), fresh.get_parameter(name).detach()
+            if like:
+                mean = old.detach().view(len(self.task_groups), -1)[ids.to(old.device)].mean(0)
+                new = mean.expand(len(names), -1).reshape_as(new)
+            longer = nn.Parameter(torch.cat([old.detach(), new]), requires_grad=old.requires_grad)
+            if name == "embedding.weight":
+                self.embedding.weight, self.embedding.num_embeddings = longer, len(longer)
+            else:
+                setattr(self, name, longer)
+        self.task_groups = torch.tensor(extended.task_groups, device=self.task_groups.device)
+        self.config = extended
+
+    def count_parameters(self) -> ParameterCount:
+        """Count the numbers that the prompt holds, against one plain prompt per task."""
+        T, N, R, D = self.shape
+        shared = self.config.num_groups * N * D
+        per_task = 0 if self.config.form == "none" else N * R + R * D
+        total = shared + T * per_task
+        return ParameterCount(shared, per_task, T * per_task, total, T * N * D, total / (T * N * D))
+
+    def learner_groups(self) -> list[LearnerGroup]:
+        """The parameters with their number of learners: G for P, T for the factors."""
+        groups = [LearnerGroup("prompt", [self.get_parameter("embedding.weight")], self.config.num_groups)]
+        if self.config.form != "none":
+            factors = [self.prefix_task_cols, self.prefix_task_rows]
+            groups.append(LearnerGroup("factors", factors, self.config.num_tasks))
+        return groups
+
+    def snapshot(self) -> dict[str, Tensor]:
+        """A copy of the parameters, under the names of the state dict, that later steps do not touch."""
+        return {name: param.detach().cpu().clone() for name, param in self.named_parameters()}
+
+    @torch.no_grad()
+    def displacement(self, start: Mapping[str, Tensor]) -> dict[str, float]:
+        """Tell how far the prompt has moved since ``start``.
+
+        Args:
+            start: What :meth:`snapshot` gave, of a prompt with the same tasks.
+
+        Returns:
+            ``||now - start|| / ||start||`` (Frobenius) of P under ``prompt``, and of each task's W under its
+            name; under form none of each task's prompt. The plain distance where the start is zero.
+        """
+        device = self.embedding.weight.device
+        before = {name: tensor.to(device) for name, tensor in start.items()}
+        shared, shared_before = self.embedding.weight, before["embedding.weight"]
+        moved = {"prompt": _relative_move(shared[None], shared_before[None]).item()}
+        if self.config.form == "none":
+            now, then = (tensor.view(self.config.num_groups, -1) for tensor in (shared, shared_before))
+        else:
+            now = self._factors(self.prefix_task_cols, self.prefix_task_rows)
+            then = self._factors(before["prefix_task_cols"], before["prefix_task_rows"])
+        return moved | dict(zip(self.config.task_names, _relative_move(now, then).tolist(), strict=True))
+
+    def _factors(self, cols: Tensor, rows: Tensor) -> Tensor:
+        """W of a stack of cols ``(..., N, R)`` and rows ``(..., R, D)``, shape ``(..., N, D)``."""
+        product = cols @ rows
+        return product if self.config.form == "product" else 1 + product
+
+    def _as_source(self) -> initialize.Source:
+        tensors, groups = self.snapshot(), self.task_groups.cpu()
+        shared = tensors["embedding.weight"].view(self.config.num_groups, self.config.num_virtual_tokens, -1)
+        cols, rows = tensors.get("prefix_task_cols"), tensors.get("prefix_task_rows")
+        return initialize.Source("source", self.config.form, shared, groups, cols, rows)
+
+    def _start_from(self, source: "MultitaskPromptEmbedding | None") -> None:
+        """Put the source's values in the place of the drawn ones."""
+        config, init, task = self.config, self.config.prompt_tuning_init, self.config.prompt_tuning_init_task
+        if source is not None:
+            given = source._as_source()
+            task = source.task_id(task) if isinstance(task, str) else task
+        elif config.prompt_tuning_init_state_dict_path is None:
+            raise ValueError(
+                f"prompt_tuning_init_state_dict_path: not given, and {init} starts from it; give the file of "
+                "a source prompt, or pass the source"
+            )
+        elif isinstance(task, str):
+            raise ValueError(
+                f"prompt_tuning_init_task: is {task!r}; a file knows no names, so give the position"
+            )
+        else:
+            path, only_shared = config.prompt_tuning_init_state_dict_path, init == "ONLY_SOURCE_SHARED"
+            given = initialize.from_file(path, config.num_virtual_tokens, config.form, only_shared)
+        shared, cols, rows = initialize.from_source(init, given, task, config.form)
+        _copy(
+            self.embedding.weight.view(config.num_groups, config.num_virtual_tokens, -1), shared, given.where
+        )
+        if cols is not None and rows is not None:
+            _copy(self.prefix_task_cols, cols, given.where)
+            _copy(self.prefix_task_rows, rows, given.where)
+
+    def _extended_config(
+        self, names: Sequence[str], groups: Sequence[int] | None
+    ) -> MultitaskPromptTuningConfig:
+        config = self.config
+        if not names or isinstance(names, str):
+            raise ValueError(f"names: is {names!r}; it must be a list of at least one new task")
+        every = [*config.task_names, *names]
+        if config.form == "none":
+            if groups is not None:
+                raise ValueError(
+                    f"groups: is {list(groups)}; form=none gives each new task its own, so leave it out"
+                )
+            return replace(config, task_names=every, num_tasks=len(every), num_groups=1, task_groups=None)
+        if groups is None and config.num_groups > 1:
+            raise ValueError(
+                f"groups: not given; the prompt has {config.num_groups} groups, so name one per new task"
+            )
+        assert config.task_groups is not None
+        joined = [*config.task_groups, *(groups if groups is not None else [0] * len(names))]
+        return replace(config, task_names=every, num_tasks=len(every), task_groups=joined)
+
+
+@torch.no_grad()
+def _copy(target: Tensor, value: Tensor, where: str) -> None:
+    """Give each part of ``target``, ``(parts, ...)``, the same value."""
+    if target.shape[1:] != value.shape:
+        raise ValueError(
+            f"{where}: has a tensor of shape {tuple(value.shape)} where the target has "
+            f"{tuple(target.shape[1:])}; give both the same num_virtual_tokens, num_ranks and token_dim"
+        )
+    target.copy_(value.expand_as(target))
+
+
+def _relative_move(now: Tensor, then: Tensor) -> Tensor:
+    """Relative Frobenius distance of each part of ``(parts, ...)``, shape ``(parts,)``."""
+    distance = (now - then).flatten(1).norm(dim=1)
+    length = then.flatten(1).norm(dim=1)
+    relative: Tensor = distance / torch.where(length > 0, length, 1.0)
+    return relative

@@ -1,0 +1,314 @@
+"""The stages of a run, each a staircase to read aloud: source trains a shared prompt, target adapts one."""
+
+import dataclasses
+import json
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import lightning
+import torch
+from lightning.pytorch.loggers import Logger
+from lightning.pytorch.utilities import rank_zero_only
+from lightning.pytorch.utilities.exceptions import SIGTERMException
+from rich.console import Console
+
+from mpt import results
+from mpt.answers import Predictions, answered, samples, scored, write_predictions
+from mpt.artifact import SavedPrompt, check_fits, load_prompt, save_prompt
+from mpt.backbone import Backbone
+from mpt.config import RunConfig
+from mpt.data import MixtureDataModule
+from mpt.loggers import check_tensorboard, close_loggers, log_results, open_loggers, wandb_mode
+from mpt.module import MPTModule
+from mpt.prompt import MultitaskPromptEmbedding, MultitaskPromptTuningConfig
+from mpt.summary import parameters, summary
+from mpt.tasks import Example, few_shot, load_split
+from mpt.trainer import build_trainer, hush
+
+Examples = dict[str, dict[str, list[Example]]]
+"""Split to task to examples."""
+
+
+def source(config: RunConfig, folder: Path) -> dict[str, Any]:
+    """Train one shared prompt, and a factor pair for each task, on several tasks at once.
+
+    Args:
+        config: The checked configuration.
+        folder: The run folder; made where it is not there.
+
+    Returns:
+        What ``metrics.json`` holds.
+
+    Raises:
+        ValueError: The data, the backbone or the folder does not fit the configuration.
+        FileNotFoundError: Something that the configuration names is not there.
+    """
+    return _train(config, folder, None)
+
+
+def target(config: RunConfig, folder: Path) -> dict[str, Any]:
+    """Adapt a source run's prompt to new tasks, or, as a baseline, a fresh prompt.
+
+    Args:
+        config: The checked configuration; ``config.source`` is the run to start from.
+        folder: The run folder; made where it is not there.
+
+    Returns:
+        What ``metrics.json`` holds.
+
+    Raises:
+        ValueError: As :func:`source`, or the source does not fit the backbone.
+        FileNotFoundError: As :func:`source`.
+    """
+    return _train(config, folder, load_prompt(Path(config.source)) if config.source else None)
+
+
+STAGES: dict[str, Callable[[RunConfig, Path], dict[str, Any]]] = {"source": source, "target": target}
+
+
+def load_examples(config: RunConfig) -> Examples:
+    """Read every split of every task, with the few-shot draw where one is asked for."""
+    limits = {
+        "train": None,
+        "validation": config.evaluation.validation_rows,
+        "test": config.evaluation.test_rows,
+    }
+    examples: Examples = {
+        split: {
+            name: load_split(name, task, split, config.data_root, limit)
+            for name, task in config.tasks.items()
+        }
+        for split, limit in limits.items()
+    }
+    if config.few_shot.k is not None:
+        for name, rows in examples["train"].items():
+            examples["train"][name] = few_shot(rows, config.few_shot.k, config.few_shot.seed)
+    return examples
+
+
+def start_prompt(
+    config: RunConfig, backbone: Backbone, given: SavedPrompt | None
+) -> MultitaskPromptEmbedding:
+    """Build the prompt as it starts.
+
+    Args:
+        config: The configuration.
+        backbone: For its word embeddings and tokenizer.
+        given: The trained prompt that a target starts from.
+
+    Raises:
+        ValueError: The given prompt was trained on another backbone, or has another shape.
+    """
+    told = config.prompt
+    if given is not None:
+        check_fits(given, backbone.name, backbone.fingerprint, backbone.token_dim)
+        there = given.prompt.config.num_virtual_tokens
+        if there != told.num_virtual_tokens:
+            raise ValueError(
+                f"{config.source}: its prompt has {there} tokens, prompt.num_virtual_tokens is "
+                f"{told.num_virtual_tokens}; use prompt.num_virtual_tokens={there}"
+            )
+    settings = MultitaskPromptTuningConfig(
+        task_names=list(config.tasks),
+        num_virtual_tokens=told.num_virtual_tokens,
+        num_ranks=told.num_ranks,
+        form=told.form,
+        prompt_tuning_init=told.init,
+        prompt_tuning_init_text=told.init_text,
+        prompt_tuning_init_task=told.init_task or 0,
+        tokenizer=backbone.tokenizer,
+        init_std=told.init_std,
+        factor_init=told.factor_init,
+        factor_std=told.factor_std,
+        token_dim=backbone.token_dim,
+    )
+    return MultitaskPromptEmbedding(settings, backbone.word_embeddings, given.prompt if given else None)
+
+
+def _train(config: RunConfig, folder: Path, given: SavedPrompt | None) -> dict[str, Any]:
+    """The staircase of both stages."""
+    started = time.monotonic()
+    wandb_mode(config.logger)
+    check_tensorboard(config.logger)
+    hush()
+    trainer, best = build_trainer(config, folder)
+    if config.trainer.threads is not None:
+        torch.set_num_threads(config.trainer.threads)
+    lightning.seed_everything(config.seed, verbose=False)
+    examples = load_examples(config)
+    backbone = Backbone.load(config.backbone)
+    prompt = start_prompt(config, backbone, given)
+    data = _data(config, examples, backbone)
+    tasks = list(config.tasks.values())
+    steps, frozen = config.trainer.max_steps, config.prompt.freeze_shared
+    module = MPTModule(backbone, prompt, data, tasks, config.optim, steps, frozen)
+    checkpoint = _begin(config, folder, examples, backbone)
+    loggers = _loggers(config, folder, checkpoint)
+    status = "failed"
+    try:
+        trainer.loggers = loggers
+        for part in summary(config, folder, module, data, trainer.world_size, trainer.strategy.root_device):
+            _say(part)
+        seconds = {"setup": time.monotonic() - started}
+        before = _before(config, folder, module, data, trainer)
+        seconds["before"] = time.monotonic() - started - sum(seconds.values())
+        # Whether the start was scored must not change the training.
+        lightning.seed_everything(config.seed, verbose=False)
+        module.train()  # Lightning leaves the mode as it is; whether dropout is on is the backbone's to say
+        try:
+            trainer.fit(module, data, ckpt_path=checkpoint)
+            if trainer.global_step % config.evaluation.validate_every:  # the end is a candidate as well
+                trainer.validate(module, data, verbose=False)
+        except SIGTERMException:
+            sys.exit(143)  # Lightning has saved last.ckpt and would exit with 0
+        seconds["fit"] = time.monotonic() - started - sum(seconds.values())
+        if not _is_main():
+            return {}
+        best.restore(module)
+        # Outside of the Trainer's loops the model lies on the CPU.
+        module.to(trainer.strategy.root_device)
+        tested = answered(module, data, "test")
+        write_predictions(folder, config.tasks, tested)
+        result = _result(config, module, data, tested, before)
+        seconds["test"] = time.monotonic() - started - sum(seconds.values())
+        result |= {"steps": trainer.global_step, "best_step": best.step, "seconds": seconds}
+        _finish(config, folder, module, loggers, result, samples(tested, config.logger.samples))
+        status = "success"
+        return result
+    finally:
+        close_loggers(loggers, status)
+
+
+def _data(config: RunConfig, examples: Examples, backbone: Backbone) -> MixtureDataModule:
+    return MixtureDataModule(
+        list(config.tasks),
+        list(examples["train"].values()),
+        list(examples["validation"].values()),
+        list(examples["test"].values()),
+        backbone.tokenizer,
+        list(config.tasks.values()),
+        batch_size=config.trainer.batch_size,
+        accumulate=config.trainer.accumulate_grad_batches,
+        eval_batch_size=config.evaluation.batch_size,
+        max_steps=config.trainer.max_steps,
+        mixture=config.mixture,
+        seed=config.seed,
+    )
+
+
+def _begin(config: RunConfig, folder: Path, examples: Examples, backbone: Backbone) -> Path | None:
+    """Make the run folder ours: the first thing that a run writes, after all that can be refused.
+
+    Returns:
+        The checkpoint to go on from; None for a new run.
+
+    Raises:
+        ValueError: The checkpoint is of a run with other weights of the backbone.
+    """
+    checkpoint = folder / "checkpoints" / "last.ckpt"
+    if not _is_main():  # the main process has been here
+        return checkpoint if checkpoint.is_file() else None
+    if checkpoint.is_file() and config.resume == "auto" and not config.overwrite:
+        _, run = results.read_config(folder) or ({}, {})
+        if run.get("fingerprint") != backbone.fingerprint:
+            raise ValueError(
+                f"{folder}: began with other weights of {backbone.name}, fingerprint {run.get('fingerprint')}, "
+                f"not {backbone.fingerprint}; resume=never starts again"
+            )
+        _say(f"{folder}: goes on from {checkpoint.name}; resume=never starts again")
+        return checkpoint
+    source = None if config.source is None else Path(config.source)
+    results.begin(folder, dataclasses.asdict(config), fingerprint=backbone.fingerprint, source=source)
+    if config.few_shot.k is not None:
+        draws = {name: [example.row_id for example in rows] for name, rows in examples["train"].items()}
+        results.write_json(folder / "draws.json", draws)
+    return None
+
+
+def _loggers(config: RunConfig, folder: Path, checkpoint: Path | None) -> list[Logger]:
+    if not _is_main():
+        return []
+    values, run = results.read_config(folder) or ({}, {})
+    step = 0 if checkpoint is None else int(torch.load(checkpoint, weights_only=True)["global_step"])
+    values["run"] = run
+    return open_loggers(config.logger, folder, run_id=run["id"], stage=config.stage, values=values, step=step)
+
+
+def _before(
+    config: RunConfig, folder: Path, module: MPTModule, data: MixtureDataModule, trainer: lightning.Trainer
+) -> dict[str, float]:
+    """Score the prompt as it starts, once: a resumed run reads it back."""
+    path = folder / "checkpoints" / "before.json"
+    if not (config.evaluation.before and _is_main()):
+        return {}
+    if path.is_file():
+        read: dict[str, float] = json.loads(path.read_text(encoding="utf-8"))
+        return read
+    module.to(trainer.strategy.root_device)
+    scores = scored(config.tasks, answered(module, data, "test"))
+    before = {name: row["score"] for name, row in scores.items()}
+    results.write_json(path, before)
+    return before
+
+
+def _result(
+    config: RunConfig,
+    module: MPTModule,
+    data: MixtureDataModule,
+    tested: Predictions,
+    before: dict[str, float],
+) -> dict[str, Any]:
+    """What ``metrics.json`` says of the best prompt."""
+    test = scored(config.tasks, tested)
+    for name, score in before.items():
+        test[name]["before"] = score
+    if config.evaluation.oracle:
+        for name, row in scored(config.tasks, answered(module, data, "test", oracle=True)).items():
+            test[name]["oracle"] = row["score"]
+    return {
+        "stage": config.stage,
+        "metric": {name: task.metrics[0] for name, task in config.tasks.items()},
+        "test": results.averaged(test),
+        "validation": results.averaged(scored(config.tasks, answered(module, data, "validation"))),
+        "moved": module.prompt.displacement(module.start),
+        "parameters": parameters(module),
+        "truncated": data.truncation,
+    }
+
+
+def _finish(
+    config: RunConfig,
+    folder: Path,
+    module: MPTModule,
+    loggers: Sequence[Logger],
+    result: dict[str, Any],
+    sampled: list[dict[str, str]],
+) -> None:
+    """Save the prompt and the numbers, tell the loggers, print the table."""
+    save_prompt(
+        folder / "prompt",
+        module.prompt,
+        task_weights={name: task.weight for name, task in config.tasks.items()},
+        backbone_name=module.backbone.name,
+        fingerprint=module.backbone.fingerprint,
+    )
+    numbers = results.flatten({key: result[key] for key in ("test", "validation", "moved")})
+    told = {key.replace(".", "/"): value for key, value in numbers.items()}
+    log_results(loggers, told, sampled, folder / "prompt", folder.name)
+    results.write_metrics(folder, result)
+    moved = ", ".join(f"{name} {share:.0%}" for name, share in result["moved"].items())
+    _say(results.table(result, folder.name))
+    _say(f"moved from the start: {moved}\nrun folder: {folder}")
+
+
+def _is_main() -> bool:
+    return getattr(rank_zero_only, "rank", 0) == 0
+
+
+def _say(what: Any) -> None:
+    """Print from the main process alone."""
+    if _is_main():
+        Console().print(what, highlight=False, soft_wrap=isinstance(what, str))

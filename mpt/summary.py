@@ -1,0 +1,49 @@
+"""What a run says before it starts: tasks, rows, what is cut, parameters trained and frozen, device."""
+
+import dataclasses
+from pathlib import Path
+
+import torch
+from rich.table import Table
+
+from mpt.config import RunConfig
+from mpt.data import MixtureDataModule
+from mpt.module import MPTModule
+
+
+def summary(
+    config: RunConfig,
+    folder: Path,
+    module: MPTModule,
+    data: MixtureDataModule,
+    processes: int,
+    device: torch.device,
+) -> tuple[str, Table]:
+    """Give a few lines on the whole, and a table of the tasks."""
+    told = parameters(module)
+    lines = [
+        str(folder),
+        f"{config.stage}: {told['trained']:,} parameters trained, {told['frozen']:,} frozen "
+        f"({module.backbone.name}); the prompt holds {told['ratio']:.3f} of independent prompts",
+        f"{config.trainer.max_steps} steps of {config.trainer.batch_size} rows, "
+        f"{config.mixture.sampling} mixture, {processes} x {device.type}, seed {config.seed}",
+    ]
+    shown = Table()
+    shown.add_column("task")
+    for column in ("λ", "train", "validation", "test", "inputs cut", "targets cut"):
+        shown.add_column(column, justify="right")
+    for index, (name, task) in enumerate(config.tasks.items()):
+        sizes = [str(len(data.examples[split][index])) for split in ("train", "validation", "test")]
+        cut = data.truncation["train"][name]
+        shown.add_row(name, f"{task.weight:g}", *sizes, f"{cut['input']:.1%}", f"{cut['target']:.1%}")
+    return "\n".join(lines), shown
+
+
+def parameters(module: MPTModule) -> dict[str, float]:
+    """How many numbers are trained and frozen, and what the prompt holds."""
+    prompt = {id(parameter) for parameter in module.prompt.parameters()}
+    return {
+        "trained": sum(parameter.numel() for parameter in module.parameters() if parameter.requires_grad),
+        "frozen": sum(parameter.numel() for parameter in module.parameters() if id(parameter) not in prompt),
+        **dataclasses.asdict(module.prompt.count_parameters()),
+    }

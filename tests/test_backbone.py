@@ -1,0 +1,159 @@
+"""The frozen backbone: prompts in front, losses and answers as transformers gives them."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+from transformers import AutoModelForSeq2SeqLM
+
+from mpt.backbone import Backbone
+from mpt.config import BackboneConfig
+
+
+@pytest.fixture(scope="module")
+def backbone(tiny_t5_folder: Path) -> Backbone:
+    return Backbone.load(BackboneConfig(name="t5", path=str(tiny_t5_folder)))
+
+
+def batch(backbone: Backbone) -> tuple[Tensor, Tensor, Tensor]:
+    inputs = backbone.tokenizer(
+        ["anna found the red hat in the mill .", "ben ."], padding=True, return_tensors="pt"
+    )
+    labels = backbone.tokenizer(["the hat", "ben lost a drum"], padding=True, return_tensors="pt")
+    masked = labels["input_ids"].masked_fill(labels["attention_mask"] == 0, -100)
+    return inputs["input_ids"], inputs["attention_mask"], masked
+
+
+def test_nothing_requires_a_gradient_and_the_width_is_the_embeddings(backbone: Backbone) -> None:
+    assert not any(parameter.requires_grad for parameter in backbone.parameters())
+    assert backbone.token_dim == backbone.word_embeddings.weight.shape[1] == 32
+
+
+def test_loss_without_prompt_is_the_models_own(backbone: Backbone) -> None:
+    input_ids, mask, labels = batch(backbone)
+    own = backbone.model(input_ids=input_ids, attention_mask=mask, labels=labels).loss
+    ours = backbone.row_losses(input_ids, mask, labels).sum() / (labels != -100).sum()
+    torch.testing.assert_close(ours, own)
+
+
+def test_row_does_not_depend_on_what_pads_it(backbone: Backbone) -> None:
+    input_ids, mask, labels = batch(backbone)
+    prompts = torch.randn(2, 5, 32)
+    together = backbone.row_losses(input_ids, mask, labels, prompts)
+    length = int(mask[1].sum())
+    alone = backbone.row_losses(input_ids[1:, :length], mask[1:, :length], labels[1:], prompts[1:])
+    torch.testing.assert_close(together[1:], alone)
+
+
+def test_prompt_of_embedded_tokens_equals_those_tokens_in_front(backbone: Backbone) -> None:
+    input_ids, mask, labels = batch(backbone)
+    front = torch.tensor([[5, 9, 12]]).expand(2, 3)
+    prompted = backbone.logits(input_ids, mask, labels, backbone.word_embeddings(front))
+    typed = backbone.logits(
+        torch.cat([front, input_ids], 1), torch.cat([front.new_ones(2, 3), mask], 1), labels
+    )
+    torch.testing.assert_close(prompted, typed)
+    told = backbone.generate(input_ids, mask, backbone.word_embeddings(front), max_new_tokens=6)
+    written = backbone.generate(
+        torch.cat([front, input_ids], 1), torch.cat([front.new_ones(2, 3), mask], 1), max_new_tokens=6
+    )
+    assert told == written
+
+
+def test_generation_equals_the_encoder_outputs_route(backbone: Backbone) -> None:
+    input_ids, mask, _ = batch(backbone)
+    prompts = torch.randn(2, 5, 32)
+    embeds = torch.cat([prompts, backbone.word_embeddings(input_ids)], dim=1)
+    whole = torch.cat([mask.new_ones(2, 5), mask], dim=1)
+    encoded = backbone.model.get_encoder()(inputs_embeds=embeds, attention_mask=whole)
+    answers = backbone.model.generate(
+        encoder_outputs=encoded, attention_mask=whole, max_new_tokens=8, do_sample=False
+    )
+    expected = [text.strip() for text in backbone.tokenizer.batch_decode(answers, skip_special_tokens=True)]
+    assert backbone.generate(input_ids, mask, prompts, max_new_tokens=8) == expected
+
+
+def test_gradient_reaches_the_prompt_alone(backbone: Backbone) -> None:
+    prompts = torch.randn(2, 5, 32, requires_grad=True)
+    backbone.row_losses(*batch(backbone), prompts).sum().backward()
+    assert prompts.grad is not None
+    assert prompts.grad.abs().sum() > 0
+    assert all(parameter.grad is None for parameter in backbone.parameters())
+
+
+def test_dropout_is_an_option_and_generation_leaves_the_mode(tiny_t5_folder: Path) -> None:
+    for dropout in (True, False):
+        backbone = Backbone.load(BackboneConfig(name="t5", path=str(tiny_t5_folder), dropout=dropout)).train()
+        input_ids, mask, labels = batch(backbone)
+        losses = [backbone.row_losses(input_ids, mask, labels) for _ in range(2)]
+        assert torch.equal(*losses) != dropout
+        backbone.generate(input_ids, mask, max_new_tokens=2)
+        assert backbone.model.training == dropout
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_fingerprint_is_the_weights_whatever_the_dtype(
+    backbone: Backbone, tiny_t5_folder: Path, dtype: str
+) -> None:
+    smaller = Backbone.load(BackboneConfig(name="t5", path=str(tiny_t5_folder), dtype=dtype))
+    assert smaller.word_embeddings.weight.dtype == getattr(torch, dtype)
+    assert smaller.fingerprint == backbone.fingerprint
+
+
+def test_fingerprint_tells_other_weights_apart(
+    backbone: Backbone, tiny_t5_folder: Path, tmp_path: Path
+) -> None:
+    model = AutoModelForSeq2SeqLM.from_pretrained(tiny_t5_folder)
+    with torch.no_grad():
+        model.decoder.block[0].layer[0].SelfAttention.q.weight[0, 0].neg_()
+    shutil.copytree(tiny_t5_folder, tmp_path / "other")
+    model.save_pretrained(tmp_path / "other")
+    other = Backbone.load(BackboneConfig(name="t5", path=str(tmp_path / "other")))
+    assert other.fingerprint != backbone.fingerprint
+
+
+def test_embedded_backbone_loads_within_its_eight_megabytes() -> None:
+    backbone = Backbone.load(BackboneConfig(name="tiny"))
+    assert backbone.name == "tiny"
+    folder = Path("mpt/world/tiny")
+    assert sum(path.stat().st_size for path in folder.iterdir()) <= 8_000_000
+    assert {"README.md", "config.json", "model.safetensors", "tokenizer.json"} <= {
+        p.name for p in folder.iterdir()
+    }
+    assert (
+        backbone.tokenizer.unk_token_id
+        not in backbone.tokenizer("summarize : anna found the hat .")["input_ids"]
+    )
+
+
+def test_missing_pieces_of_a_folder_are_named(tiny_t5_folder: Path, tmp_path: Path) -> None:
+    def load(folder: Path) -> None:
+        Backbone.load(BackboneConfig(name="t5", path=str(folder)))
+
+    with pytest.raises(FileNotFoundError, match="no folder"):
+        load(tmp_path / "nowhere")
+    for name in ("config.json", "model.safetensors", "tokenizer.json"):
+        broken = tmp_path / f"without-{name}"
+        shutil.copytree(tiny_t5_folder, broken)
+        (broken / name).unlink()
+        with pytest.raises(FileNotFoundError, match=r"safetensors" if name.startswith("model") else name):
+            load(broken)
+
+
+def test_other_architectures_and_dtypes_are_refused(tmp_path: Path, tiny_t5_folder: Path) -> None:
+    shutil.copytree(tiny_t5_folder, tmp_path / "gpt")
+    (tmp_path / "gpt" / "config.json").write_text(json.dumps({"model_type": "gpt2"}))
+    with pytest.raises(ValueError, match="is a 'gpt2' model; choose one of the T5 family"):
+        Backbone.load(BackboneConfig(name="t5", path=str(tmp_path / "gpt")))
+    with pytest.raises(ValueError, match="unknown value 'int8'; choose one of float32"):
+        Backbone.load(BackboneConfig(name="t5", path=str(tiny_t5_folder), dtype="int8"))
+
+
+def test_hub_that_cannot_be_reached_says_what_to_do() -> None:
+    with pytest.raises(
+        FileNotFoundError, match=r"backbone\.name: 'google-t5/t5-small' cannot be loaded .*backbone\.path"
+    ):
+        Backbone.load(BackboneConfig(name="google-t5/t5-small"))

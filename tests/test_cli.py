@@ -1,0 +1,372 @@
+"""The command line: what it composes and prints, and one clear message for each thing that it refuses."""
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from mpt import cli
+from mpt.results import run_name
+
+ROOT = Path(__file__).resolve().parent.parent
+ROWS = [{"text": f"say {word}", "target": word} for word in ("red", "green", "blue", "black")]
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch):
+    """A working folder with two tasks of its own: conf/tasks/{one,two}.yaml over data/{one,two}."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "conf" / "tasks").mkdir(parents=True)
+    for name in ("one", "two"):
+        write_task(tmp_path, name)
+        for split in ("train", "validation", "test"):
+            write_rows(tmp_path, name, split, ROWS)
+    return tmp_path
+
+
+def write_task(place, name, **changes):
+    task = {
+        "rows": {"files": f"data/{name}"},
+        "input": "{text}",
+        "target": "{target}",
+        "metrics": ["exact_match"],
+        "max_source_tokens": 16,
+        "max_target_tokens": 8,
+    } | changes
+    # JSON is YAML.
+    (place / "conf" / "tasks" / f"{name}.yaml").write_text(f"# @package tasks.{name}\n{json.dumps(task)}\n")
+
+
+def write_rows(place, name, split, rows):
+    folder = place / "data" / name
+    folder.mkdir(parents=True, exist_ok=True)
+    lines = [row if isinstance(row, str) else json.dumps(row) for row in rows]
+    (folder / f"{split}.jsonl").write_text("\n".join(lines) + "\n")
+
+
+@pytest.fixture
+def mpt(place, monkeypatch, capsys):
+    """Call the command line in this process: ``mpt("task=source", ...) -> (exit code, stdout, stderr)``."""
+
+    def call(*arguments):
+        # To configure logging anew is to close every handler, absl's with the stream that pytest captures.
+        quiet = ["hydra/job_logging=none", "hydra/hydra_logging=none", "trainer.progress_bar=false"]
+        flags = ["--config-dir", str(place / "conf")]
+        monkeypatch.setattr(sys, "argv", ["train.py", *flags, *arguments, "logger=csv", *quiet])
+        code = 0
+        try:
+            cli.main()
+        except SystemExit as stop:
+            code = stop.code or 0
+        out, err = capsys.readouterr()
+        return code, out, err
+
+    return call
+
+
+def composed(*overrides):
+    import hydra
+
+    cli.register()
+    with hydra.initialize_config_dir(str(cli.CONF), version_base="1.3"):
+        return cli.typed(hydra.compose("train", list(overrides)))
+
+
+class TestWhatItComposes:
+    def test_tasks_with_and_without_plus(self):
+        assert list(composed("+tasks=[sum,mt,dlg]").tasks) == ["sum", "mt", "dlg"]
+        assert list(composed("tasks=[mt,sum]").tasks) == ["mt", "sum"]
+
+    def test_weight_of_a_task(self):
+        assert composed("+tasks=[sum]", "tasks.sum.weight=2").tasks["sum"].weight == 2.0
+
+    @pytest.mark.parametrize("name", sorted(path.stem for path in (cli.CONF / "tasks").glob("*.yaml")))
+    def test_every_task_that_ships_is_right(self, name):
+        from mpt.check import check
+
+        config = composed(f"+tasks=[{name}]")
+        assert check(config) == []
+        text = (cli.CONF / "tasks" / f"{name}.yaml").read_text().splitlines()
+        assert text[0] == f"# @package tasks.{name}"
+        assert text[1].startswith("# ")
+
+    @pytest.mark.parametrize(
+        "choice",
+        sorted(
+            f"{path.parent.name}={path.stem}"
+            for group in ("backbone", "prompt", "mixture", "trainer", "logger", "experiment")
+            for path in (cli.CONF / group).glob("*.yaml")
+        ),
+    )
+    def test_every_choice_that_ships_is_right(self, choice, tmp_path):
+        from mpt.check import check
+
+        tasks = [] if choice.startswith("experiment") else ["+tasks=[sum,mt]"]
+        source = [f"source={tmp_path}"] if choice == "experiment=demo_target" else []
+        assert check(composed(choice, *tasks, *source)) == []
+
+    def test_target_starts_from_the_sources(self, tmp_path):
+        config = composed("task=target", "+tasks=[mt]", f"source={tmp_path}")
+        assert (config.stage, config.prompt.init) == ("target", "AVERAGE_SOURCE_TASKS")
+
+
+class TestRunName:
+    def plain(self, *overrides):
+        import dataclasses
+
+        return dataclasses.asdict(composed(*overrides))
+
+    def test_says_tasks_and_backbone(self):
+        assert run_name(self.plain("+tasks=[sum,mt]")).startswith("sum+mt-tiny-")
+
+    def test_is_the_same_for_the_same_configuration(self):
+        first, second = (run_name(self.plain("+tasks=[sum,mt]")) for _ in range(2))
+        assert first == second
+
+    @pytest.mark.parametrize(
+        "change", ["seed=1", "tasks.sum.weight=2", "trainer.max_steps=7", "optim.lr_prompt=0.1"]
+    )
+    def test_differs_where_the_result_may(self, change):
+        assert run_name(self.plain("+tasks=[sum,mt]", change)) != run_name(self.plain("+tasks=[sum,mt]"))
+
+    def test_differs_by_the_order_of_tasks(self):
+        told = [run_name(self.plain(f"+tasks=[{tasks}]"))[-6:] for tasks in ("sum,mt", "mt,sum")]
+        assert told[0] != told[1]
+
+    @pytest.mark.parametrize(
+        "change", ["logger=csv", "output_root=elsewhere", "overwrite=true", "resume=never"]
+    )
+    def test_is_the_same_where_the_result_is(self, change):
+        assert run_name(self.plain("+tasks=[sum,mt]", change)) == run_name(self.plain("+tasks=[sum,mt]"))
+
+    def test_of_many_tasks_stays_short(self):
+        names = sorted(path.stem for path in (cli.CONF / "tasks").glob("*.yaml"))
+        assert len(run_name(self.plain(f"+tasks=[{','.join(names)}]"))) < 120
+
+
+class TestWhatItPrints:
+    def test_help_takes_less_than_a_second(self):
+        times = []
+        for _ in range(3):
+            start = time.monotonic()
+            told = subprocess.run(
+                [sys.executable, ROOT / "train.py", "--help"], capture_output=True, text=True, check=True
+            )
+            times.append(time.monotonic() - start)
+        assert min(times) < 1.0
+        assert "python train.py task=source '+tasks=[sum,mt,dlg]'" in told.stdout
+        assert "max_steps: 300" in told.stdout
+
+    def test_catalogue_names_every_task(self, mpt):
+        code, out, _ = mpt("tasks=list")
+        assert code == 0
+        for path in (cli.CONF / "tasks").glob("*.yaml"):
+            assert path.stem in out
+
+
+BAD = {
+    "unknown task": (
+        ["+tasks=[one,tow]"],
+        r"tasks: unknown 'tow'; choose one of .*two.*(did you mean 'two'?)",
+    ),
+    "empty list": (["tasks=[]"], "tasks=[]: no tasks; name at least one"),
+    "no tasks": ([], "tasks: none given; name at least one"),
+    "duplicated task": (["+tasks=[one,two,one]"], "one stands there twice; name each task once"),
+    "unknown metric": (
+        ["+tasks=[one]", "tasks.one.metrics=[exactmatch]"],
+        "unknown metric 'exactmatch'.*did you mean 'exact_match'?",
+    ),
+    "unknown init": (
+        ["+tasks=[one]", "prompt.init=VOCABULRY"],
+        "prompt.init: unknown 'VOCABULRY'; choose one of .*(did you mean 'VOCABULARY'?)",
+    ),
+    "wrong type": (
+        ["+tasks=[one]", "trainer.max_steps=many"],
+        "trainer.max_steps: Value 'many' of type 'str'",
+    ),
+    "null": (["+tasks=[one]", "backbone.name=null"], "backbone.name: is null; give it a value"),
+    "misspelt key": (
+        ["+tasks=[one]", "trainer.max_stesp=3"],
+        "trainer: no key 'max_stesp'; choose one of .*(did you mean 'max_steps'?)",
+    ),
+    "misspelt key of a task": (
+        ["+tasks=[one]", "tasks.one.wieght=3"],
+        "tasks.one: no key 'wieght'; choose one of .*(did you mean 'weight'?)",
+    ),
+    "added key": (["+tasks=[one]", "+sede=3"], "configuration: no key 'sede'; .*(did you mean 'seed'?)"),
+    "weight of another task": (
+        ["+tasks=[one]", "tasks.two.weight=3"],
+        "'two' is not among the tasks of this run",
+    ),
+    "weight": (["+tasks=[one]", "tasks.one.weight=-1"], "weight.* -1"),
+    "misspelt choice": (
+        ["+tasks=[one]", "backbone=tinny"],
+        "backbone: unknown 'tinny'; .*(did you mean 'tiny'?)",
+    ),
+    "unknown stage": (["+tasks=[one]", "task=sorce"], "task: unknown 'sorce'; .*(did you mean 'source'?)"),
+    "brackets": (["+tasks=[one"], "'+tasks=[one': not an override; write key=value, and quote brackets"),
+    "no source": (["task=target", "+tasks=[one]"], "source: not given, .*add source=RUN_FOLDER"),
+    "source that is not there": (
+        ["task=target", "+tasks=[one]", "source=runs/nowhere"],
+        "source: no folder 'runs/nowhere'",
+    ),
+    "backbone that is not there": (
+        ["+tasks=[one]", "backbone.path=nowhere"],
+        "backbone.path: no folder 'nowhere'",
+    ),
+    "data_root that is not there": (["+tasks=[one]", "data_root=nowhere"], "data_root: no folder 'nowhere'"),
+    "zero steps": (["+tasks=[one]", "trainer.max_steps=0"], "trainer.max_steps: is 0; it must be at least 1"),
+    "dtype": (["+tasks=[one]", "backbone.dtype=float23"], "backbone.dtype: unknown 'float23'"),
+    "batch": (
+        ["+tasks=[one]", "trainer.batch_size=2", "trainer.accumulate_grad_batches=4"],
+        "batch_size: is 2",
+    ),
+    "no GPU": (["+tasks=[one]", "trainer.accelerator=gpux"], "gpux"),
+    "precision": (["+tasks=[one]", "trainer.precision=33"], "33"),
+    "stochastic over one": (
+        ["+tasks=[one]", "mixture=stochastic"],
+        "stochastic draws from two tasks or more",
+    ),
+}
+
+
+def pattern(message):
+    """A message as a regular expression, where only ``.*`` is special."""
+    import re
+
+    return re.compile(".*".join(re.escape(part) for part in message.split(".*")), re.DOTALL)
+
+
+class TestWhatItRefuses:
+    @pytest.mark.parametrize("name", BAD)
+    def test_bad_command_line(self, name, mpt, place):
+        arguments, message = BAD[name]
+        code, _, err = mpt(*arguments)
+        assert code == 2
+        assert pattern(message).search(err), err
+        assert len(err.strip().splitlines()) == 1
+        assert not (place / "runs").exists()
+
+    def test_all_errors_together(self, mpt):
+        code, _, err = mpt("+tasks=[one]", "trainer.max_steps=0", "prompt.form=sum", "optim.warmup=2")
+        assert code == 2
+        assert "trainer.max_steps" in err
+        assert "prompt.form" in err
+        assert "optim.warmup" in err
+
+    def test_template_with_a_column_that_is_not_there(self, mpt, place):
+        write_task(place, "one", input="{txet}")
+        code, _, err = mpt("+tasks=[one]")
+        assert code == 2
+        assert pattern("data/one/train.jsonl:1.*'txet'.*text").search(err), err
+        assert not (place / "runs").exists()
+
+    def test_empty_target(self, mpt, place):
+        write_rows(place, "one", "train", [*ROWS, {"text": "say nothing", "target": " "}])
+        code, _, err = mpt("+tasks=[one]")
+        assert code == 2
+        assert pattern("data/one/train.jsonl:5.*is empty").search(err), err
+        assert not (place / "runs").exists()
+
+    def test_corrupt_line(self, mpt, place):
+        write_rows(place, "one", "validation", [*ROWS, '{"text": "say'])
+        code, _, err = mpt("+tasks=[one]")
+        assert code == 2
+        assert pattern("data/one/validation.jsonl:5").search(err), err
+        assert not (place / "runs").exists()
+
+    def test_unwritable_folder(self, mpt, place):
+        (place / "runs").write_text("a file")
+        code, _, err = mpt("+tasks=[one]")
+        assert code == 2
+        assert "runs" in err
+        assert len(err.strip().splitlines()) == 1
+
+    def test_sweep_goes_on_after_a_refused_job_and_fails(self, mpt, place):
+        code, _, err = mpt("-m", "+tasks=[one]", "trainer.max_steps=0,-1")
+        assert code == 2
+        assert "trainer.max_steps: is 0" in err
+        assert "trainer.max_steps: is -1" in err
+
+
+def test_a_defect_keeps_its_traceback(mpt, monkeypatch):
+    from mpt import check
+
+    def broken(config):
+        return int("not a number")
+
+    monkeypatch.setattr(check, "check", broken)
+    with pytest.raises(ValueError, match="invalid literal"):
+        mpt("+tasks=[one]")
+
+
+class TestWholeRuns:
+    def small(self, backbone):
+        return [
+            f"backbone.path={backbone}",
+            "trainer=cpu",
+            "trainer.max_steps=2",
+            "trainer.batch_size=2",
+            "prompt.num_virtual_tokens=2",
+        ]
+
+    def test_source_then_target_then_the_table_of_a_finished_run(self, mpt, place, tiny_t5_folder):
+        code, out, err = mpt("task=source", "+tasks=[one,two]", *self.small(tiny_t5_folder))
+        assert code == 0, err
+        (source,) = (place / "runs" / "source").iterdir()
+        assert source.name.startswith("one+two-")
+        assert "average" in out
+        arguments = ["task=target", "tasks=[two]", f"source={source}", "few_shot.k=2"]
+        code, out, err = mpt(*arguments, *self.small(tiny_t5_folder))
+        assert code == 0, err
+        (target,) = (place / "runs" / "target").iterdir()
+        written = (target / "metrics.json").stat().st_mtime_ns
+        code, out, err = mpt(*arguments, *self.small(tiny_t5_folder))
+        assert code == 0, err
+        assert "finished already" in out
+        assert "average" in out
+        assert (target / "metrics.json").stat().st_mtime_ns == written
+        code, out, err = mpt(*arguments, *self.small(tiny_t5_folder), "overwrite=true")
+        assert code == 0, err
+        assert (target / "metrics.json").stat().st_mtime_ns != written
+
+    def test_source_that_does_not_fit(self, mpt, place, tiny_t5_folder):
+        code, _, err = mpt("task=source", "+tasks=[one,two]", *self.small(tiny_t5_folder))
+        assert code == 0, err
+        (source,) = (place / "runs" / "source").iterdir()
+        changes = [*self.small(tiny_t5_folder), "prompt.num_virtual_tokens=3"]
+        code, _, err = mpt("task=target", "+tasks=[two]", f"source={source}", *changes)
+        assert code == 2
+        assert "use prompt.num_virtual_tokens=2" in err
+        assert not (place / "runs" / "target").exists()
+
+    def test_sweep(self, mpt, place, tiny_t5_folder):
+        code, _, err = mpt("-m", "+tasks=[one],[two]", "seed=0,1", *self.small(tiny_t5_folder))
+        assert code == 0, err
+        folders = [path for path in (place / "runs" / "source").iterdir() if path.is_dir()]
+        assert sorted(path.name.split("-")[0] for path in folders) == ["one", "one", "two", "two"]
+        assert all((path / "metrics.json").is_file() for path in folders)
+
+    @pytest.mark.slow
+    @pytest.mark.ddp
+    def test_two_processes_equal_one(self, place, tiny_t5_folder):
+        import torch
+        from safetensors.torch import load_file
+
+        command = [sys.executable, ROOT / "train.py", "--config-dir", place / "conf", "tasks=[one,two]"]
+        small = [
+            *self.small(tiny_t5_folder),
+            "logger=csv",
+            "backbone.dropout=false",
+            "evaluation.batch_size=2",
+        ]
+        for root, changes in (("single", []), ("double", ["trainer=ddp", "trainer.accelerator=cpu"])):
+            run = [*command, *small, *changes, f"output_root={root}"]
+            subprocess.run(list(map(str, run)), check=True, capture_output=True, timeout=240, cwd=place)
+        found = [next(place.glob(f"{root}/source/*/prompt/*.safetensors")) for root in ("single", "double")]
+        single, double = map(load_file, found)
+        for name in single:
+            torch.testing.assert_close(double[name], single[name], rtol=1e-4, atol=1e-5)

@@ -1,0 +1,88 @@
+"""Where curves go: the file over a resume, and W&B's mode with and without an account."""
+
+import csv
+
+import pytest
+
+from mpt.config import LoggerConfig
+from mpt.loggers import CurvesFile, check_tensorboard, wandb_mode
+
+
+def read(path):
+    with path.open() as file:
+        return list(csv.DictReader(file))
+
+
+def test_one_line_per_step(tmp_path):
+    curves = CurvesFile(tmp_path / "metrics.csv")
+    curves.log_metrics({"train/loss": 2.0, "epoch": 0}, step=0)
+    curves.log_metrics({"train/loss": 1.0}, step=1)
+    curves.log_metrics({"validation/average/score": 0.5}, step=1)
+    curves.finalize("success")
+    assert read(tmp_path / "metrics.csv") == [
+        {"step": "0", "train/loss": "2.0", "validation/average/score": ""},
+        {"step": "1", "train/loss": "1.0", "validation/average/score": "0.5"},
+    ]
+
+
+def test_a_resumed_run_forgets_what_came_after_its_checkpoint(tmp_path):
+    curves = CurvesFile(tmp_path / "metrics.csv")
+    for step in range(5):
+        curves.log_metrics({"train/loss": float(step)}, step=step)
+    curves.finalize("failed")
+    resumed = CurvesFile(tmp_path / "metrics.csv", step=2)
+    resumed.log_metrics({"train/loss": 20.0}, step=2)
+    resumed.finalize("success")
+    assert [line["train/loss"] for line in read(tmp_path / "metrics.csv")] == ["0.0", "1.0", "20.0"]
+
+
+def test_a_new_run_starts_an_empty_file(tmp_path):
+    (tmp_path / "metrics.csv").write_text("step,train/loss\n0,1.0\n")
+    curves = CurvesFile(tmp_path / "metrics.csv")
+    curves.finalize("success")
+    assert read(tmp_path / "metrics.csv") == []
+
+
+@pytest.fixture
+def no_account(tmp_path, monkeypatch):
+    for name in ("WANDB_API_KEY", "WANDB_MODE", "NETRC", "WANDB_BASE_URL"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    return tmp_path
+
+
+class TestWandbMode:
+    def test_offline_without_an_account(self, no_account):
+        assert wandb_mode(LoggerConfig()) == "offline"
+
+    def test_online_with_a_key(self, no_account, monkeypatch):
+        monkeypatch.setenv("WANDB_API_KEY", "x")
+        assert wandb_mode(LoggerConfig()) == "online"
+
+    def test_online_with_a_netrc(self, no_account):
+        (no_account / ".netrc").write_text("machine api.wandb.ai login user password x\n")
+        (no_account / ".netrc").chmod(0o600)
+        assert wandb_mode(LoggerConfig()) == "online"
+
+    @pytest.mark.parametrize("mode", ["offline", "disabled"])
+    def test_the_environment_is_heard(self, no_account, monkeypatch, mode):
+        monkeypatch.setenv("WANDB_API_KEY", "x")
+        monkeypatch.setenv("WANDB_MODE", mode)
+        assert wandb_mode(LoggerConfig()) == mode
+
+    def test_online_from_the_environment_never_asks_for_a_login(self, no_account, monkeypatch):
+        monkeypatch.setenv("WANDB_MODE", "online")
+        assert wandb_mode(LoggerConfig()) == "offline"
+
+    def test_online_without_a_key_is_refused(self, no_account):
+        with pytest.raises(ValueError, match=r"logger\.wandb_mode: online, but no API key is at hand"):
+            wandb_mode(LoggerConfig(wandb_mode="online"))
+
+    def test_off(self, no_account):
+        assert wandb_mode(LoggerConfig(wandb=False, wandb_mode="online")) == "disabled"
+
+
+def test_tensorboard_that_is_not_installed_is_refused(monkeypatch):
+    monkeypatch.setattr("mpt.loggers.find_spec", lambda name: None)
+    with pytest.raises(ValueError, match=r"logger\.tensorboard: not installed; pip install"):
+        check_tensorboard(LoggerConfig(tensorboard=True))

@@ -1,0 +1,116 @@
+"""Scores against hand computation and the libraries that they come from."""
+
+import math
+
+import pytest
+import sacrebleu
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mpt.metrics import METRICS, score
+
+TEXTS = st.lists(st.text("abc ", min_size=1, max_size=12), min_size=1, max_size=6)
+
+
+def refs(*texts: str) -> list[tuple[str, ...]]:
+    return [(text,) for text in texts]
+
+
+def test_accuracy_and_exact_match_count_every_row() -> None:
+    found = score(["accuracy", "exact_match"], ["yes", " no ", "maybe", ""], refs("yes", "no", "yes", "no"))
+    assert found == {"n": 4, "score": 0.5, "accuracy": 0.5, "exact_match": 0.5}
+
+
+def test_exact_match_takes_any_reference() -> None:
+    assert score(["exact_match"], ["b"], [("a", "b")])["score"] == 1.0
+
+
+def test_token_f1_by_hand() -> None:
+    # "red hat" against "red coat": precision 1/2, recall 1/2; "hat" against "red hat": 1 and 1/2.
+    found = score(["token_f1"], ["red hat", "hat"], refs("red coat", "red hat"))
+    assert found["token_f1"] == pytest.approx((0.5 + 2 / 3) / 2)
+
+
+def test_squad_ignores_case_articles_and_punctuation() -> None:
+    found = score(["squad"], ["The Mill."], [("mill", "park")])
+    assert found["squad_em"] == found["squad_f1"] == found["score"] == 1.0
+
+
+def test_rouge_by_hand() -> None:
+    # unigrams: 2 of 3 and 2 of 4; bigrams: 1 of 2 and 1 of 3; longest common subsequence: 2.
+    found = score(["rouge"], ["anna found bread"], refs("anna found the hat"))
+    assert found["rouge1"] == pytest.approx(2 * (2 / 3) * (2 / 4) / (2 / 3 + 2 / 4))
+    assert found["rouge2"] == pytest.approx(2 * (1 / 2) * (1 / 3) / (1 / 2 + 1 / 3))
+    assert found["score"] == found["rougeL"] == pytest.approx(found["rouge1"])
+
+
+def test_bleu_and_chrf_equal_sacrebleu_with_uneven_references() -> None:
+    predictions = ["the red hat is here now", "anna sold a very old drum"]
+    references = [("the red hat is here", "a red hat is here now"), ("anna sold an old drum",)]
+    columns = [[references[0][0], references[1][0]], [references[0][1], None]]
+    found = score(["bleu", "chrf"], predictions, references)
+    assert found["bleu"] == pytest.approx(sacrebleu.corpus_bleu(predictions, columns).score / 100)
+    assert found["chrf"] == pytest.approx(sacrebleu.corpus_chrf(predictions, columns).score / 100)
+
+
+def test_matthews_by_hand() -> None:
+    # two right of each class, one wrong of each: (2*2 - 1*1) / sqrt(3*3*3*3)
+    found = score(["matthews"], list("aabbba"), refs(*"aababb"))
+    assert found["matthews"] == pytest.approx((2 * 2 - 1 * 1) / math.sqrt(81))
+
+
+def test_correlations_by_hand() -> None:
+    found = score(["pearson", "spearman"], ["1.0", "2.0", "4.0"], refs("1", "2", "3"))
+    assert found["spearman"] == pytest.approx(1.0)
+    assert found["pearson"] == pytest.approx(3 / math.sqrt(2 * (42 / 9)))
+
+
+def test_answer_that_is_no_number_counts_as_the_worst_guess() -> None:
+    honest = score(["pearson"], ["0", "2", "5"], refs("0", "2", "5"))
+    silent = score(["pearson"], ["0", "2", "nan"], refs("0", "2", "5"))
+    guessed = score(["pearson"], ["0", "2", "0"], refs("0", "2", "5"))
+    assert honest["score"] == pytest.approx(1.0)
+    assert silent["score"] == guessed["score"] < 0
+
+
+def test_constant_answers_correlate_with_nothing() -> None:
+    assert score(["spearman"], ["3", "3", "3"], refs("1", "2", "3"))["score"] == 0.0
+
+
+def test_reference_that_is_no_number_is_refused() -> None:
+    with pytest.raises(ValueError, match="'high' is no number"):
+        score(["pearson"], ["1"], refs("high"))
+
+
+@pytest.mark.parametrize(
+    ("names", "predictions", "references", "message"),
+    [
+        (["rogue"], ["a"], refs("a"), "unknown metric 'rogue'; choose one of accuracy"),
+        (["accuracy"], [], [], "no rows"),
+        (["accuracy"], ["a"], refs("a", "b"), "1 predictions, but 2 rows"),
+        (["accuracy"], ["a"], [()], "row 0 has no reference"),
+        ([], ["a"], refs("a"), "none given"),
+    ],
+)
+def test_bad_input_is_named(names: list[str], predictions: list[str], references: list, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        score(names, predictions, references)
+
+
+@given(TEXTS)
+def test_text_metrics_lie_between_zero_and_one_and_right_answers_are_best(texts: list[str]) -> None:
+    names = ["exact_match", "accuracy", "token_f1", "rouge", "bleu", "chrf", "squad"]
+    right = score(names, texts, refs(*texts))
+    wrong = score(names, ["zzz"] * len(texts), refs(*texts))
+    assert right["n"] == len(texts)
+    assert right["exact_match"] == 1.0
+    for key in right.keys() - {"n"}:
+        assert 0.0 <= wrong[key] <= 1.0
+        assert wrong[key] <= right[key] + 1e-9 <= 1.0 + 1e-9
+
+
+def test_first_metric_gives_the_score() -> None:
+    for name in set(METRICS) - {"pearson", "spearman"}:
+        found = score([name], ["a b c d"], refs("a b c d"))
+        assert list(found)[:2] == ["n", "score"]
+        assert found["score"] == found[list(found)[2]]

@@ -1,0 +1,315 @@
+"""Whole runs on a tiny random backbone: what they leave, what they start from, that they go on exactly."""
+
+import csv
+import dataclasses
+import json
+import shutil
+import signal
+
+import pytest
+import torch
+from omegaconf import OmegaConf
+from safetensors.torch import load_file, save_file
+
+from mpt import results, stages
+from mpt.artifact import load_prompt
+from mpt.backbone import Backbone
+from mpt.config import RunConfig
+from mpt.module import MPTModule
+
+ROWS = [{"text": f"say {word}", "target": word} for word in ("red", "green", "blue", "black", "white")]
+
+
+@pytest.fixture(scope="session")
+def rows_folder(tmp_path_factory):
+    """A folder of two tasks: data_root/<task>/<split>.jsonl."""
+    root = tmp_path_factory.mktemp("rows")
+    for shift, name in enumerate(("one", "two")):
+        (root / name).mkdir()
+        for split in ("train", "validation", "test"):
+            rows = [row | {"target": ROWS[(i + shift) % 5]["target"]} for i, row in enumerate(ROWS)]
+            (root / name / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return root
+
+
+@pytest.fixture
+def make_config(tiny_t5_folder, rows_folder):
+    """Build a run's configuration: the small defaults here, and dotted changes."""
+
+    def make(stage="source", tasks=("one", "two"), **changes):
+        told = OmegaConf.structured(RunConfig)
+        small = {
+            "stage": stage,
+            "backbone": {"name": "tiny", "path": str(tiny_t5_folder)},
+            "prompt": {"num_virtual_tokens": 4, "num_ranks": 2},
+            "trainer": {
+                "max_steps": 6,
+                "batch_size": 4,
+                "accelerator": "cpu",
+                "devices": 1,
+                "progress_bar": False,
+            },
+            "evaluation": {"validate_every": 3, "batch_size": 8},
+            "logger": {"wandb": False},
+            "tasks": {
+                name: {
+                    "rows": {"files": str(rows_folder / name)},
+                    "input": "{text}",
+                    "target": "{target}",
+                    "metrics": ["exact_match", "token_f1"],
+                    "prefix": "answer: ",
+                    "max_source_tokens": 16,
+                    "max_target_tokens": 8,
+                }
+                for name in tasks
+            },
+        }
+        told = OmegaConf.merge(told, small)
+        for key, value in changes.items():
+            OmegaConf.update(told, key.replace("__", "."), value)
+        return OmegaConf.to_object(told)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def source_run(tiny_t5_folder, rows_folder, tmp_path_factory):
+    """One source run for all tests that only read it."""
+    folder = tmp_path_factory.mktemp("runs") / "source"
+    config = make_config.__wrapped__(tiny_t5_folder, rows_folder)()
+    stages.source(config, folder)
+    return folder
+
+
+def tensors(folder):
+    return load_file(folder / "prompt" / "adapter_model.safetensors")
+
+
+def assert_equal(first, second):
+    assert first.keys() == second.keys()
+    for name in first:
+        assert torch.equal(first[name], second[name]), name
+
+
+class TestWhatARunLeaves:
+    def test_files(self, source_run):
+        assert {path.name for path in source_run.iterdir()} == {
+            "config.yaml",
+            "prompt",
+            "metrics.json",
+            "metrics.csv",
+            "predictions",
+            "checkpoints",
+        }
+        prompt = {path.name for path in (source_run / "prompt").iterdir()}
+        assert prompt == {"adapter_config.json", "adapter_model.safetensors", "mpt.json"}
+
+    def test_metrics(self, source_run):
+        metrics = results.read_metrics(source_run)
+        for name in ("one", "two"):
+            row = metrics["test"][name]
+            assert row["n"] == 5
+            assert {"score", "before", "oracle", "exact_match", "token_f1"} <= row.keys()
+            assert row["score"] == row["exact_match"]
+        assert {"n", "score", "before", "oracle"} == metrics["test"]["average"].keys()
+        assert metrics["test"]["average"]["n"] == 10
+        assert metrics["validation"]["two"]["n"] == 5
+        assert metrics["moved"].keys() == {"prompt", "one", "two"}
+        assert all(share > 0 for share in metrics["moved"].values())
+        assert metrics["steps"] == 6
+        assert metrics["parameters"]["trained"] == metrics["parameters"]["total"]
+        assert metrics["truncated"]["train"]["one"] == {"input": 0.0, "target": 0.0}
+
+    def test_predictions(self, source_run):
+        lines = (source_run / "predictions" / "one.jsonl").read_text().splitlines()
+        rows = [json.loads(line) for line in lines]
+        assert [row["row_id"] for row in rows] == [f"test:{index}" for index in range(5)]
+        assert rows[0]["input"] == "say red"
+        assert rows[0]["references"] == ["red"]
+        assert rows[0]["scores"].keys() == {"exact_match", "token_f1"}
+
+    def test_curves(self, source_run):
+        with (source_run / "metrics.csv").open() as file:
+            lines = list(csv.DictReader(file))
+        assert [int(line["step"]) for line in lines if line["train/loss"]] == list(range(6))
+        assert sum(bool(line["validation/average/score"]) for line in lines) == 2
+        assert all(line["lr/prompt"] for line in lines if line["train/loss"])
+
+    def test_config(self, source_run, make_config):
+        config, run = results.read_config(source_run)
+        assert config == dataclasses.asdict(make_config())
+        assert run["versions"]["torch"] == torch.__version__
+
+    def test_prompt_knows_its_tasks_and_backbone(self, source_run, tiny_t5_folder, make_config):
+        saved = load_prompt(source_run)
+        assert saved.task_names == ["one", "two"]
+        assert saved.task_weights == {"one": 1.0, "two": 1.0}
+        assert saved.fingerprint == Backbone.load(make_config().backbone).fingerprint
+
+
+class TestTarget:
+    def test_draw_is_kept(self, source_run, make_config, tmp_path):
+        config = make_config("target", ["two"], source=str(source_run), few_shot__k=3, **average())
+        metrics = stages.target(config, tmp_path / "run")
+        draws = json.loads((tmp_path / "run" / "draws.json").read_text())
+        assert len(set(draws["two"])) == 3
+        assert all(row_id.startswith("train:") for row_id in draws["two"])
+        assert metrics["test"].keys() == {"two", "average"}
+
+    def test_frozen_prompt_stays_that_of_the_source(self, source_run, make_config, tmp_path):
+        changes = average() | {"prompt__freeze_shared": True}
+        config = make_config("target", ["two"], source=str(source_run), **changes)
+        metrics = stages.target(config, tmp_path / "run")
+        before, after = tensors(source_run), tensors(tmp_path / "run")
+        assert torch.equal(before["prompt_embeddings"], after["prompt_embeddings"])
+        assert not torch.equal(before["prefix_task_cols"].mean(0)[None], after["prefix_task_cols"])
+        assert metrics["moved"]["prompt"] == 0.0
+
+    @pytest.mark.parametrize(
+        ("init", "expected"),
+        [
+            ({"init": "AVERAGE_SOURCE_TASKS"}, lambda cols: cols.mean(0)),
+            ({"init": "EXACT_SOURCE_TASK", "init_task": "two"}, lambda cols: cols[1]),
+        ],
+    )
+    def test_start_is_that_of_the_source(self, source_run, make_config, init, expected):
+        changes = {f"prompt__{key}": value for key, value in init.items()}
+        config = make_config("target", ["new", "newer"], source=str(source_run), **changes)
+        prompt = stages.start_prompt(config, Backbone.load(config.backbone), load_prompt(source_run))
+        there = tensors(source_run)
+        assert torch.equal(prompt.embedding.weight, there["prompt_embeddings"])
+        for cols in prompt.prefix_task_cols:
+            assert torch.equal(cols, expected(there["prefix_task_cols"]))
+
+    def test_a_fresh_prompt_is_a_baseline(self, make_config, tmp_path):
+        config = make_config("target", ["one"], prompt__form="none", prompt__init="RANDOM")
+        metrics = stages.target(config, tmp_path / "run")
+        assert metrics["parameters"]["ratio"] == 1.0
+
+    def test_another_backbone_is_refused(self, source_run, make_config, tmp_path, tiny_t5_folder):
+        other = copy_with_other_weights(tiny_t5_folder, tmp_path / "other")
+        config = make_config(
+            "target", ["one"], source=str(source_run), backbone__path=str(other), **average()
+        )
+        with pytest.raises(ValueError, match=r"fingerprint .*only with the backbone it was trained with"):
+            stages.target(config, tmp_path / "run")
+        assert not (tmp_path / "run").exists()
+
+    def test_another_length_is_refused(self, source_run, make_config, tmp_path):
+        changes = average() | {"prompt__num_virtual_tokens": 7}
+        config = make_config("target", ["one"], source=str(source_run), **changes)
+        with pytest.raises(ValueError, match=r"has 4 tokens, .* is 7; use prompt\.num_virtual_tokens=4"):
+            stages.target(config, tmp_path / "run")
+
+    def test_a_folder_without_a_prompt_is_refused(self, make_config, tmp_path):
+        config = make_config("target", ["one"], source=str(tmp_path), **average())
+        with pytest.raises(FileNotFoundError, match="no saved prompt"):
+            stages.target(config, tmp_path / "run")
+
+    def test_a_finished_run_notices_that_its_source_is_another(self, source_run, make_config, tmp_path):
+        config = make_config("target", ["one"], source=str(tmp_path / "source"), **average())
+        (tmp_path / "source").mkdir()
+        for path in (source_run / "prompt").iterdir():
+            (tmp_path / "source" / path.name).write_bytes(path.read_bytes())
+        stages.target(config, tmp_path / "run")
+        values = dataclasses.asdict(config)
+        assert results.finished(tmp_path / "run", values) is not None
+        (tmp_path / "source" / "adapter_model.safetensors").write_bytes(b"another")
+        with pytest.raises(ValueError, match=r"before that was trained anew; overwrite=true"):
+            results.finished(tmp_path / "run", values)
+
+
+def average():
+    return {"prompt__init": "AVERAGE_SOURCE_TASKS"}
+
+
+def copy_with_other_weights(folder, place):
+    shutil.copytree(folder, place)
+    weights = {name: -tensor for name, tensor in load_file(place / "model.safetensors").items()}
+    save_file(weights, place / "model.safetensors", metadata={"format": "pt"})
+    return place
+
+
+class TestExactness:
+    def test_an_interrupted_run_ends_as_a_whole_one(self, make_config, source_run, tmp_path, monkeypatch):
+        whole = MPTModule.training_step
+
+        def interrupted(self, batch, batch_idx):
+            if self.global_step == 4:
+                signal.raise_signal(signal.SIGTERM)
+            return whole(self, batch, batch_idx)
+
+        monkeypatch.setattr(MPTModule, "training_step", interrupted)
+        with pytest.raises(SystemExit) as stop:
+            stages.source(make_config(), tmp_path / "run")
+        assert stop.value.code == 143
+        assert results.state_of(tmp_path / "run", dataclasses.asdict(make_config())) == "unfinished"
+        monkeypatch.setattr(MPTModule, "training_step", whole)
+        stages.source(make_config(), tmp_path / "run")
+        assert_equal(tensors(tmp_path / "run"), tensors(source_run))
+        first, second = ((run / "metrics.csv").read_text() for run in (source_run, tmp_path / "run"))
+        assert first == second
+
+    def test_scoring_the_start_does_not_change_the_training(self, make_config, source_run, tmp_path):
+        changes = {"evaluation__before": False, "evaluation__oracle": False}
+        metrics = stages.source(make_config(**changes), tmp_path / "run")
+        assert_equal(tensors(tmp_path / "run"), tensors(source_run))
+        assert metrics["test"]["one"].keys().isdisjoint({"before", "oracle"})
+
+    def test_other_weights_of_the_backbone_are_refused(
+        self, make_config, tmp_path, tiny_t5_folder, monkeypatch
+    ):
+        def stopped(self, *_):
+            raise KeyError("stop")
+
+        backbone = shutil.copytree(tiny_t5_folder, tmp_path / "t5")
+        config = make_config(backbone__path=str(backbone))
+        with monkeypatch.context() as patch:
+            patch.setattr(stages, "answered", lambda *_, **__: {})
+            patch.setattr(stages, "_result", stopped)
+            with pytest.raises(KeyError):
+                stages.source(config, tmp_path / "run")
+        shutil.rmtree(backbone)
+        copy_with_other_weights(tiny_t5_folder, backbone)
+        with pytest.raises(ValueError, match=r"began with other weights of .*; resume=never starts again"):
+            stages.source(config, tmp_path / "run")
+
+    def test_resume_never_starts_again(self, make_config, source_run, tmp_path):
+        (tmp_path / "run" / "checkpoints").mkdir(parents=True)
+        (tmp_path / "run" / "checkpoints" / "last.ckpt").write_bytes(b"of no use")
+        stages.source(make_config(resume="never"), tmp_path / "run")
+        assert_equal(tensors(tmp_path / "run"), tensors(source_run))
+
+    def test_dropout_is_the_backbones_to_say(self, make_config, source_run, tmp_path):
+        stages.source(make_config(backbone__dropout=False), tmp_path / "run")
+        one, other = tensors(tmp_path / "run"), tensors(source_run)
+        assert not torch.equal(one["prefix_task_cols"], other["prefix_task_cols"])
+
+
+def test_the_end_is_validated_between_two_validations(make_config, tmp_path):
+    stages.source(make_config(trainer__max_steps=5, evaluation__before=False), tmp_path / "run")
+    with (tmp_path / "run" / "metrics.csv").open() as file:
+        validated = [int(line["step"]) for line in csv.DictReader(file) if line["validation/average/score"]]
+    assert len(validated) == 2
+    assert validated[-1] in (4, 5)
+
+
+def test_early_stopping(make_config, tmp_path):
+    config = make_config(
+        trainer__max_steps=60, evaluation__patience=1, optim__lr_prompt=0.0, optim__lr_factors=0.0
+    )
+    metrics = stages.source(config, tmp_path / "run")
+    assert metrics["steps"] == 6
+
+
+def test_wandb_offline_without_an_account(make_config, tmp_path, monkeypatch):
+    import wandb
+
+    for name in ("WANDB_API_KEY", "WANDB_MODE", "NETRC"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    config = make_config(logger__wandb=True)
+    stages.source(config, tmp_path / "run")
+    runs = list((tmp_path / "run" / "wandb").glob("offline-run-*"))
+    assert len(runs) == 1
+    assert wandb.run is None

@@ -1,0 +1,3 @@
+from mpt.cli import main
+
+main()
