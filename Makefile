@@ -8,7 +8,7 @@ PYTHON := python3.11
 # The folder of a run follows from its configuration, so the few-shot run can ask where its source is.
 source_folder = $$($(BIN)/python train.py experiment=demo_source --cfg all --package hydra.run.dir)
 
-.PHONY: help setup train test test-all lint format list clean
+.PHONY: help setup train test lint format list clean
 
 help:  ## Print this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -25,10 +25,7 @@ train: setup  ## Source training on the embedded default, then one few-shot adap
 	$(BIN)/python train.py experiment=demo_source
 	$(BIN)/python train.py experiment=demo_target source="$(source_folder)"
 
-test: setup  ## All tests but the slow ones
-	$(BIN)/python -m pytest -m 'not slow'
-
-test-all: setup  ## All tests
+test: setup  ## All tests
 	$(BIN)/python -m pytest
 
 lint: setup  ## Style, types, layers

@@ -1,16 +1,23 @@
-"""What happens around the training loop: the best prompt is kept."""
+"""What happens around the training loop: the best prompt is kept, and a bar shows the steps."""
 
 from pathlib import Path
 from typing import Any
 
 import lightning
-from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.callbacks import Callback, RichProgressBar
 from lightning.pytorch.utilities import rank_zero_only
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from mpt.atomic import write_atomically
 from mpt.module import MPTModule
+
+
+class StepBar(RichProgressBar):
+    """Lightning's bar over all steps of a run, which knows no epochs."""
+
+    def _get_train_description(self, current_epoch: int) -> str:
+        return f"{'Training':{len(self.validation_description)}}"
 
 
 class BestPrompt(Callback):

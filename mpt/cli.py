@@ -134,7 +134,7 @@ def run(composed: DictConfig, folder: Path) -> None:
         from rich.console import Console
 
         print(f"{folder}: finished already; overwrite=true runs it again")
-        Console().print(results.table(done, folder.name))
+        Console().print(results.table(done))
         return
     # Seconds of imports each, so after what is cheaper to say.
     from mpt.check import check

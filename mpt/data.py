@@ -247,6 +247,7 @@ class MixtureDataModule(LightningDataModule):
     def train_dataloader(self) -> TrainLoader:
         """The training batches of this process."""
         rows = self._rows["train"]
+        rank, world_size = self._place()
         sizes = [len(of_task.inputs) for of_task in rows]
         return TrainLoader(
             rows,
@@ -254,16 +255,19 @@ class MixtureDataModule(LightningDataModule):
             max_steps=self.max_steps,
             accumulate=self.accumulate,
             pad_token_id=self.tokenizer.pad_token_id,
-            **self._place(),
+            rank=rank,
+            world_size=world_size,
         )
 
     def val_dataloader(self) -> EvalLoader:
         """The validation rows of this process."""
-        return self.eval_loader("validation", **self._place())
+        rank, world_size = self._place()
+        return self.eval_loader("validation", rank=rank, world_size=world_size)
 
     def test_dataloader(self) -> EvalLoader:
         """The test rows of this process."""
-        return self.eval_loader("test", **self._place())
+        rank, world_size = self._place()
+        return self.eval_loader("test", rank=rank, world_size=world_size)
 
     def eval_loader(
         self,
@@ -304,7 +308,6 @@ class MixtureDataModule(LightningDataModule):
             world_size=world_size,
         )
 
-    def _place(self) -> dict[str, int]:
-        if self.trainer is None:
-            return {"rank": 0, "world_size": 1}
-        return {"rank": self.trainer.global_rank, "world_size": self.trainer.world_size}
+    def _place(self) -> tuple[int, int]:
+        """The rank of this process and how many there are."""
+        return (0, 1) if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)

@@ -3,6 +3,7 @@
 import math
 import re
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from rouge_score.rouge_scorer import RougeScorer
 from sacrebleu.metrics import BLEU, CHRF
@@ -43,7 +44,7 @@ def token_f1(predictions: Texts, references: References) -> Scores:
 def squad(predictions: Texts, references: References) -> Scores:
     """SQuAD's exact match and F1 (Rajpurkar et al. 2016), which ignore case, articles and punctuation."""
     given = [{"prediction_text": text, "id": str(row)} for row, text in enumerate(predictions)]
-    wanted = [
+    wanted: Any = [
         {"answers": {"answer_start": [0] * len(accepted), "text": list(accepted)}, "id": str(row)}
         for row, accepted in enumerate(references)
     ]

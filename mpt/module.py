@@ -9,6 +9,7 @@ from typing import Any
 
 import lightning
 import torch
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
 
@@ -103,7 +104,8 @@ class MPTModule(lightning.LightningModule):
         if not torch.isfinite(losses).all():
             self._complain(batch, losses)
         summed = losses.new_zeros(len(self.configs)).index_add(0, batch["task_ids"], losses)
-        return summed / batch["target_tokens"].clamp(min=1)
+        means: Tensor = summed / batch["target_tokens"].clamp(min=1)
+        return means
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """The weighted loss, scaled so that neither processes nor micro-batches change its gradient."""
@@ -145,7 +147,7 @@ class MPTModule(lightning.LightningModule):
     def _row_name(self, task: int, row: int, split: str) -> str:
         return f"{self.task_names[task]} {self.data.examples[split][task][row].row_id}"
 
-    def configure_optimizers(self) -> dict[str, Any]:
+    def configure_optimizers(self) -> OptimizerLRScheduler:
         """RowAdamW with a rate for P and one for the factors, and a schedule by steps."""
         rates = {"prompt": self.optim.lr_prompt, "factors": self.optim.lr_factors}
         groups = [group for group in self.prompt.learner_groups() if group.params[0].requires_grad]

@@ -223,16 +223,15 @@ def write_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
         temporary.write_text("".join(lines), encoding="utf-8")
 
 
-def table(metrics: Mapping[str, Any], title: str) -> Table:
+def table(metrics: Mapping[str, Any]) -> Table:
     """The result of a run for the terminal: per task the score before, after, the oracle's, and n.
 
     Args:
         metrics: What :func:`write_metrics` wrote.
-        title: Line above the table.
     """
     test: Scores = metrics["test"]
     columns = [key for key in ("before", "score", "oracle") if any(key in row for row in test.values())]
-    shown = Table(title=title, title_justify="left", title_style="bold")
+    shown = Table()
     shown.add_column("task")
     shown.add_column("metric")
     for key in columns:

@@ -300,7 +300,7 @@ def _finish(
     log_results(loggers, told, sampled, folder / "prompt", folder.name)
     results.write_metrics(folder, result)
     moved = ", ".join(f"{name} {share:.0%}" for name, share in result["moved"].items())
-    _say(results.table(result, folder.name))
+    _say(results.table(result))
     _say(f"moved from the start: {moved}\nrun folder: {folder}")
 
 

@@ -22,6 +22,8 @@ SPLITS = ("train", "validation", "test")
 FILE_KINDS = ("jsonl", "csv", "parquet")
 # Tasks whose first metric is one of these have classes: a few-shot draw is balanced over their targets.
 OF_CLASSES = ("accuracy", "matthews")
+# What metrics.json keeps beside the names of tasks.
+RESERVED_NAMES = ("average", "prompt")
 
 
 @dataclass(frozen=True)
@@ -98,8 +100,14 @@ def check_task(name: str, config: TaskConfig) -> list[str]:
     Returns:
         One sentence per error.
     """
-    where = f"tasks.{name}"
-    return [f"{where}{error}" for error in _errors(config)]
+    return [f"tasks.{name}{error}" for error in [*_name_errors(name), *_errors(config)]]
+
+
+def _name_errors(name: str) -> Iterator[str]:
+    if name in RESERVED_NAMES:
+        yield f": metrics.json keeps the name {name!r} for its own; give the task another"
+    if not re.fullmatch(r"\w[\w.-]*", name):
+        yield ": the name becomes a file's name; use letters, digits, '_', '-' and '.'"
 
 
 def _errors(config: TaskConfig) -> Iterator[str]:

@@ -8,7 +8,7 @@ import lightning
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
 
-from mpt.callbacks import BestPrompt
+from mpt.callbacks import BestPrompt, StepBar
 from mpt.config import RunConfig
 
 
@@ -35,6 +35,8 @@ def build_trainer(config: RunConfig, folder: Path) -> tuple[lightning.Trainer, B
         save_on_train_epoch_end=False,
     )
     callbacks: list[Callback] = [best, last]
+    if told.progress_bar:
+        callbacks.append(StepBar())
     if config.evaluation.patience is not None:
         callbacks.append(
             EarlyStopping("validation/average/score", mode="max", patience=config.evaluation.patience)

@@ -209,6 +209,17 @@ def test_every_error_of_a_configuration_is_found(changes: dict[str, Any], messag
     assert any(message in error for error in errors), errors
 
 
+@pytest.mark.parametrize("name", ["prompt", "average", "../sum", "a b", "", ".hidden", "a/b"])
+def test_names_that_cannot_be_a_tasks_are_refused(name: str) -> None:
+    (error,) = check_task(name, task(Path("folder")))
+    assert error.startswith(f"tasks.{name}: ")
+
+
+@pytest.mark.parametrize("name", ["sum", "mt_velo", "sst-2", "v1.1", "été"])
+def test_names_that_can_be_a_files_are_fine(name: str) -> None:
+    assert check_task(name, task(Path("folder"))) == []
+
+
 def test_several_errors_come_together() -> None:
     assert len(check_task("t", task(Path("x"), metrics=["a"], weight=-1.0, input="{"))) == 3
 

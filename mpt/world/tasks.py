@@ -1,14 +1,18 @@
 """The data sets of the micro-world: which instruction, on which kind of scene, and which rows in which split."""
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from random import Random
 
 from mpt.world.instructions import Scene, answer
 from mpt.world.scenes import Clause, Dialogue, Story
 
-DRAW = {"sentence": Clause.draw, "story": Story.draw, "dialogue": Dialogue.draw}
+DRAW: dict[str, Callable[[Random], Scene]] = {
+    "sentence": Clause.draw,
+    "story": Story.draw,
+    "dialogue": Dialogue.draw,
+}
 SIZES = {"train": 2000, "validation": 200, "test": 500}
 # A scene belongs to one part of the world for ever, by a hash of its English text out of 16: no input of a test,
 # validation or training row can come by in the pretraining stream.
@@ -82,7 +86,7 @@ def part_of(scene: Scene) -> str:
 def draw(kind: str, part: str, random: Random) -> Scene:
     """Draw a scene of one part by rejection."""
     while True:
-        scene: Scene = DRAW[kind](random)
+        scene = DRAW[kind](random)
         if part_of(scene) == part:
             return scene
 
