@@ -121,6 +121,8 @@ class MPTModule(lightning.LightningModule):
         losses, self._step_losses = self._step_losses, torch.zeros_like(self._step_losses)
         if self.trainer.world_size > 1:
             losses = self.trainer.strategy.reduce(losses, reduce_op="sum")
+        # Lightning takes the x-axis from this key; it would count from 0, and say 299 of what 300 steps left.
+        self.log("step", float(self.global_step + 1))
         self.log("train/loss", (self.task_weights * losses).sum(), prog_bar=True)
         # A task without a row in this step has no loss, which is not a loss of zero.
         present = batch["target_tokens"] > 0
@@ -203,6 +205,7 @@ class MPTModule(lightning.LightningModule):
             scores.append(scored["score"])
             self.log_dict({f"validation/{name}/{key}": float(value) for key, value in scored.items()})
         self.log("validation/average/score", sum(scores) / len(scores), prog_bar=True)
+        self.log("step", float(self.global_step))
         moved = self.prompt.displacement(self.start)
         self.log_dict({f"moved/{name}": distance for name, distance in moved.items()})
         if self._random is not None:

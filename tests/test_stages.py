@@ -131,8 +131,8 @@ class TestWhatARunLeaves:
     def test_curves(self, source_run):
         with (source_run / "metrics.csv").open() as file:
             lines = list(csv.DictReader(file))
-        assert [int(line["step"]) for line in lines if line["train/loss"]] == list(range(6))
-        assert sum(bool(line["validation/average/score"]) for line in lines) == 2
+        assert [int(line["step"]) for line in lines if line["train/loss"]] == [1, 2, 3, 4, 5, 6]
+        assert [int(line["step"]) for line in lines if line["validation/average/score"]] == [3, 6]
         assert all(line["lr/prompt"] for line in lines if line["train/loss"])
 
     def test_config(self, source_run, make_config):
@@ -300,6 +300,21 @@ def test_early_stopping(make_config, tmp_path):
     )
     metrics = stages.source(config, tmp_path / "run")
     assert metrics["steps"] == 6
+
+
+def test_tensorboard_holds_the_curves(make_config, tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    stages.source(make_config(logger__tensorboard=True), tmp_path / "run")
+    curves = EventAccumulator(str(tmp_path / "run" / "tensorboard"))
+    curves.Reload()
+    assert [event.step for event in curves.Scalars("validation/one/loss")] == [3, 6]
+    with (tmp_path / "run" / "metrics.csv").open() as file:
+        ours = {
+            int(row["step"]): float(row["train/loss"]) for row in csv.DictReader(file) if row["train/loss"]
+        }
+    theirs = {event.step: event.value for event in curves.Scalars("train/loss")}
+    assert theirs == pytest.approx(ours, rel=1e-6)
 
 
 def test_wandb_offline_without_an_account(make_config, tmp_path, monkeypatch):
