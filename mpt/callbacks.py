@@ -19,6 +19,17 @@ class StepBar(RichProgressBar):
     def _get_train_description(self, current_epoch: int) -> str:
         return f"{'Training':{len(self.validation_description)}}"
 
+    @property
+    def total_train_batches(self) -> int | float:
+        """All of a resumed run's, as the bar starts where the run stopped."""
+        return self.trainer.num_training_batches
+
+    def get_metrics(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> Any:
+        """The weighted loss of the step, and the average score of the last validation."""
+        told = super().get_metrics(trainer, pl_module)
+        short = {"train/loss": "loss", "validation/average/score": "score"}
+        return {short[key]: value for key, value in told.items() if key in short}
+
 
 class BestPrompt(Callback):
     """Keeps the prompt with the best average validation score, the first one of equals.

@@ -43,6 +43,9 @@ class RefusedJobError(Exception):
 def main() -> None:
     """Run what the command line asks for; exit with 2 and one message where it asks for something wrong."""
     os.environ["HYDRA_FULL_ERROR"] = "1"  # otherwise Hydra shortens errors before we see them
+    # OpenMP's threads wait for each other in a loop: beside one other busy process a step on two cores took ten
+    # times as long, and with this bound twice (experiments/LOG.md). Read when torch is imported, so before.
+    os.environ.setdefault("GOMP_SPINCOUNT", "2000")
     register()
     try:
         if {"--help", "-h"} & set(sys.argv):

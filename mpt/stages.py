@@ -24,7 +24,7 @@ from mpt.data import MixtureDataModule
 from mpt.loggers import check_tensorboard, close_loggers, log_results, open_loggers, wandb_mode
 from mpt.module import MPTModule
 from mpt.prompt import MultitaskPromptEmbedding, MultitaskPromptTuningConfig
-from mpt.summary import parameters, summary
+from mpt.summary import parameters, shortest, summary
 from mpt.tasks import Example, few_shot, load_split
 from mpt.trainer import build_trainer, hush
 
@@ -218,7 +218,7 @@ def _begin(config: RunConfig, folder: Path, examples: Examples, backbone: Backbo
                 f"{folder}: began with other weights of {backbone.name}, fingerprint {run.get('fingerprint')}, "
                 f"not {backbone.fingerprint}; resume=never starts again"
             )
-        _say(f"{folder}: goes on from {checkpoint.name}; resume=never starts again")
+        _say(f"{shortest(folder)}: goes on from {checkpoint.name}; resume=never starts again")
         return checkpoint
     source = None if config.source is None else Path(config.source)
     results.begin(folder, dataclasses.asdict(config), fingerprint=backbone.fingerprint, source=source)
@@ -301,7 +301,7 @@ def _finish(
     results.write_metrics(folder, result)
     moved = ", ".join(f"{name} {share:.0%}" for name, share in result["moved"].items())
     _say(results.table(result))
-    _say(f"moved from the start: {moved}\nrun folder: {folder}")
+    _say(f"moved from the start: {moved}\nrun folder: {shortest(folder)}")
 
 
 def _is_main() -> bool:

@@ -22,7 +22,7 @@ def summary(
     """Give a few lines on the whole, and a table of the tasks."""
     told = parameters(module)
     lines = [
-        str(folder),
+        shortest(folder),
         f"{config.stage}: {told['trained']:,} parameters trained, {told['frozen']:,} frozen "
         f"({module.backbone.name}); the prompt holds {told['ratio']:.3f} of independent prompts",
         f"{config.trainer.max_steps} steps of {config.trainer.batch_size} rows, "
@@ -37,6 +37,11 @@ def summary(
         cut = data.truncation["train"][name]
         shown.add_row(name, f"{task.weight:g}", *sizes, f"{cut['input']:.1%}", f"{cut['target']:.1%}")
     return "\n".join(lines), shown
+
+
+def shortest(folder: Path) -> str:
+    """A folder as seen from here, where it lies below."""
+    return str(folder.relative_to(Path.cwd()) if folder.is_relative_to(Path.cwd()) else folder)
 
 
 def parameters(module: MPTModule) -> dict[str, float]:

@@ -64,7 +64,7 @@ def test_three_real_data_sets_run_through(data_root: Path, tmp_path: Path) -> No
         f"backbone.path={backbone}",
         "logger=csv",
         "trainer=cpu",
-        "trainer.batch_size=6",
+        "trainer.batch_size=3",
         "trainer.max_steps=3",
         "trainer.progress_bar=false",
         "evaluation.validate_every=3",
