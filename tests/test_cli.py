@@ -1,9 +1,9 @@
 """The command line: what it composes and prints, and one clear message for each thing that it refuses."""
 
 import json
+import resource
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -149,14 +149,15 @@ class TestRunName:
 
 class TestWhatItPrints:
     def test_help_takes_less_than_a_second(self):
-        times = []
-        for _ in range(3):
-            start = time.monotonic()
-            told = subprocess.run(
-                [sys.executable, ROOT / "train.py", "--help"], capture_output=True, text=True, check=True
-            )
-            times.append(time.monotonic() - start)
-        assert min(times) < 1.0
+        def processor_seconds():  # of a process that waits for nothing, and the same on a busy machine
+            used = resource.getrusage(resource.RUSAGE_CHILDREN)
+            return used.ru_utime + used.ru_stime
+
+        before = processor_seconds()
+        told = subprocess.run(
+            [sys.executable, ROOT / "train.py", "--help"], capture_output=True, text=True, check=True
+        )
+        assert processor_seconds() - before < 1.0
         assert "python train.py task=source '+tasks=[sum,mt,dlg]'" in told.stdout
         assert "max_steps: 300" in told.stdout
 
