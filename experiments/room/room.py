@@ -24,6 +24,7 @@ TARGET = (
 # What differs between methods; "untrained" is MPT's form without anything that a source has learned.
 METHODS = {
     "mpt": ("source={source}",),
+    "mpt_frozen": ("source={source}", "prompt.freeze_shared=true"),
     "untrained": ("prompt.init=VOCABULARY",),
     "plain": ("prompt=plain", "prompt.init=VOCABULARY"),
 }
