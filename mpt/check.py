@@ -44,6 +44,7 @@ def _choices(config: RunConfig) -> Iterator[str]:
         ),
         "optim.schedule": (config.optim.schedule, ("linear", "constant")),
         "logger.wandb_mode": (config.logger.wandb_mode, ("auto", "online", "offline", "disabled")),
+        "few_shot.validation": (config.few_shot.validation, ("draw", "split")),
         "resume": (config.resume, ("auto", "never")),
     }
     for key, (value, options) in words.items():
@@ -110,6 +111,8 @@ def _tasks(config: RunConfig) -> Iterator[str]:
         yield "tasks: none given; name at least one, as in '+tasks=[sum,mt,dlg]' (tasks=list prints them)"
     for name, task in config.tasks.items():
         yield from check_task(name, task)
+    if config.few_shot.draws is not None and config.few_shot.k is None:
+        yield "few_shot.k: not given, and few_shot.draws replays a draw; give the k of that run"
     if config.mixture.sampling == "stochastic" and len(config.tasks) == 1:
         yield "mixture.sampling: stochastic draws from two tasks or more, and there is one; use mixture=equal"
 

@@ -135,8 +135,14 @@ class FewShotConfig:
     """The draw of a target's labelled examples."""
 
     k: int | None = None
-    """Training examples per target task in all, balanced over the classes of a classification; None: all rows."""
+    """Training examples per target task in all; None: all rows."""
     seed: int = 0
+    balanced: bool = True
+    """As many examples of each class of a classification as of the next."""
+    validation: str = "draw"
+    """draw: validate on k other rows of the training split; split: on the validation split, as without k."""
+    draws: str | None = None
+    """A run folder whose draws are taken again, or its ``draws.json``."""
 
 
 @dataclass

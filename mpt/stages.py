@@ -21,11 +21,12 @@ from mpt.artifact import SavedPrompt, check_fits, load_prompt, save_prompt
 from mpt.backbone import Backbone
 from mpt.config import RunConfig
 from mpt.data import MixtureDataModule
+from mpt.few_shot import DRAWS, draw, replay, row_ids
 from mpt.loggers import check_tensorboard, close_loggers, log_results, open_loggers, wandb_mode
 from mpt.module import MPTModule
 from mpt.prompt import MultitaskPromptEmbedding, MultitaskPromptTuningConfig
 from mpt.summary import parameters, shortest, summary
-from mpt.tasks import Example, few_shot, load_split
+from mpt.tasks import Example, load_split
 from mpt.trainer import build_trainer, hush
 
 Examples = dict[str, dict[str, list[Example]]]
@@ -70,22 +71,23 @@ STAGES: dict[str, Callable[[RunConfig, Path], dict[str, Any]]] = {"source": sour
 
 
 def load_examples(config: RunConfig) -> Examples:
-    """Read every split of every task, with the few-shot draw where one is asked for."""
+    """Read every split of every task, with the few-shot draw in place of what it stands for."""
+    shots = config.few_shot
     limits = {
         "train": None,
         "validation": config.evaluation.validation_rows,
         "test": config.evaluation.test_rows,
     }
-    examples: Examples = {
-        split: {
-            name: load_split(name, task, split, config.data_root, limit)
-            for name, task in config.tasks.items()
-        }
-        for split, limit in limits.items()
-    }
-    if config.few_shot.k is not None:
-        for name, rows in examples["train"].items():
-            examples["train"][name] = few_shot(rows, config.few_shot.k, config.few_shot.seed)
+    examples: Examples = {split: {} for split in limits}
+    for name, task in config.tasks.items():
+        train = load_split(name, task, "train", config.data_root, None)
+        drawn = {"train": train}
+        if shots.k is not None:
+            drawn = (draw if shots.draws is None else replay)(name, train, shots)
+        for split, limit in limits.items():
+            examples[split][name] = (
+                drawn[split] if split in drawn else load_split(name, task, split, config.data_root, limit)
+            )
     return examples
 
 
@@ -223,8 +225,7 @@ def _begin(config: RunConfig, folder: Path, examples: Examples, backbone: Backbo
     source = None if config.source is None else Path(config.source)
     results.begin(folder, dataclasses.asdict(config), fingerprint=backbone.fingerprint, source=source)
     if config.few_shot.k is not None:
-        draws = {name: [example.row_id for example in rows] for name, rows in examples["train"].items()}
-        results.write_json(folder / "draws.json", draws)
+        results.write_json(folder / DRAWS, row_ids(examples, config.few_shot.validation))
     return None
 
 

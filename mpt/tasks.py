@@ -1,14 +1,13 @@
-"""Tasks: data sets told as text to text; their rows, templates, few-shot draws and catalogue."""
+"""Tasks: data sets told as text to text; their rows, templates and catalogue."""
 
 import csv
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
 from itertools import islice
 from pathlib import Path
-from random import Random
 from typing import Any
 
 import pyarrow.parquet as parquet
@@ -165,37 +164,6 @@ def load_split(
     if not examples:
         raise ValueError(f"tasks.{name}: the {split} split has no rows; give at least one")
     return examples
-
-
-def few_shot(examples: Sequence[Example], k: int, seed: int) -> list[Example]:
-    """Draw k training examples, balanced over the classes where there are any.
-
-    Every class gets ``k // classes`` or one more; a class with fewer examples gives all it has.
-
-    Args:
-        examples: The training split.
-        k: Examples in all.
-        seed: The same seed gives the same draw.
-
-    Returns:
-        k examples, in the order of the draw.
-
-    Raises:
-        ValueError: k is below 1, or larger than the split.
-    """
-    if not 1 <= k <= len(examples):
-        raise ValueError(
-            f"few_shot.k: is {k}; the training split has {len(examples)} rows, choose from 1 up to it"
-        )
-    random = Random(f"few_shot/{seed}")
-    classes: dict[str | None, list[Example]] = {}
-    for example in random.sample(list(examples), len(examples)):
-        classes.setdefault(example.label, []).append(example)
-    # Round after round one of each class, in an order that no class owns.
-    drawn: list[Example] = []
-    while len(drawn) < k:
-        drawn += [of_class.pop() for of_class in classes.values() if of_class]
-    return drawn[:k]
 
 
 def catalogue(folder: Path) -> list[tuple[str, str, str, str, str]]:

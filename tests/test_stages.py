@@ -149,11 +149,13 @@ class TestWhatARunLeaves:
 
 class TestTarget:
     def test_draw_is_kept(self, source_run, make_config, tmp_path):
-        config = make_config("target", ["two"], source=str(source_run), few_shot__k=3, **average())
+        config = make_config("target", ["two"], source=str(source_run), few_shot__k=2, **average())
         metrics = stages.target(config, tmp_path / "run")
         draws = json.loads((tmp_path / "run" / "draws.json").read_text())
-        assert len(set(draws["two"])) == 3
-        assert all(row_id.startswith("train:") for row_id in draws["two"])
+        assert draws.keys() == {"train", "validation"}
+        assert len({*draws["train"]["two"], *draws["validation"]["two"]}) == 4
+        assert all(row_id.startswith("train:") for row_id in draws["train"]["two"])
+        assert metrics["validation"]["two"]["n"] == 2
         assert metrics["test"].keys() == {"two", "average"}
 
     def test_frozen_prompt_stays_that_of_the_source(self, source_run, make_config, tmp_path):

@@ -2,7 +2,6 @@
 
 import csv
 import json
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
 from mpt.config import RowsConfig, TaskConfig
-from mpt.tasks import Example, Template, catalogue, check_task, few_shot, load_split
+from mpt.tasks import Example, Template, catalogue, check_task, load_split
 from mpt.world import TASKS
 
 ROWS = [
@@ -222,29 +221,6 @@ def test_names_that_can_be_a_files_are_fine(name: str) -> None:
 
 def test_several_errors_come_together() -> None:
     assert len(check_task("t", task(Path("x"), metrics=["a"], weight=-1.0, input="{"))) == 3
-
-
-def examples(labels: list[str]) -> list[Example]:
-    return [Example(f"train:{i}", f"text {i}", label, (label,), label) for i, label in enumerate(labels)]
-
-
-@given(st.lists(st.sampled_from("abc"), min_size=4, max_size=60), st.integers(0, 3))
-def test_few_shot_draw_is_balanced_distinct_and_repeatable(labels: list[str], seed: int) -> None:
-    rows = examples(labels)
-    drawn = few_shot(rows, 4, seed)
-    assert drawn == few_shot(rows, 4, seed)
-    assert len({example.row_id for example in drawn}) == 4
-    counts, there = Counter(example.label for example in drawn), Counter(labels)
-    for label in there:  # no class has less than another by more than one, unless it has given all
-        assert counts[label] == there[label] or all(counts[label] >= counts[other] - 1 for other in there)
-
-
-def test_few_shot_draws_differ_between_seeds_and_refuse_too_many() -> None:
-    rows = examples(["a"] * 50)
-    assert few_shot(rows, 8, 0) != few_shot(rows, 8, 1)
-    for k in (0, 51):
-        with pytest.raises(ValueError, match=rf"few_shot\.k: is {k}; the training split has 50 rows"):
-            few_shot(rows, k, 0)
 
 
 def test_every_shipped_task_is_well_formed_and_in_the_catalogue() -> None:
