@@ -6,9 +6,10 @@ from pathlib import Path
 from mpt.complaints import unknown
 from mpt.config import RunConfig
 from mpt.prompt import MultitaskPromptTuningInit
+from mpt.prompt.config import OF_SOURCE
 from mpt.tasks import check_task
 
-FROM_SOURCE = ("AVERAGE_SOURCE_TASKS", "EXACT_SOURCE_TASK", "ONLY_SOURCE_SHARED")
+FROM_SOURCE = tuple(init.value for init in OF_SOURCE)
 """Inits that start from the prompt of a source run."""
 
 
@@ -72,6 +73,7 @@ def _ranges(config: RunConfig) -> Iterator[str]:
     }
     positive = {
         "mixture.temperature": config.mixture.temperature,
+        "prompt.weight_temperature": config.prompt.weight_temperature,
         "optim.clip": config.optim.clip,
         "optim.eps": config.optim.eps,
     }

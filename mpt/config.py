@@ -86,12 +86,15 @@ class PromptConfig:
     form: str = "product"
     """product: P * (cols @ rows), the paper; residual: P * (1 + cols @ rows); none: one plain prompt per task."""
     init: str = "VOCABULARY"
-    """First values of P; a MultitaskPromptTuningInit: RANDOM, TEXT, VOCABULARY, or in a target run
-    AVERAGE_SOURCE_TASKS, EXACT_SOURCE_TASK, ONLY_SOURCE_SHARED."""
+    """First values of P; a MultitaskPromptTuningInit: RANDOM, TEXT, VOCABULARY, or in a target run those of
+    a source: AVERAGE_SOURCE_TASKS, AVERAGE_PRODUCT, EXACT_SOURCE_TASK, NEAREST_SOURCE_TASK,
+    WEIGHTED_SOURCE_TASKS, ONLY_SOURCE_SHARED."""
     init_text: str | None = None
     """Text whose embeddings start P under TEXT."""
     init_task: str | None = None
     """Source task (by name) whose factors start every target under EXACT_SOURCE_TASK."""
+    weight_temperature: float = 1.0
+    """Of the softmax over the source tasks' losses on a target's training rows under WEIGHTED_SOURCE_TASKS, nats."""
     init_std: float = 0.5
     """Standard deviation of P's normal start under RANDOM."""
     factor_init: str = "ones"

@@ -201,49 +201,128 @@ def from_file(path: str | Path, num_virtual_tokens: int, form: str, shared_only:
     return Source(str(path), kept, shared[None], torch.zeros(len(cols), dtype=torch.long), cols, rows)
 
 
-def from_source(
-    init: str, source: Source, task: int, form: str
-) -> tuple[Tensor, Tensor | None, Tensor | None]:
-    """Choose a target's start from a source.
+def factorize(product: Tensor, fresh: Tensor) -> tuple[Tensor, Tensor]:
+    """Find the cols and rows whose product is nearest to a given one (Eckart and Young 1936).
 
-    Between prompts with factors, P is the source's and the factors are those of one source task
-    (EXACT_SOURCE_TASK), the mean of all cols and the mean of all rows (AVERAGE_SOURCE_TASKS, as Wang et al.
-    2023 and PEFT), or fresh (ONLY_SOURCE_SHARED). A plain prompt, on either side, stands for the whole prompt
-    ``P * W`` of a task: a plain target starts from the one task's, or from the mean of them.
+    Where the product has a lower rank than R, the columns that are left over are zero and their rows ``fresh``: they
+    change nothing, and can learn, which a zero column on a zero row could not.
 
     Args:
-        init: AVERAGE_SOURCE_TASKS, EXACT_SOURCE_TASK or ONLY_SOURCE_SHARED.
-        source: Where to start from.
-        task: Which source task EXACT_SOURCE_TASK takes.
-        form: The target's form.
+        product: ``(T, N, D)``.
+        fresh: Rows as drawn, ``(T, R, D)``.
 
     Returns:
-        P ``(N, D)``, cols ``(N, R)`` and rows ``(R, D)``; the last two are None where factors start fresh.
+        cols ``(T, N, R)`` and rows ``(T, R, D)``; the same for every way to write ``product``.
+    """
+    R = fresh.shape[1]
+    left, values, right = torch.linalg.svd(product.double(), full_matrices=False)  # T N K, T K, T K D
+    kept = min(R, values.shape[1])
+    left, values, right = left[:, :, :kept], values[:, :kept], right[:, :kept]
+    used = values > 1e-6 * values[:, :1]
+    cols = product.new_zeros(len(product), product.shape[1], R)
+    rows = fresh.clone()
+    root = values.sqrt()
+    cols[:, :, :kept] = torch.where(used[:, None, :], left * root[:, None, :], 0.0).float()
+    rows[:, :kept] = torch.where(used[:, :, None], right * root[:, :, None], rows[:, :kept].double()).float()
+    return cols, rows
+
+
+def fit_rank(cols: Tensor, rows: Tensor, fresh: Tensor) -> tuple[Tensor, Tensor]:
+    """Write factors in another rank: padded without a change of the product, or cut to the nearest one.
+
+    Args:
+        cols: ``(T, N, K)``.
+        rows: ``(T, K, D)``.
+        fresh: Rows as drawn, ``(T, R, D)``; those beyond K stay, on columns of zeros.
+
+    Returns:
+        cols ``(T, N, R)`` and rows ``(T, R, D)``.
+    """
+    K, R = rows.shape[1], fresh.shape[1]
+    if K > R:
+        return factorize(cols @ rows, fresh)
+    padding = cols.new_zeros(len(cols), cols.shape[1], R - K)
+    return torch.cat([cols, padding], dim=2), torch.cat([rows, fresh[:, K:]], dim=1)
+
+
+def from_source(
+    init: str, source: Source, weights: Tensor | None, form: str, fresh: Tensor | None
+) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    """Choose the start of targets from a source.
+
+    Between prompts with factors, P is the source's, and the factors are
+
+    - ONLY_SOURCE_SHARED: fresh;
+    - AVERAGE_SOURCE_TASKS: the mean of all cols and the mean of all rows (Wang et al. 2023 and PEFT), which
+      depends on how each W is written: ``cols @ rows = (-cols) @ (-rows)``;
+    - AVERAGE_PRODUCT: those nearest to the mean of all W;
+    - EXACT_SOURCE_TASK, NEAREST_SOURCE_TASK, WEIGHTED_SOURCE_TASKS: those nearest to the mixture of W that
+      ``weights`` says; of a single task its own.
+
+    A plain prompt, on either side, stands for the whole prompt ``P * W`` of a task, and it is these that are mixed.
+
+    Args:
+        init: One of the above.
+        source: Where to start from, of S tasks.
+        weights: Parts of the source tasks in each target, ``(T, S)``, each row summing to 1; None for the first three.
+        form: The targets' form.
+        fresh: The targets' rows as drawn, ``(T, R, D)``; None under form none.
+
+    Returns:
+        P ``(N, D)`` (of plain targets ``(T, N, D)``), cols ``(T, N, R)`` and rows ``(T, R, D)``; the last two are None
+        where the factors stay fresh.
 
     Raises:
         ValueError: The source does not have what the init takes, or the average is a start that cannot learn.
     """
     if init == "ONLY_SOURCE_SHARED":
         return source.shared(), None, None
-    T = len(source.task_groups)
-    if init == "EXACT_SOURCE_TASK" and not 0 <= task < T:
-        raise ValueError(f"prompt_tuning_init_task: is {task}; {source.where} has the tasks 0 to {T - 1}")
+    S = len(source.task_groups)
+    if weights is None:
+        weights = torch.full((1, S), 1 / S)
     if source.cols is None or source.rows is None or form == "none":
-        whole = source.effective()
-        return whole[task] if init == "EXACT_SOURCE_TASK" else whole.mean(0), None, None
+        mixed = torch.einsum("ts,snd->tnd", weights, source.effective())
+        return (mixed if form == "none" else _one_of(mixed, source.where)), None, None
     if source.form != form:
         raise ValueError(
             f"{source.where}: its form is {source.form!r}, the target's {form!r}; give both the same"
         )
-    if init == "EXACT_SOURCE_TASK":
-        return source.prompts[source.task_groups[task]], source.cols[task], source.rows[task]
-    cols, rows = source.cols.mean(0), source.rows.mean(0)
-    if not cols.any() and not rows.any():
+    assert fresh is not None
+    if fresh.shape[2] != source.rows.shape[2]:
         raise ValueError(
-            f"{source.where}: the factors of its tasks average to exactly 0, where every gradient is 0; "
-            "use EXACT_SOURCE_TASK or ONLY_SOURCE_SHARED"
+            f"{source.where}: has token_dim {source.rows.shape[2]}, the target {fresh.shape[2]}; give both the same"
         )
-    return source.shared(), cols, rows
+    if init == "AVERAGE_SOURCE_TASKS":
+        cols, rows = source.cols.mean(0, keepdim=True), source.rows.mean(0, keepdim=True)
+        if not cols.any() and not rows.any():
+            raise ValueError(
+                f"{source.where}: the factors of its tasks average to exactly 0, where every gradient is 0; "
+                "use AVERAGE_PRODUCT, EXACT_SOURCE_TASK or ONLY_SOURCE_SHARED"
+            )
+        return source.shared(), *fit_rank(
+            cols.expand(len(fresh), -1, -1), rows.expand(len(fresh), -1, -1), fresh
+        )
+    weights = weights.expand(len(fresh), S)
+    single, alone = weights.amax(1) == 1.0, weights.argmax(1)
+    groups = source.task_groups[alone]
+    shared = source.prompts[groups[0]] if (single & (groups == groups[0])).all() else source.shared()
+    cols, rows = factorize(torch.einsum("ts,snd->tnd", weights, source.cols @ source.rows), fresh)
+    own_cols, own_rows = fit_rank(source.cols[alone], source.rows[alone], fresh)
+    return (
+        shared,
+        torch.where(single[:, None, None], own_cols, cols),
+        torch.where(single[:, None, None], own_rows, rows),
+    )
+
+
+def _one_of(prompts: Tensor, where: str) -> Tensor:
+    """The one P ``(N, D)`` of several targets, which can only share what is the same for all, ``(T, N, D)``."""
+    if not (prompts == prompts[:1]).all():
+        raise ValueError(
+            f"{where}: its plain prompts give each target another P, and the targets share one; adapt them one by one, "
+            "or with form=none"
+        )
+    return prompts[0]
 
 
 def read_tensors(path: str | Path) -> dict[str, Tensor]:

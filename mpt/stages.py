@@ -25,6 +25,7 @@ from mpt.few_shot import DRAWS, draw, replay, row_ids
 from mpt.loggers import check_tensorboard, close_loggers, log_results, open_loggers, wandb_mode
 from mpt.module import MPTModule
 from mpt.prompt import MultitaskPromptEmbedding, MultitaskPromptTuningConfig
+from mpt.similarity import source_losses, source_weights
 from mpt.summary import parameters, shortest, summary
 from mpt.tasks import Example, load_split
 from mpt.trainer import build_trainer, hush
@@ -92,7 +93,7 @@ def load_examples(config: RunConfig) -> Examples:
 
 
 def start_prompt(
-    config: RunConfig, backbone: Backbone, given: SavedPrompt | None
+    config: RunConfig, backbone: Backbone, given: SavedPrompt | None, weights: torch.Tensor | None = None
 ) -> MultitaskPromptEmbedding:
     """Build the prompt as it starts.
 
@@ -100,6 +101,7 @@ def start_prompt(
         config: The configuration.
         backbone: For its word embeddings and tokenizer.
         given: The trained prompt that a target starts from.
+        weights: The parts of its S tasks in each of the T targets, ``(T, S)``, where the init asks for them.
 
     Raises:
         ValueError: The given prompt was trained on another backbone, or has another shape.
@@ -127,7 +129,9 @@ def start_prompt(
         factor_std=told.factor_std,
         token_dim=backbone.token_dim,
     )
-    return MultitaskPromptEmbedding(settings, backbone.word_embeddings, given.prompt if given else None)
+    return MultitaskPromptEmbedding(
+        settings, backbone.word_embeddings, given.prompt if given else None, weights
+    )
 
 
 def _train(config: RunConfig, folder: Path, given: SavedPrompt | None) -> dict[str, Any]:
@@ -142,8 +146,9 @@ def _train(config: RunConfig, folder: Path, given: SavedPrompt | None) -> dict[s
     lightning.seed_everything(config.seed, verbose=False)
     examples = load_examples(config)
     backbone = Backbone.load(config.backbone)
-    prompt = start_prompt(config, backbone, given)
     data = _data(config, examples, backbone)
+    weights = _source_weights(config, backbone, given, data)
+    prompt = start_prompt(config, backbone, given, weights)
     tasks = list(config.tasks.values())
     steps, frozen = config.trainer.max_steps, config.prompt.freeze_shared
     module = MPTModule(backbone, prompt, data, tasks, config.optim, steps, frozen)
@@ -176,6 +181,11 @@ def _train(config: RunConfig, folder: Path, given: SavedPrompt | None) -> dict[s
         write_predictions(folder, config.tasks, tested)
         result = _result(config, module, data, tested, before)
         seconds["test"] = time.monotonic() - started - sum(seconds.values())
+        if given is not None and weights is not None:
+            result["source_weights"] = {
+                name: dict(zip(given.task_names, row, strict=True))
+                for name, row in zip(config.tasks, weights.tolist(), strict=True)
+            }
         result |= {"steps": trainer.global_step, "best_step": best.step, "seconds": seconds}
         _finish(config, folder, module, loggers, result, samples(tested, config.logger.samples))
         status = "success"
@@ -199,6 +209,23 @@ def _data(config: RunConfig, examples: Examples, backbone: Backbone) -> MixtureD
         mixture=config.mixture,
         seed=config.seed,
     )
+
+
+def _source_weights(
+    config: RunConfig, backbone: Backbone, given: SavedPrompt | None, data: MixtureDataModule
+) -> torch.Tensor | None:
+    """How much of each source task each target starts from, ``(T, S)``, by the losses on its training rows."""
+    init = config.prompt.init
+    if given is None or init not in ("NEAREST_SOURCE_TASK", "WEIGHTED_SOURCE_TASKS"):
+        return None
+    check_fits(given, backbone.name, backbone.fingerprint, backbone.token_dim)
+    losses = [
+        source_losses(
+            backbone, given.prompt, data.eval_loader("train", tasks=[name]), config.evaluation.batch_size
+        )
+        for name in config.tasks
+    ]
+    return source_weights(init, torch.stack(losses), config.prompt.weight_temperature)
 
 
 def _begin(config: RunConfig, folder: Path, examples: Examples, backbone: Backbone) -> Path | None:

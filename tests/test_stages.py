@@ -183,6 +183,33 @@ class TestTarget:
         for cols in prompt.prefix_task_cols:
             assert torch.equal(cols, expected(there["prefix_task_cols"]))
 
+    def test_nearest_task_is_the_one_whose_rows_these_are(self, source_run, make_config, tmp_path):
+        changes = {"prompt__init": "NEAREST_SOURCE_TASK", "trainer__max_steps": 1, "few_shot__k": 2}
+        config = make_config("target", ["one", "two"], source=str(source_run), **changes)
+        metrics = stages.target(config, tmp_path / "run")
+        saved = load_prompt(source_run)
+        for task, weights in metrics["source_weights"].items():
+            assert sorted(weights.values()) == [0.0, 1.0]
+            # The same by another way: each source task's own adaptation run of no training, on all training rows.
+            losses = {}
+            for name in saved.task_names:
+                exact = make_config("target", [task], source=str(source_run), **(changes | {
+                    "prompt__init": "EXACT_SOURCE_TASK", "prompt__init_task": name}))  # fmt: skip
+                backbone = Backbone.load(exact.backbone)
+                prompt = stages.start_prompt(exact, backbone, saved)
+                data = stages._data(exact, stages.load_examples(exact), backbone)
+                module = MPTModule(
+                    backbone, prompt, data, list(exact.tasks.values()), exact.optim, 1, False
+                ).eval()
+                (batch,) = data.eval_loader("train")
+                losses[name] = float(module.row_losses(batch).sum())
+            assert weights[min(losses, key=losses.get)] == 1.0
+
+    def test_another_rank_of_the_same_source(self, source_run, make_config, tmp_path):
+        changes = average() | {"prompt__num_ranks": 3, "trainer__max_steps": 1}
+        stages.target(make_config("target", ["two"], source=str(source_run), **changes), tmp_path / "run")
+        assert tensors(tmp_path / "run")["prefix_task_cols"].shape[2] == 3
+
     def test_a_fresh_prompt_is_a_baseline(self, make_config, tmp_path):
         config = make_config("target", ["one"], prompt__form="none", prompt__init="RANDOM")
         metrics = stages.target(config, tmp_path / "run")

@@ -16,7 +16,7 @@ class TaskType(StrEnum):
 
 
 class MultitaskPromptTuningInit(StrEnum):
-    """What P, and with the last three the factors, start from."""
+    """What P, and with those of a source the factors, start from; the last three are ours, not PEFT's."""
 
     RANDOM = "RANDOM"
     TEXT = "TEXT"
@@ -24,6 +24,9 @@ class MultitaskPromptTuningInit(StrEnum):
     AVERAGE_SOURCE_TASKS = "AVERAGE_SOURCE_TASKS"
     EXACT_SOURCE_TASK = "EXACT_SOURCE_TASK"
     ONLY_SOURCE_SHARED = "ONLY_SOURCE_SHARED"
+    AVERAGE_PRODUCT = "AVERAGE_PRODUCT"
+    NEAREST_SOURCE_TASK = "NEAREST_SOURCE_TASK"
+    WEIGHTED_SOURCE_TASKS = "WEIGHTED_SOURCE_TASKS"
 
 
 FORMS = ("product", "residual", "none")
@@ -32,6 +35,9 @@ OF_SOURCE = (
     MultitaskPromptTuningInit.AVERAGE_SOURCE_TASKS,
     MultitaskPromptTuningInit.EXACT_SOURCE_TASK,
     MultitaskPromptTuningInit.ONLY_SOURCE_SHARED,
+    MultitaskPromptTuningInit.AVERAGE_PRODUCT,
+    MultitaskPromptTuningInit.NEAREST_SOURCE_TASK,
+    MultitaskPromptTuningInit.WEIGHTED_SOURCE_TASKS,
 )
 
 

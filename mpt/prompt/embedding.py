@@ -43,6 +43,8 @@ class MultitaskPromptEmbedding(nn.Module):
         word_embeddings: The backbone's; TEXT and VOCABULARY start from them, otherwise it may be None when
             the config has ``token_dim``.
         source: A trained prompt for the inits that start from one; None: the config's file.
+        source_weights: Under NEAREST_SOURCE_TASK and WEIGHTED_SOURCE_TASKS, the parts of the S source tasks in each of
+            the T tasks, ``(T, S)``, each row summing to 1.
 
     Raises:
         ValueError: The config lacks what its init needs, or the source does not fit.
@@ -56,6 +58,7 @@ class MultitaskPromptEmbedding(nn.Module):
         config: MultitaskPromptTuningConfig,
         word_embeddings: nn.Embedding | None = None,
         source: "MultitaskPromptEmbedding | None" = None,
+        source_weights: Tensor | None = None,
     ) -> None:
         super().__init__()
         self.config = replace(config, token_dim=width(config, word_embeddings))
@@ -73,7 +76,7 @@ class MultitaskPromptEmbedding(nn.Module):
             self.prefix_task_rows = nn.Parameter(rows)  # T R D
         self.register_buffer("task_groups", torch.tensor(self.config.task_groups), persistent=False)  # T
         if self.config.prompt_tuning_init in OF_SOURCE and not self.config.inference_mode:
-            self._start_from(source)
+            self._start_from(source, source_weights)
 
     @property
     def shape(self) -> tuple[int, int, int, int]:
@@ -236,12 +239,13 @@ class MultitaskPromptEmbedding(nn.Module):
         cols, rows = tensors.get("prefix_task_cols"), tensors.get("prefix_task_rows")
         return initialize.Source("source", self.config.form, shared, groups, cols, rows)
 
-    def _start_from(self, source: "MultitaskPromptEmbedding | None") -> None:
+    def _start_from(self, source: "MultitaskPromptEmbedding | None", source_weights: Tensor | None) -> None:
         """Put the source's values in the place of the drawn ones."""
-        config, init, task = self.config, self.config.prompt_tuning_init, self.config.prompt_tuning_init_task
+        config, init = self.config, self.config.prompt_tuning_init
+        task = config.prompt_tuning_init_task
         if source is not None:
             given = source._as_source()
-            task = source.task_id(task) if isinstance(task, str) else task
+            task = source.task_id(task) if init == "EXACT_SOURCE_TASK" and isinstance(task, str) else task
         elif config.prompt_tuning_init_state_dict_path is None:
             raise ValueError(
                 f"prompt_tuning_init_state_dict_path: not given, and {init} starts from it; give the file of "
@@ -254,13 +258,43 @@ class MultitaskPromptEmbedding(nn.Module):
         else:
             path, only_shared = config.prompt_tuning_init_state_dict_path, init == "ONLY_SOURCE_SHARED"
             given = initialize.from_file(path, config.num_virtual_tokens, config.form, only_shared)
-        shared, cols, rows = initialize.from_source(init, given, task, config.form)
-        _copy(
-            self.embedding.weight.view(config.num_groups, config.num_virtual_tokens, -1), shared, given.where
-        )
+        weights = self._source_weights(len(given.task_groups), task, source_weights, given.where)
+        fresh = None if config.form == "none" else self.prefix_task_rows.detach()
+        shared, cols, rows = initialize.from_source(init, given, weights, config.form, fresh)
+        P = self.embedding.weight.view(config.num_groups, config.num_virtual_tokens, -1)
+        _copy(P, shared, given.where)
         if cols is not None and rows is not None:
             _copy(self.prefix_task_cols, cols, given.where)
             _copy(self.prefix_task_rows, rows, given.where)
+
+    def _source_weights(
+        self, num_sources: int, task: int | str, given: Tensor | None, where: str
+    ) -> Tensor | None:
+        """The parts of S source tasks in each of the T tasks, ``(T, S)``; None where the init has no say in them."""
+        init, shape = self.config.prompt_tuning_init, (self.config.num_tasks, num_sources)
+        if init in ("NEAREST_SOURCE_TASK", "WEIGHTED_SOURCE_TASKS"):
+            if (
+                given is None
+                or given.shape != shape
+                or not torch.allclose(given.sum(1), torch.ones(shape[0]))
+            ):
+                told = (
+                    "not given"
+                    if given is None
+                    else f"of shape {tuple(given.shape)}, sums {given.sum(1).tolist()}"
+                )
+                raise ValueError(
+                    f"source_weights: {told}; {init} needs shape {shape}, each row summing to 1, as "
+                    "mpt.similarity.source_weights gives them"
+                )
+            return given.float()
+        if init != "EXACT_SOURCE_TASK":
+            return None
+        if not isinstance(task, int) or not 0 <= task < num_sources:
+            raise ValueError(
+                f"prompt_tuning_init_task: is {task}; {where} has the tasks 0 to {num_sources - 1}"
+            )
+        return torch.nn.functional.one_hot(torch.tensor([task]), num_sources).float().expand(shape)
 
     def _extended_config(
         self, names: Sequence[str], groups: Sequence[int] | None
@@ -286,11 +320,11 @@ class MultitaskPromptEmbedding(nn.Module):
 
 @torch.no_grad()
 def _copy(target: Tensor, value: Tensor, where: str) -> None:
-    """Give each part of ``target``, ``(parts, ...)``, the same value."""
-    if target.shape[1:] != value.shape:
+    """Give each part of ``target``, ``(parts, ...)``, its own value, or all the same."""
+    if target.shape[1:] != value.shape[-2:]:
         raise ValueError(
-            f"{where}: has a tensor of shape {tuple(value.shape)} where the target has "
-            f"{tuple(target.shape[1:])}; give both the same num_virtual_tokens, num_ranks and token_dim"
+            f"{where}: has a tensor of shape {tuple(value.shape[-2:])} where the target has "
+            f"{tuple(target.shape[1:])}; give both the same num_virtual_tokens and token_dim"
         )
     target.copy_(value.expand_as(target))
 

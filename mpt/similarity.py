@@ -1,0 +1,80 @@
+"""Which source task is near: cosines between the tasks of a prompt, and losses of source prompts on a target's rows."""
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor
+
+from mpt.backbone import Backbone
+from mpt.data import Batch
+from mpt.prompt import MultitaskPromptEmbedding
+
+
+@torch.no_grad()
+def task_cosines(prompt: MultitaskPromptEmbedding) -> Tensor:
+    """Cosine similarity of the W of every two tasks; under form none, of their prompts.
+
+    Of W, not of cols and rows, which can be written in many ways for the same W. In the residual form, of
+    ``cols @ rows``: the ones that all tasks share would make every two tasks alike.
+
+    Returns:
+        ``(T, T)``, symmetric, 1 on the diagonal (0 where a task's W is 0), float32 on the CPU.
+    """
+    plain = prompt.config.form == "none"
+    told = prompt.prompts() if plain else prompt.prefix_task_cols @ prompt.prefix_task_rows
+    unit = torch.nn.functional.normalize(told.detach().double().flatten(1), dim=1)
+    return (unit @ unit.T).float().cpu()
+
+
+@torch.no_grad()
+def source_losses(
+    backbone: Backbone, source: MultitaskPromptEmbedding, batches: Iterable[Batch], rows_at_once: int
+) -> Tensor:
+    """Mean token loss of every source task's prompt on a target's rows, all candidates in one forward.
+
+    Args:
+        backbone: The frozen model, left in the mode in which it was found, but used without dropout.
+        source: The trained prompt, of S tasks.
+        batches: The target's labelled rows.
+        rows_at_once: Rows times candidates in a forward, at most (a single row has all candidates in any case).
+
+    Returns:
+        float32 ``(S,)`` on the CPU, in nats.
+    """
+    S = len(source.task_names)
+    source = source.to(backbone.device)
+    summed, tokens = torch.zeros(S, device=backbone.device), 0
+    training = backbone.training
+    backbone.eval()
+    try:
+        for batch in batches:
+            for start in range(0, len(batch["labels"]), max(1, rows_at_once // S)):
+                part = slice(start, start + max(1, rows_at_once // S))
+                fields = {
+                    key: batch[key][part].to(backbone.device).repeat_interleave(S, dim=0)
+                    for key in ("input_ids", "attention_mask", "labels")
+                }
+                task_ids = torch.arange(S, device=backbone.device).repeat(len(fields["labels"]) // S)
+                losses = backbone.row_losses(**fields, prompts=source(None, task_ids))
+                summed += losses.view(-1, S).sum(0)
+                tokens += int((batch["labels"][part] != -100).sum())
+    finally:
+        backbone.train(training)
+    return (summed / max(1, tokens)).cpu()
+
+
+def source_weights(init: str, losses: Tensor, temperature: float) -> Tensor:
+    """The part of each source task in each target's start.
+
+    Args:
+        init: NEAREST_SOURCE_TASK: all of the one with the smallest loss; WEIGHTED_SOURCE_TASKS: the softmax of
+            ``-loss / temperature``.
+        losses: ``(T, S)``, from :func:`source_losses`.
+        temperature: In nats; above 0.
+
+    Returns:
+        ``(T, S)``, each row summing to 1.
+    """
+    if init == "NEAREST_SOURCE_TASK":
+        return torch.nn.functional.one_hot(losses.argmin(1), losses.shape[1]).float()
+    return torch.softmax(-losses.double() / temperature, dim=1).float()
