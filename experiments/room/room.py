@@ -19,7 +19,7 @@ SOURCE = (
 )
 TARGET = (
     "task=target", f"tasks={','.join(f'[{name}]' for name in TARGET_TASKS)}", "few_shot.k=16", "few_shot.seed=0,1,2",
-    "evaluation.validation_rows=16", "evaluation.oracle=false",
+    "evaluation.validation_rows=16", "evaluation.oracle=false", "few_shot.validation=split",
 )  # fmt: skip
 # What differs between methods; "untrained" is MPT's form without anything that a source has learned.
 METHODS = {

@@ -1,0 +1,137 @@
+"""Many runs as one table: means and intervals against scipy's, pairs by hand, and nothing left out in silence."""
+
+import csv
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.stats import ttest_1samp
+
+from mpt import results
+from mpt.report import compare, estimate, gather, main, summarise
+
+SCORES = {
+    ("average", 0): {"a": 0.5, "b": 0.1},
+    ("average", 1): {"a": 0.7, "b": 0.3},
+    ("average", 2): {"a": 0.9, "b": 0.2},
+    ("fresh", 0): {"a": 0.4, "b": 0.2},
+    ("fresh", 1): {"a": 0.5, "b": 0.5},
+    ("fresh", 2): {"a": 0.9, "b": 0.2},
+}
+
+
+def write_run(folder: Path, scores: dict[str, float], **config: Any) -> None:
+    folder.mkdir(parents=True)
+    results.write_config(
+        folder, {"tasks": {"a": {"weight": 1.0}}, "overwrite": False} | config, {"id": folder.name}
+    )
+    test = {task: {"n": 10, "score": score, "exact_match": score} for task, score in scores.items()}
+    results.write_metrics(folder, {"test": results.averaged(test), "validation": results.averaged(test)})
+
+
+@pytest.fixture
+def runs(tmp_path: Path) -> Path:
+    for (init, seed), scores in SCORES.items():
+        prompt = {"init": init, "form": "product" if init == "average" else "none"}
+        write_run(tmp_path / init / str(seed), scores, prompt=prompt, few_shot={"seed": seed, "k": 4})
+    return tmp_path
+
+
+@given(st.lists(st.floats(-1, 1), min_size=2, max_size=30))
+def test_interval_is_that_of_scipys_t_test(values: list[float]) -> None:
+    found = estimate(values)
+    if found.sd > 1e-6:
+        interval = ttest_1samp(values, 0).confidence_interval(0.95)
+        assert found.mean - found.half_width == pytest.approx(interval.low, abs=1e-9)
+        assert found.mean + found.half_width == pytest.approx(interval.high, abs=1e-9)
+
+
+def test_a_single_run_has_no_interval() -> None:
+    found = estimate([0.25])
+    assert found.mean == 0.25
+    assert math.isnan(found.half_width)
+    assert str(found) == "0.250 (1)"
+
+
+def test_runs_are_grouped_by_what_differs(runs: Path) -> None:
+    lines, unfinished = gather([runs])
+    assert not unfinished
+    assert len(lines) == 6 * 3
+    groups = summarise(lines, ["task", "prompt.init"], "score")
+    assert groups["a", "average"].mean == pytest.approx(0.7)
+    assert groups["a", "average"].half_width == pytest.approx(4.302653 * 0.2 / math.sqrt(3), rel=1e-6)
+    assert groups["average", "fresh"].mean == pytest.approx((0.3 + 0.5 + 0.55) / 3)
+    assert all(found.runs == 3 for found in groups.values())
+
+
+def test_pairs_are_runs_on_the_same_draw(runs: Path) -> None:
+    lines, _ = gather([runs])
+    pairs = compare(lines, "prompt.init", "fresh", "score")
+    differences = [0.1, 0.2, 0.0]
+    assert pairs["a", "average"].mean == pytest.approx(0.1)
+    assert pairs["a", "average"].half_width == pytest.approx(estimate(differences).half_width)
+    assert pairs["a", "average"].runs == 3
+    assert compare(lines, "prompt.init", "average", "score")["a", "fresh"].mean == pytest.approx(-0.1)
+    assert pairs["all tasks", "average"].runs == 2  # a and b, not their average
+    assert pairs["all tasks", "average"].mean == pytest.approx((0.1 + (-0.1 - 0.2 + 0.0) / 3) / 2)
+
+
+def test_a_run_without_its_partner_makes_no_pair(runs: Path) -> None:
+    (runs / "fresh" / "2" / "metrics.json").unlink()
+    lines, unfinished = gather([runs])
+    assert unfinished == [runs / "fresh" / "2"]
+    assert compare(lines, "prompt.init", "fresh", "score")["b", "average"].mean == pytest.approx(-0.15)
+
+
+def test_folders_are_methods(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folders = [str(runs / "average"), str(runs / "fresh")]
+    assert main([*folders, "--across", "folder", "--against", f"folder={folders[1]}"]) == 0
+    told = capsys.readouterr().out
+    assert "| a | 0.700 ± 0.497 (3) | 0.600 ± 0.657 (3) |" in told
+    assert f"| a | {folders[0]} | 0.100 ± 0.248 (3) |" in told
+
+
+def test_tables_and_figure_are_written(runs: Path) -> None:
+    out = runs / "report"
+    assert main([str(runs), "--by", "task", "prompt.init", "--x", "few_shot.seed", "--output", str(out)]) == 0
+    assert {path.name for path in out.iterdir()} == {"runs.csv", "table.csv", "table.md", "figure.svg"}
+    with (out / "runs.csv").open() as file:
+        lines = list(csv.DictReader(file))
+    assert len(lines) == 18
+    assert {line["few_shot.seed"] for line in lines} == {"0", "1", "2"}
+    assert (out / "figure.svg").read_text().count("few_shot.seed") >= 1
+
+
+def test_unfinished_runs_are_named(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (runs / "fresh" / "0" / "metrics.json").unlink()
+    assert main([str(runs)]) == 0
+    told = capsys.readouterr().out
+    assert told.startswith("5 finished runs\n")
+    assert f"left out, not finished: {runs / 'fresh' / '0'}" in told
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--by", "prompt.inti"], "--by: no key 'prompt.inti'; the runs differ in task, prompt.init"),
+        (["--metric", "rogue"], "--metric: no run has 'rogue'; choose one of score, exact_match"),
+        (
+            ["--against", "prompt.init=random"],
+            "no pair with prompt.init=random; its values are average, fresh",
+        ),
+        (["nowhere"], "nowhere: no such folder"),
+    ],
+)
+def test_what_cannot_be_told_is_refused(
+    runs: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
+) -> None:
+    assert main([str(runs), *arguments]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_no_run_at_all_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([str(tmp_path)]) == 2
+    assert "no finished run" in capsys.readouterr().err
