@@ -7,8 +7,8 @@ knows only ``P * (cols @ rows)`` with one P:
 - product, one group: as it is.
 - residual, one group: with one rank more, whose column and row are ones.
 - none: P is all ones, cols the identity of rank N, and the rows of a task are its prompt.
-- several groups with factors: as form none, from the whole prompt of each task; the prompt's own tensors lie
-  beside it in ``mpt.safetensors``.
+- additive, and several groups with factors: as form none, from the whole prompt of each task; the prompt's own
+  tensors lie beside it in ``mpt.safetensors``.
 
 Shape legend: T tasks, G groups of P, N virtual tokens, R ranks, D token_dim.
 """
@@ -175,13 +175,13 @@ def check_fits(saved: SavedPrompt, backbone_name: str, fingerprint: str, token_d
 
 def _needs_own_tensors(config: MultitaskPromptTuningConfig) -> bool:
     """Whether PEFT's three tensors cannot give the prompt back."""
-    return config.form != "none" and config.num_groups > 1
+    return config.form == "additive" or (config.form != "none" and config.num_groups > 1)
 
 
 def _peft_tensors(prompt: MultitaskPromptEmbedding, own: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The prompt as PEFT's product, as the head of this file says."""
     config, (T, N, _, D) = prompt.config, prompt.shape
-    if config.form == "none" or config.num_groups > 1:
+    if config.form == "none" or _needs_own_tensors(config):
         shared = torch.ones(N, D)
         cols = torch.eye(N).repeat(T, 1, 1)
         rows = prompt.prompts().detach().cpu()

@@ -6,7 +6,7 @@ from pathlib import Path
 from mpt.complaints import unknown
 from mpt.config import RunConfig
 from mpt.prompt import MultitaskPromptTuningInit
-from mpt.prompt.config import OF_SOURCE
+from mpt.prompt.config import FORMS, OF_SOURCE
 from mpt.tasks import check_task
 
 FROM_SOURCE = tuple(init.value for init in OF_SOURCE)
@@ -36,7 +36,7 @@ def _choices(config: RunConfig) -> Iterator[str]:
     words = {
         "task": (config.stage, ("source", "target")),
         "backbone.dtype": (config.backbone.dtype, ("float32", "bfloat16", "float16")),
-        "prompt.form": (config.prompt.form, ("product", "residual", "none")),
+        "prompt.form": (config.prompt.form, FORMS),
         "prompt.init": (config.prompt.init, tuple(init.value for init in MultitaskPromptTuningInit)),
         "prompt.factor_init": (config.prompt.factor_init, ("ones", "normal")),
         "mixture.sampling": (

@@ -84,7 +84,8 @@ class PromptConfig:
     num_virtual_tokens: int = 20
     num_ranks: int = 1
     form: str = "product"
-    """product: P * (cols @ rows), the paper; residual: P * (1 + cols @ rows); none: one plain prompt per task."""
+    """product: P * (cols @ rows), the paper; residual: P * (1 + cols @ rows); additive: P + cols @ rows; none: one
+    plain prompt per task."""
     init: str = "VOCABULARY"
     """First values of P; a MultitaskPromptTuningInit: RANDOM, TEXT, VOCABULARY, or in a target run those of
     a source: AVERAGE_SOURCE_TASKS, AVERAGE_PRODUCT, EXACT_SOURCE_TASK, NEAREST_SOURCE_TASK,

@@ -75,12 +75,12 @@ def start_factors(
 ) -> tuple[Tensor, Tensor]:
     """Draw the cols and rows that tasks start with.
 
-    Under ``normal``, and in the residual form always, all numbers come from N(0, factor_std^2). Under
+    Under ``normal``, and in the residual and additive forms always, all numbers come from N(0, factor_std^2). Under
     ``ones`` the first rank is 1 throughout and the other ranks are drawn, so that W is 1 plus noise.
 
     Args:
         shape: T, N, R and D.
-        form: product or residual.
+        form: product, residual or additive.
         factor_init: normal or ones.
         factor_std: Standard deviation of the noise.
 
@@ -94,6 +94,13 @@ def start_factors(
         cols[:, :, 0] = 1.0
         rows[:, 0, :] = 1.0
     return cols, rows
+
+
+def compose(form: str, shared: Tensor, product: Tensor) -> Tensor:
+    """Put a task's prompt together: of P and ``cols @ rows``, both ``(..., N, D)``."""
+    if form == "additive":
+        return shared + product
+    return shared * (product if form == "product" else 1 + product)
 
 
 def as_product(cols: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
@@ -132,7 +139,7 @@ class Source:
 
     Attributes:
         where: What to call it in an error.
-        form: product, residual or none.
+        form: product, residual, additive or none.
         prompts: The groups of P, ``(G, N, D)``.
         task_groups: Group of each task, ``(T,)``.
         cols: ``(T, N, R)``; None where the form is none.
@@ -164,8 +171,7 @@ class Source:
         prompts = self.prompts[self.task_groups]
         if self.cols is None or self.rows is None:
             return prompts
-        product = self.cols @ self.rows
-        return prompts * (product if self.form == "product" else 1 + product)
+        return compose(self.form, prompts, self.cols @ self.rows)
 
 
 def from_file(path: str | Path, num_virtual_tokens: int, form: str, shared_only: bool) -> Source:

@@ -16,6 +16,7 @@ NAMES = ["sum", "mt", "dlg"]
 SHAPES = {
     "product": {},
     "residual": {"form": "residual"},
+    "additive": {"form": "additive"},
     "none": {"form": "none"},
     "grouped product": {"num_groups": 2, "task_groups": [1, 0, 1]},
     "grouped residual": {"num_groups": 2, "task_groups": [1, 0, 1], "form": "residual"},

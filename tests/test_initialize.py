@@ -143,7 +143,7 @@ def test_group_of_targets_starts_from_a_source(source_file, init):
     torch.testing.assert_close(prompt.prompts().detach(), expected, rtol=0, atol=1e-6)
 
 
-@pytest.mark.parametrize("form", ["product", "residual"])
+@pytest.mark.parametrize("form", ["product", "residual", "additive"])
 def test_source_in_memory_gives_the_named_task(form):
     source = make_source(form=form)
     exact = make_prompt(
@@ -171,7 +171,7 @@ def test_exact_task_takes_its_own_group():
         make_prompt(source=source, prompt_tuning_init="ONLY_SOURCE_SHARED")
 
 
-@pytest.mark.parametrize("form", ["product", "residual", "none"])
+@pytest.mark.parametrize("form", ["product", "residual", "additive", "none"])
 def test_plain_target_starts_from_whole_prompts(form):
     source = make_source(form=form)
     exact = make_prompt(

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from mpt.prompt import MultitaskPromptEmbedding, MultitaskPromptTuningConfig
 
-FORMS = ["product", "residual", "none"]
+FORMS = ["product", "residual", "additive", "none"]
 
 
 def make_prompt(word_embeddings=None, source=None, **changes):
@@ -46,6 +46,21 @@ def test_residual_matches_hand_computation():
         prefix_task_rows=[[[1.0, -1.0]]],
     )
     assert torch.equal(prompt.prompts(), torch.tensor([[[2.0, 0.0], [33.0, -36.0]]]))
+
+
+def test_additive_matches_hand_computation():
+    prompt = make_prompt(form="additive", task_names=["a"], num_virtual_tokens=2, num_ranks=1, token_dim=2)
+    with torch.no_grad():
+        prompt.embedding.weight.copy_(torch.tensor([[1.0, 2.0], [3.0, 4.0]]))
+        prompt.prefix_task_cols.copy_(torch.tensor([[[1.0], [-1.0]]]))
+        prompt.prefix_task_rows.copy_(torch.tensor([[[10.0, 20.0]]]))
+    expected = torch.tensor([[[11.0, 22.0], [-7.0, -16.0]]])
+    assert torch.equal(prompt(None, torch.tensor([0])), expected)
+    start = prompt.snapshot()
+    with torch.no_grad():
+        prompt.prefix_task_cols.zero_()
+    moved = prompt.displacement(start)["a"]
+    assert moved == pytest.approx((torch.tensor([[10.0, 20], [-10, -20]]).norm() / expected.norm()).item())
 
 
 def test_groups_and_plain_prompts_read_their_own_part():
@@ -260,7 +275,9 @@ def test_parameter_counts_of_the_paper_sized_prompt():
     ]
 
 
-@pytest.mark.parametrize("changes", [{"form": "none"}, {"form": "residual"}, {"num_groups": 3}])
+@pytest.mark.parametrize(
+    "changes", [{"form": "none"}, {"form": "residual"}, {"form": "additive"}, {"num_groups": 3}]
+)
 def test_total_counts_every_parameter(changes):
     prompt = make_prompt(**changes)
     assert prompt.count_parameters().total == sum(param.numel() for param in prompt.parameters())
@@ -317,7 +334,7 @@ def test_snapshot_is_a_copy():
         ({"token_dim": 0}, "token_dim: is 0"),
         ({"num_tasks": 2}, "num_tasks: is 2, but task_names has 3"),
         ({"task_type": None}, "task_type: unknown value None; choose one of SEQ_2_SEQ_LM, CAUSAL_LM"),
-        ({"form": "sum"}, "form: unknown value 'sum'; choose one of product, residual, none"),
+        ({"form": "sum"}, "form: unknown value 'sum'; choose one of product, residual, additive, none"),
         (
             {"prompt_tuning_init": "TXT"},
             "prompt_tuning_init: unknown value 'TXT'; choose one of RANDOM, TEXT",

@@ -29,7 +29,7 @@ class MultitaskPromptTuningInit(StrEnum):
     WEIGHTED_SOURCE_TASKS = "WEIGHTED_SOURCE_TASKS"
 
 
-FORMS = ("product", "residual", "none")
+FORMS = ("product", "residual", "additive", "none")
 FACTOR_INITS = ("normal", "ones")
 OF_SOURCE = (
     MultitaskPromptTuningInit.AVERAGE_SOURCE_TASKS,
@@ -75,7 +75,8 @@ class MultitaskPromptTuningConfig:
     task_names: list[str] = field(default_factory=list)
     """T distinct names; position i is ``task_ids == i``. Empty: ``task_0``, ``task_1``, ..."""
     form: str = "product"
-    """product: ``P * (cols @ rows)``; residual: ``P * (1 + cols @ rows)``; none: a plain prompt per task."""
+    """product: ``P * (cols @ rows)``; residual: ``P * (1 + cols @ rows)``; additive: ``P + cols @ rows``; none: a
+    plain prompt per task."""
     num_groups: int = 1
     """G; under form none it is T."""
     task_groups: list[int] | None = None

@@ -30,7 +30,7 @@ class MultitaskPromptEmbedding(nn.Module):
     """One shared soft prompt P and a low-rank factor pair per task (Wang et al. 2023, section 3.1).
 
     Task t has the prompt ``P[group(t)] * W_t`` with ``W_t = cols_t @ rows_t``: what tasks have in common is
-    stored once, what differs costs ``N * R + R * D`` numbers a task. The residual form, groups of P, and the
+    stored once, what differs costs ``N * R + R * D`` numbers a task. The other forms, groups of P, and the
     form without factors are ours. All parameters are float32, whatever the backbone is.
 
     Attributes:
@@ -133,7 +133,7 @@ class MultitaskPromptEmbedding(nn.Module):
         cols = self.prefix_task_cols.index_select(0, task_ids)  # B N R
         rows = self.prefix_task_rows.index_select(0, task_ids)  # B R D
         with torch.autocast(cols.device.type, enabled=False):
-            return prompts * self._factors(cols, rows)
+            return initialize.compose(self.config.form, prompts, cols @ rows)
 
     def prompts(self) -> Tensor:
         """The prompt of every task, ``(T, N, D)``."""
@@ -215,23 +215,25 @@ class MultitaskPromptEmbedding(nn.Module):
 
         Returns:
             ``||now - start|| / ||start||`` (Frobenius) of P under ``prompt``, and of each task's W under its
-            name; under form none of each task's prompt. The plain distance where the start is zero.
+            name; in the additive form and under none of each task's prompt. The plain distance where the start is zero.
         """
         device = self.embedding.weight.device
         before = {name: tensor.to(device) for name, tensor in start.items()}
-        shared, shared_before = self.embedding.weight, before["embedding.weight"]
-        moved = {"prompt": _relative_move(shared[None], shared_before[None]).item()}
-        if self.config.form == "none":
-            now, then = (tensor.view(self.config.num_groups, -1) for tensor in (shared, shared_before))
-        else:
-            now = self._factors(self.prefix_task_cols, self.prefix_task_rows)
-            then = self._factors(before["prefix_task_cols"], before["prefix_task_rows"])
-        return moved | dict(zip(self.config.task_names, _relative_move(now, then).tolist(), strict=True))
+        now = dict(self.named_parameters())
+        moved = _relative_move(now["embedding.weight"][None], before["embedding.weight"][None])
+        by_task = _relative_move(self._of_tasks(now), self._of_tasks(before))
+        return {"prompt": moved.item()} | dict(zip(self.config.task_names, by_task.tolist(), strict=True))
 
-    def _factors(self, cols: Tensor, rows: Tensor) -> Tensor:
-        """W of a stack of cols ``(..., N, R)`` and rows ``(..., R, D)``, shape ``(..., N, D)``."""
-        product = cols @ rows
-        return product if self.config.form == "product" else 1 + product
+    def _of_tasks(self, tensors: Mapping[str, Tensor]) -> Tensor:
+        """What is each task's own, ``(T, N, D)``: W; in the additive form and under none the whole prompt."""
+        form, (_, N, _, D) = self.config.form, self.shape
+        shared = tensors["embedding.weight"].view(-1, N, D)  # G N D
+        if form == "none":
+            return shared
+        product = tensors["prefix_task_cols"] @ tensors["prefix_task_rows"]
+        if form == "additive":
+            return initialize.compose(form, shared[self.task_groups], product)
+        return initialize.compose(form, torch.ones_like(product), product)
 
     def _as_source(self) -> initialize.Source:
         tensors, groups = self.snapshot(), self.task_groups.cpu()
