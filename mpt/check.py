@@ -126,6 +126,10 @@ def _prompt(config: RunConfig) -> Iterator[str]:
         yield "prompt.init_text: empty; prompt.init=TEXT starts from the embeddings of this text"
     if prompt.form == "none" and prompt.freeze_shared:
         yield "prompt.freeze_shared: leaves nothing to train with prompt.form=none; set it to false"
+    if prompt.extend and (config.stage != "target" or config.source is None):
+        yield "prompt.extend: adds tasks to those of a source run; use task=target source=RUN_FOLDER"
+    elif prompt.extend and not (prompt.freeze_shared or prompt.form == "none"):
+        yield "prompt.extend: the source's tasks need P as it is; use prompt.freeze_shared=true with it"
     if config.stage == "source":
         if config.source is not None:
             yield f"source: is {config.source!r}, but a source run starts from nothing; use task=target"

@@ -103,6 +103,8 @@ class PromptConfig:
     factor_std: float = 0.02
     freeze_shared: bool = False
     """Leave P as it is and train the factors alone."""
+    extend: bool = False
+    """In a target run: save the source's tasks and the new ones as one prompt, over the P that both share."""
 
 
 @dataclass

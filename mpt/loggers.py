@@ -187,8 +187,7 @@ def log_results(
     loggers: Sequence[Logger],
     numbers: Mapping[str, float],
     predictions: Sequence[Mapping[str, str]],
-    prompt: Path,
-    name: str,
+    folder: Path,
 ) -> None:
     """Give the loggers what a finished run has beyond its curves.
 
@@ -196,8 +195,7 @@ def log_results(
         loggers: From :func:`open_loggers`.
         numbers: Final metrics.
         predictions: Rows of the table of sample predictions, all with the same keys.
-        prompt: The saved prompt's folder, W&B's artifact.
-        name: Name of the run.
+        folder: The run folder; its prompt becomes W&B's artifact, its heat map of the tasks an image.
     """
     for logger in loggers:
         if not isinstance(logger, WandbLogger):
@@ -207,8 +205,10 @@ def log_results(
         if predictions:
             rows = [list(row.values()) for row in predictions]
             run.log({"test/predictions": wandb.Table([*predictions[0]], rows)})
-        artifact = wandb.Artifact(re.sub(r"[^\w.-]", "-", f"prompt-{name}"), type="prompt")
-        for path in sorted(prompt.iterdir()):
+        if (folder / "similarity.png").is_file():
+            run.log({"similarity": wandb.Image(str(folder / "similarity.png"))})
+        artifact = wandb.Artifact(re.sub(r"[^\w.-]", "-", f"prompt-{folder.name}"), type="prompt")
+        for path in sorted((folder / "prompt").iterdir()):
             artifact.add_file(str(path))
         run.log_artifact(artifact)
 

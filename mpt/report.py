@@ -4,8 +4,6 @@ It reads what runs left, and nothing else: config.yaml and metrics.json.
 """
 
 import argparse
-import csv
-import io
 import math
 import statistics
 import sys
@@ -319,17 +317,6 @@ def draw(
     pyplot.close(figure)
 
 
-def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
-    """Write a table, whole or not at all."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(header)
-    writer.writerows(rows)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with write_atomically(path) as temporary:
-        temporary.write_text(text.getvalue(), encoding="utf-8")
-
-
 def report(arguments: argparse.Namespace) -> str:
     """Carry out one command line.
 
@@ -364,10 +351,10 @@ def report(arguments: argparse.Namespace) -> str:
     text = "\n\n".join(told) + "\n"
     if arguments.output:
         columns = list(dict.fromkeys(key for line in lines for key in line))
-        write_csv(
+        results.write_csv(
             arguments.output / "runs.csv", columns, ([line.get(key, "") for key in columns] for line in lines)
         )
-        write_csv(arguments.output / "table.csv", header, rows)
+        results.write_csv(arguments.output / "table.csv", header, rows)
         with write_atomically(arguments.output / "table.md") as temporary:
             temporary.write_text(text, encoding="utf-8")
         if arguments.x:

@@ -1,6 +1,8 @@
 """One run, written and read: its name, config.yaml, metrics.json, the predictions, the table."""
 
+import csv
 import hashlib
+import io
 import json
 import platform
 import re
@@ -28,7 +30,7 @@ Scores = dict[str, dict[str, float]]
 INCIDENTAL = {"logger", "output_root", "overwrite", "resume", "trainer.progress_bar", "trainer.threads"}
 LIBRARIES = ("torch", "lightning", "transformers", "datasets", "tokenizers")
 LONGEST_NAME = 80
-FILES = ("config.yaml", "metrics.json", "metrics.csv", "draws.json")
+FILES = ("config.yaml", "metrics.json", "metrics.csv", "draws.json", "similarity.csv", "similarity.png")
 FOLDERS = ("prompt", "predictions", "checkpoints", "wandb", "tensorboard")
 """What a run leaves in its folder, and all that ``overwrite=true`` removes."""
 
@@ -213,6 +215,17 @@ def read_metrics(folder: Path) -> dict[str, Any] | None:
     if not isinstance(metrics, dict):
         raise ValueError(f"{path}: not the metrics of a run; overwrite=true runs the run again")
     return metrics
+
+
+def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+    """Write a table, whole or not at all."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(header)
+    writer.writerows(rows)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with write_atomically(path) as temporary:
+        temporary.write_text(text.getvalue(), encoding="utf-8")
 
 
 def write_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:

@@ -1,10 +1,13 @@
-"""Which source task is near: cosines between the tasks of a prompt, and losses of source prompts on a target's rows."""
+"""Which tasks are near each other: cosines of a prompt's tasks, and losses of source prompts on a target's rows."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from mpt import results
+from mpt.atomic import write_atomically
 from mpt.backbone import Backbone
 from mpt.data import Batch
 from mpt.prompt import MultitaskPromptEmbedding
@@ -24,6 +27,35 @@ def task_cosines(prompt: MultitaskPromptEmbedding) -> Tensor:
     told = prompt.prompts() if plain else prompt.prefix_task_cols @ prompt.prefix_task_rows
     unit = torch.nn.functional.normalize(told.detach().double().flatten(1), dim=1)
     return (unit @ unit.T).float().cpu()
+
+
+def write_similarity(folder: Path, names: Sequence[str], cosines: Tensor) -> None:
+    """Write ``similarity.csv`` and its heat map ``similarity.png``.
+
+    Args:
+        folder: The run folder.
+        names: The T tasks.
+        cosines: From :func:`task_cosines`.
+    """
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    rows = [
+        [name, *(f"{value:.6f}" for value in row)] for name, row in zip(names, cosines.tolist(), strict=True)
+    ]
+    results.write_csv(folder / "similarity.csv", ["task", *names], rows)
+    size = 2 + 0.35 * len(names)
+    figure, axis = pyplot.subplots(figsize=(size + 1, size))
+    image = axis.imshow(cosines.numpy(), vmin=-1, vmax=1, cmap="RdBu_r")
+    axis.set_xticks(range(len(names)), names, rotation=90)
+    axis.set_yticks(range(len(names)), names)
+    figure.colorbar(image, label="cosine of W")
+    figure.tight_layout()
+    with write_atomically(folder / "similarity.png") as temporary:
+        figure.savefig(temporary, format="png", dpi=120)
+    pyplot.close(figure)
 
 
 @torch.no_grad()

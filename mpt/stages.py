@@ -25,7 +25,7 @@ from mpt.few_shot import DRAWS, draw, replay, row_ids
 from mpt.loggers import check_tensorboard, close_loggers, log_results, open_loggers, wandb_mode
 from mpt.module import MPTModule
 from mpt.prompt import MultitaskPromptEmbedding, MultitaskPromptTuningConfig
-from mpt.similarity import source_losses, source_weights
+from mpt.similarity import source_losses, source_weights, task_cosines, write_similarity
 from mpt.summary import parameters, shortest, summary
 from mpt.tasks import Example, load_split
 from mpt.trainer import build_trainer, hush
@@ -115,6 +115,10 @@ def start_prompt(
                 f"{config.source}: its prompt has {there} tokens, prompt.num_virtual_tokens is "
                 f"{told.num_virtual_tokens}; use prompt.num_virtual_tokens={there}"
             )
+        if told.extend and (taken := sorted(set(config.tasks) & set(given.task_names))):
+            raise ValueError(
+                f"prompt.extend: {config.source} has {', '.join(taken)} already; give the new task another name"
+            )
     settings = MultitaskPromptTuningConfig(
         task_names=list(config.tasks),
         num_virtual_tokens=told.num_virtual_tokens,
@@ -187,7 +191,7 @@ def _train(config: RunConfig, folder: Path, given: SavedPrompt | None) -> dict[s
                 for name, row in zip(config.tasks, weights.tolist(), strict=True)
             }
         result |= {"steps": trainer.global_step, "best_step": best.step, "seconds": seconds}
-        _finish(config, folder, module, loggers, result, samples(tested, config.logger.samples))
+        _finish(config, folder, module, given, loggers, result, samples(tested, config.logger.samples))
         status = "success"
         return result
     finally:
@@ -311,21 +315,28 @@ def _finish(
     config: RunConfig,
     folder: Path,
     module: MPTModule,
+    given: SavedPrompt | None,
     loggers: Sequence[Logger],
     result: dict[str, Any],
     sampled: list[dict[str, str]],
 ) -> None:
     """Save the prompt and the numbers, tell the loggers, print the table."""
+    prompt, weights = module.prompt, {name: task.weight for name, task in config.tasks.items()}
+    if given is not None and config.prompt.extend:
+        prompt, weights = given.prompt, given.task_weights | weights
+        prompt.join(module.prompt)
     save_prompt(
         folder / "prompt",
-        module.prompt,
-        task_weights={name: task.weight for name, task in config.tasks.items()},
+        prompt,
+        task_weights=weights,
         backbone_name=module.backbone.name,
         fingerprint=module.backbone.fingerprint,
     )
+    if len(prompt.task_names) > 1:
+        write_similarity(folder, prompt.task_names, task_cosines(prompt))
     numbers = results.flatten({key: result[key] for key in ("test", "validation", "moved")})
     told = {key.replace(".", "/"): value for key, value in numbers.items()}
-    log_results(loggers, told, sampled, folder / "prompt", folder.name)
+    log_results(loggers, told, sampled, folder)
     results.write_metrics(folder, result)
     moved = ", ".join(f"{name} {share:.0%}" for name, share in result["moved"].items())
     _say(results.table(result))

@@ -219,6 +219,22 @@ BAD = {
         "backbone.path: no folder 'nowhere'",
     ),
     "data_root that is not there": (["+tasks=[one]", "data_root=nowhere"], "data_root: no folder 'nowhere'"),
+    "extending nothing": (
+        ["+tasks=[one]", "prompt.extend=true"],
+        "prompt.extend: adds tasks to those of a source",
+    ),
+    "a draw without k": (
+        ["+tasks=[one]", "few_shot.draws=runs"],
+        "few_shot.k: not given, and few_shot.draws",
+    ),
+    "validation of a draw": (
+        ["+tasks=[one]", "few_shot.validation=dra"],
+        "few_shot.validation: unknown 'dra'; choose one of draw, split (did you mean 'draw'?)",
+    ),
+    "too many shots": (
+        ["+tasks=[one]", "few_shot.k=9"],
+        "few_shot.k: is 9, .*tasks.one has 4 rows, so choose at most 2",
+    ),
     "zero steps": (["+tasks=[one]", "trainer.max_steps=0"], "trainer.max_steps: is 0; it must be at least 1"),
     "dtype": (["+tasks=[one]", "backbone.dtype=float23"], "backbone.dtype: unknown 'float23'"),
     "batch": (

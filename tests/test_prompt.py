@@ -218,6 +218,36 @@ def test_what_is_frozen_stays_frozen_when_tasks_are_added(form):
     assert not any(param.requires_grad for param in prompt.parameters())
 
 
+@pytest.mark.parametrize("form", FORMS)
+def test_joined_prompts_keep_every_prompt(form):
+    first, second = make_prompt(form=form), make_prompt(form=form, task_names=["x", "y"])
+    with torch.no_grad():
+        if form != "none":
+            second.embedding.weight.copy_(first.embedding.weight)
+    expected = torch.cat([first.prompts(), second.prompts()]).detach()
+    names = [*first.task_names, "x", "y"]
+    first.join(second)
+    assert first.task_names == names
+    assert torch.equal(first.prompts(), expected)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"form": "residual"}, "form: is product in one prompt and residual in the other"),
+        ({"num_ranks": 7}, "num_ranks: is . in one prompt and 7 in the other"),
+        ({"num_groups": 2}, "num_groups: is more than 1"),
+        ({}, "another P; train the second with P frozen"),
+    ],
+)
+def test_prompts_that_do_not_fit_are_not_joined(changes, message):
+    first = make_prompt()
+    before = first.prompts().detach()
+    with pytest.raises(ValueError, match=message):
+        first.join(make_prompt(**({"task_names": ["x"]} | changes)))
+    assert torch.equal(first.prompts(), before)
+
+
 def test_added_task_joins_a_group():
     prompt = make_prompt(num_groups=2, task_groups=[0, 1, 1])
     with pytest.raises(ValueError, match="groups: not given; the prompt has 2 groups"):

@@ -98,6 +98,8 @@ class TestWhatARunLeaves:
             "prompt",
             "metrics.json",
             "metrics.csv",
+            "similarity.csv",
+            "similarity.png",
             "predictions",
             "checkpoints",
         }
@@ -134,6 +136,16 @@ class TestWhatARunLeaves:
         assert [int(line["step"]) for line in lines if line["train/loss"]] == [1, 2, 3, 4, 5, 6]
         assert [int(line["step"]) for line in lines if line["validation/average/score"]] == [3, 6]
         assert all(line["lr/prompt"] for line in lines if line["train/loss"])
+
+    def test_similarity_of_the_tasks(self, source_run):
+        with (source_run / "similarity.csv").open() as file:
+            lines = list(csv.reader(file))
+        assert [line[0] for line in lines] == ["task", "one", "two"]
+        there = tensors(source_run)
+        one, two = (there["prefix_task_cols"] @ there["prefix_task_rows"]).flatten(1)
+        expected = torch.nn.functional.cosine_similarity(one, two, dim=0).item()
+        assert float(lines[1][2]) == float(lines[2][1]) == pytest.approx(expected, abs=2e-6)
+        assert (source_run / "similarity.png").read_bytes().startswith(b"\x89PNG")
 
     def test_config(self, source_run, make_config):
         config, run = results.read_config(source_run)
@@ -202,8 +214,32 @@ class TestTarget:
                     backbone, prompt, data, list(exact.tasks.values()), exact.optim, 1, False
                 ).eval()
                 (batch,) = data.eval_loader("train")
-                losses[name] = float(module.row_losses(batch).sum())
+                losses[name] = module.row_losses(batch).sum().item()
             assert weights[min(losses, key=losses.get)] == 1.0
+
+    def test_extended_prompt_answers_the_old_tasks_to_the_last_bit(self, source_run, make_config, tmp_path):
+        changes = average() | {"prompt__freeze_shared": True, "prompt__extend": True}
+        run = tmp_path / "run"
+        config = make_config("target", ["three"], source=str(source_run), **changes)
+        config.tasks["three"].rows.files = config.tasks["three"].rows.files.replace("three", "two")
+        stages.target(config, run)
+        old, extended = load_prompt(source_run), load_prompt(run)
+        assert extended.task_names == ["one", "two", "three"]
+        assert extended.task_weights == {"one": 1.0, "two": 1.0, "three": 1.0}
+        assert torch.equal(extended.prompt.prompts()[:2], old.prompt.prompts())
+        assert torch.equal(
+            extended.prompt.prompts()[2], self.alone(make_config, source_run, tmp_path, config)
+        )
+        with pytest.raises(ValueError, match=r"prompt\.extend: .* has two already"):
+            stages.target(
+                make_config("target", ["two"], source=str(source_run), **changes), tmp_path / "other"
+            )
+
+    def alone(self, make_config, source_run, tmp_path, config):
+        """The new task's prompt from the same run without extending."""
+        config.prompt.extend = False
+        stages.target(config, tmp_path / "alone")
+        return load_prompt(tmp_path / "alone").prompt.prompts()[0]
 
     def test_another_rank_of_the_same_source(self, source_run, make_config, tmp_path):
         changes = average() | {"prompt__num_ranks": 3, "trainer__max_steps": 1}

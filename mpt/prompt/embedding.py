@@ -186,6 +186,37 @@ class MultitaskPromptEmbedding(nn.Module):
         self.task_groups = torch.tensor(extended.task_groups, device=self.task_groups.device)
         self.config = extended
 
+    def join(self, other: "MultitaskPromptEmbedding") -> None:
+        """Append the tasks of another prompt with the same P; every number of both stays bit for bit as it is.
+
+        Args:
+            other: Such as the one that an adaptation with a frozen P has trained.
+
+        Raises:
+            ValueError: The two differ in form, rank, length or P, have several groups, or share a name.
+        """
+        mine, theirs = self.config, other.config
+        for key in ("form", "num_ranks", "num_virtual_tokens", "token_dim"):
+            if getattr(mine, key) != getattr(theirs, key) and not (
+                key == "num_ranks" and mine.form == "none"
+            ):
+                raise ValueError(
+                    f"{key}: is {getattr(mine, key)} in one prompt and {getattr(theirs, key)} in the other; prompts "
+                    "that are joined must have the same"
+                )
+        if mine.form != "none":
+            if mine.num_groups > 1 or theirs.num_groups > 1:
+                raise ValueError("num_groups: is more than 1; only prompts with one P can be joined")
+            if not torch.equal(self.embedding.weight.cpu(), other.embedding.weight.cpu()):
+                raise ValueError("embedding: the two prompts have another P; train the second with P frozen")
+        names = ["embedding.weight"] if mine.form == "none" else ["prefix_task_cols", "prefix_task_rows"]
+        kept = {name: len(self.get_parameter(name)) for name in names}
+        # What they start from is replaced at once, so it needs no word embeddings.
+        self.add_tasks(theirs.task_names, like=mine.task_names[:1])
+        with torch.no_grad():
+            for name in names:
+                self.get_parameter(name)[kept[name] :].copy_(other.get_parameter(name))
+
     def count_parameters(self) -> ParameterCount:
         """Count the numbers that the prompt holds, against one plain prompt per task."""
         T, N, R, D = self.shape
