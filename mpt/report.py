@@ -106,8 +106,18 @@ def gather(folders: Iterable[Path], split: str = "test") -> tuple[list[Line], li
         scores = metrics[split]
         if len(scores) == 2:  # the average of one task is that task once more
             scores = {task: row for task, row in scores.items() if task != "average"}
-        lines += [{"run": str(run), "task": task} | told | row for task, row in scores.items()]
+        cost = {name: value for name, value in _costs(metrics).items() if value is not None}
+        lines += [{"run": str(run), "task": task} | told | row | cost for task, row in scores.items()]
     return lines, unfinished
+
+
+def _costs(metrics: Mapping[str, Any]) -> dict[str, float | None]:
+    """What a run took, as metrics beside its scores."""
+    return {
+        "best_step": metrics.get("best_step"),
+        "fit_seconds": metrics.get("seconds", {}).get("fit"),
+        "trained_parameters": metrics.get("parameters", {}).get("trained"),
+    }
 
 
 def _differing(configs: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -376,7 +386,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--against", metavar="KEY=VALUE", help="paired differences to the runs with this value"
     )
     parser.add_argument("--x", metavar="KEY", help="draw figure.svg over this key; needs --output")
-    parser.add_argument("--metric", default="score")
+    parser.add_argument(
+        "--metric",
+        default="score",
+        help="score, before, best_step, fit_seconds, trained_parameters, or a metric's name",
+    )
     parser.add_argument("--split", default="test", choices=("test", "validation"))
     parser.add_argument(
         "--output", type=Path, metavar="FOLDER", help="also write runs.csv, table.csv and table.md there"

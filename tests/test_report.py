@@ -29,7 +29,10 @@ def write_run(folder: Path, scores: dict[str, float], **config: Any) -> None:
         folder, {"tasks": {"a": {"weight": 1.0}}, "overwrite": False} | config, {"id": folder.name}
     )
     test = {task: {"n": 10, "score": score, "exact_match": score} for task, score in scores.items()}
-    results.write_metrics(folder, {"test": results.averaged(test), "validation": results.averaged(test)})
+    cost = {"best_step": 20, "seconds": {"fit": 1.5}, "parameters": {"trained": 148}}
+    results.write_metrics(
+        folder, cost | {"test": results.averaged(test), "validation": results.averaged(test)}
+    )
 
 
 @pytest.fixture
@@ -77,6 +80,12 @@ def test_pairs_are_runs_on_the_same_draw(runs: Path) -> None:
     assert compare(lines, "prompt.init", "average", "score")["a", "fresh"].mean == pytest.approx(-0.1)
     assert pairs["all tasks", "average"].runs == 2  # a and b, not their average
     assert pairs["all tasks", "average"].mean == pytest.approx((0.1 + (-0.1 - 0.2 + 0.0) / 3) / 2)
+
+
+def test_costs_are_metrics_too(runs: Path) -> None:
+    lines, _ = gather([runs])
+    for metric, expected in (("best_step", 20), ("fit_seconds", 1.5), ("trained_parameters", 148)):
+        assert summarise(lines, ["task"], metric)["a",].mean == expected
 
 
 def test_a_run_without_its_partner_makes_no_pair(runs: Path) -> None:
