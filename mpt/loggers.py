@@ -14,7 +14,7 @@ import wandb
 from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
 from lightning.pytorch.utilities import rank_zero_only, rank_zero_warn
 
-from mpt.atomic import write_atomically
+from mpt import results
 from mpt.config import LoggerConfig
 
 SECONDS_BETWEEN_WRITES = 5.0
@@ -74,14 +74,9 @@ class CurvesFile(Logger):
 
     def _write(self) -> None:
         self._written = time.monotonic()
-        columns = ["step", *sorted({key for line in self._lines.values() for key in line})]
-        with (
-            write_atomically(self.path) as temporary,
-            temporary.open("w", encoding="utf-8", newline="") as file,
-        ):
-            writer = csv.DictWriter(file, columns)
-            writer.writeheader()
-            writer.writerows({"step": step, **self._lines[step]} for step in sorted(self._lines))
+        columns = sorted({key for line in self._lines.values() for key in line})
+        rows = ([step, *(line.get(key, "") for key in columns)] for step, line in sorted(self._lines.items()))
+        results.write_csv(self.path, ["step", *columns], rows)
 
 
 def wandb_mode(config: LoggerConfig) -> str:

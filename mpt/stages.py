@@ -1,5 +1,6 @@
 """The stages of a run, each a staircase to read aloud: source trains a shared prompt, target adapts one."""
 
+import copy
 import dataclasses
 import json
 import sys
@@ -115,10 +116,6 @@ def start_prompt(
                 f"{config.source}: its prompt has {there} tokens, prompt.num_virtual_tokens is "
                 f"{told.num_virtual_tokens}; use prompt.num_virtual_tokens={there}"
             )
-        if told.extend and (taken := sorted(set(config.tasks) & set(given.task_names))):
-            raise ValueError(
-                f"prompt.extend: {config.source} has {', '.join(taken)} already; give the new task another name"
-            )
     settings = MultitaskPromptTuningConfig(
         task_names=list(config.tasks),
         num_virtual_tokens=told.num_virtual_tokens,
@@ -133,9 +130,15 @@ def start_prompt(
         factor_std=told.factor_std,
         token_dim=backbone.token_dim,
     )
-    return MultitaskPromptEmbedding(
+    prompt = MultitaskPromptEmbedding(
         settings, backbone.word_embeddings, given.prompt if given else None, weights
     )
+    if given is not None and told.extend:
+        try:  # now, not when the training is over
+            copy.deepcopy(given.prompt).join(prompt)
+        except ValueError as error:
+            raise ValueError(f"prompt.extend: {config.source} cannot take the new tasks: {error}") from error
+    return prompt
 
 
 def _train(config: RunConfig, folder: Path, given: SavedPrompt | None) -> dict[str, Any]:

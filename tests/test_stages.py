@@ -230,10 +230,15 @@ class TestTarget:
         assert torch.equal(
             extended.prompt.prompts()[2], self.alone(make_config, source_run, tmp_path, config)
         )
-        with pytest.raises(ValueError, match=r"prompt\.extend: .* has two already"):
-            stages.target(
-                make_config("target", ["two"], source=str(source_run), **changes), tmp_path / "other"
-            )
+        for tasks, more, message in (
+            (["two"], {}, "two"),
+            (["three"], {"prompt__num_ranks": 3}, "num_ranks: is 2 in one prompt and 3 in the other"),
+        ):
+            refused = make_config("target", tasks, source=str(source_run), **(changes | more))
+            with pytest.raises(
+                ValueError, match=rf"prompt\.extend: .* cannot take the new tasks: .*{message}"
+            ):
+                stages.start_prompt(refused, Backbone.load(refused.backbone), load_prompt(source_run))
 
     def alone(self, make_config, source_run, tmp_path, config):
         """The new task's prompt from the same run without extending."""
