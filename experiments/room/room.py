@@ -1,17 +1,14 @@
 """Do the held-out targets leave room between methods? `python experiments/room/room.py`: k = 16, three draws."""
 
-import csv
-import statistics
 import subprocess
 import sys
 from pathlib import Path
 
-from mpt.results import read_config, read_metrics
 from mpt.world.tasks import TARGET_TASKS
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
-RUNS = ROOT / "runs" / "room"
+RUNS = Path("runs") / "room"
 SOURCE = (
     "task=source",
     "tasks=[sum,mt,dlg,sum_lumi,mt_taro,keywords,question,where_kesh,list_who_what,feeling,intent,polite]",
@@ -36,45 +33,17 @@ def train(*overrides: str) -> None:
 
 
 def main() -> None:
-    """Train the source, adapt by every method, gather results/room.csv, and print the table."""
+    """Train the source, adapt by every method, and leave the report under results/."""
     train(*SOURCE, f"output_root={RUNS}")
-    (source,) = (path.parent for path in RUNS.glob("source/*/metrics.json"))
-    lines = []
+    (source,) = (path.parent for path in (ROOT / RUNS).glob("source/*/metrics.json"))
     for method, changes in METHODS.items():
-        train(
-            "-m",
-            *TARGET,
-            *(change.format(source=source) for change in changes),
-            f"output_root={RUNS / method}",
-        )
-        for folder in sorted(path.parent for path in (RUNS / method).glob("target/*/metrics.json")):
-            config, run = read_config(folder) or ({}, {})
-            told = read_metrics(folder) or {}
-            ((task, row),) = ((task, row) for task, row in told["test"].items() if task != "average")
-            lines.append(
-                {
-                    "task": task,
-                    "method": method,
-                    "draw": config["few_shot"]["seed"],
-                    "n": row["n"],
-                    "before": row["before"],
-                    "score": row["score"],
-                    "fingerprint": run["fingerprint"],
-                }
-            )
-    lines.sort(key=lambda line: (list(TARGET_TASKS).index(line["task"]), line["method"], line["draw"]))
-    (HERE / "results").mkdir(exist_ok=True)
-    with (HERE / "results" / "room.csv").open("w", newline="") as file:
-        writer = csv.DictWriter(file, lines[0])
-        writer.writeheader()
-        writer.writerows(lines)
-    print(f"| task | {' | '.join(METHODS)} |\n|---|{'---|' * len(METHODS)}")
-    for task in TARGET_TASKS:
-        cells = []
-        for method in METHODS:
-            scores = [line["score"] for line in lines if (line["task"], line["method"]) == (task, method)]
-            cells.append(f"{statistics.mean(scores):.3f} ± {statistics.stdev(scores):.3f}")
-        print(f"| {task} | {' | '.join(cells)} |")
+        told = [change.format(source=source.relative_to(ROOT)) for change in changes]
+        train("-m", *TARGET, *told, f"output_root={RUNS / method}")
+    command = (
+        "-m", "mpt.report", *(str(RUNS / method) for method in METHODS), "--across", "folder",
+        "--against", f"folder={RUNS / 'plain'}", "--output", str(HERE.relative_to(ROOT) / "results"),
+    )  # fmt: skip
+    subprocess.run([sys.executable, *command], cwd=ROOT, check=True)
 
 
 if __name__ == "__main__":
