@@ -7,7 +7,7 @@ knows only ``P * (cols @ rows)`` with one P:
 - product, one group: as it is.
 - residual, one group: with one rank more, whose column and row are ones.
 - none: P is all ones, cols the identity of rank N, and the rows of a task are its prompt.
-- additive, and several groups with factors: as form none, from the whole prompt of each task; the prompt's own
+- additive, shared, and several groups with factors: as form none, from the whole prompt of each task; the prompt's own
   tensors lie beside it in ``mpt.safetensors``.
 
 Shape legend: T tasks, G groups of P, N virtual tokens, R ranks, D token_dim.
@@ -104,14 +104,17 @@ def load_prompt(folder: Path) -> SavedPrompt:
     """Read a prompt back, every number as it was saved.
 
     Args:
-        folder: A run folder, whose ``prompt/`` is read; a prompt folder; or a PEFT adapter of multitask
-            prompt tuning, whose tasks are then called ``task_0``, ``task_1``, ... and have λ = 1.
+        folder: A run folder, whose ``prompt/`` is read; a prompt folder; a PEFT adapter of multitask prompt tuning; or
+            a file of its tensors, ``.safetensors`` or of ``torch.save``. An adapter or file knows no names: its tasks
+            are ``task_0``, ``task_1``, ... and have λ = 1. A file with ``prompt_embeddings`` alone is a shared P.
 
     Raises:
         FileNotFoundError: There is no saved prompt.
         ValueError: A file is damaged, or says something that does not fit the others.
     """
     folder = Path(folder)
+    if folder.is_file():
+        return _from_file(folder)
     for place in (folder / "prompt", folder):
         if (place / "adapter_config.json").is_file():
             folder = place
@@ -146,6 +149,27 @@ def load_prompt(folder: Path) -> SavedPrompt:
     )
 
 
+def _from_file(path: Path) -> SavedPrompt:
+    """A prompt from tensors alone."""
+    tensors = read_tensors(path)
+    wanted = NAMES if NAMES[1] in tensors or NAMES[2] in tensors else NAMES[:1]
+    shared, cols, rows = check_tensors(tensors, wanted, str(path))
+    shape: dict[str, Any] = {
+        "num_virtual_tokens": len(shared),
+        "token_dim": shared.shape[1],
+        "inference_mode": True,
+    }
+    with torch.random.fork_rng(devices=[]):  # the drawn values are replaced, so no number is used up
+        if cols is None or rows is None:
+            prompt = MultitaskPromptEmbedding(MultitaskPromptTuningConfig(form="shared", **shape))
+            prompt.restore({"embedding.weight": shared})
+        else:
+            told = MultitaskPromptTuningConfig(num_tasks=len(cols), num_ranks=cols.shape[2], **shape)
+            prompt = MultitaskPromptEmbedding(told)
+            prompt.restore(_own_tensors("product", shared, cols, rows, str(path)))
+    return SavedPrompt(prompt, prompt.task_names, dict.fromkeys(prompt.task_names, 1.0), "", "")
+
+
 def check_fits(saved: SavedPrompt, backbone_name: str, fingerprint: str, token_dim: int) -> None:
     """Refuse a backbone that a prompt was not trained with.
 
@@ -175,7 +199,7 @@ def check_fits(saved: SavedPrompt, backbone_name: str, fingerprint: str, token_d
 
 def _needs_own_tensors(config: MultitaskPromptTuningConfig) -> bool:
     """Whether PEFT's three tensors cannot give the prompt back."""
-    return config.form == "additive" or (config.form != "none" and config.num_groups > 1)
+    return config.form in ("additive", "shared") or (config.form != "none" and config.num_groups > 1)
 
 
 def _peft_tensors(prompt: MultitaskPromptEmbedding, own: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -104,9 +104,13 @@ class Backbone(nn.Module):
         """Where the model is."""
         return self.word_embeddings.weight.device
 
-    def _inputs(self, input_ids: Tensor, attention_mask: Tensor, prompts: Tensor | None) -> dict[str, Tensor]:
-        """The encoder's input: the prompt before the embedded tokens, with its part of the mask."""
+    def _inputs(
+        self, input_ids: Tensor, attention_mask: Tensor, prompts: Tensor | None, shifts: Tensor | None
+    ) -> dict[str, Tensor]:
+        """The encoder's input: the prompt before the embedded and shifted tokens, with its part of the mask."""
         embeds: Tensor = self.word_embeddings(input_ids)  # B S D
+        if shifts is not None:
+            embeds = embeds + shifts.to(embeds.dtype)
         if prompts is not None:
             embeds = torch.cat([prompts.to(embeds.dtype), embeds], dim=1)  # B N+S D
             seen = attention_mask.new_ones(prompts.shape[:2])  # B N
@@ -114,7 +118,12 @@ class Backbone(nn.Module):
         return {"inputs_embeds": embeds, "attention_mask": attention_mask}
 
     def logits(
-        self, input_ids: Tensor, attention_mask: Tensor, labels: Tensor, prompts: Tensor | None = None
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        labels: Tensor,
+        prompts: Tensor | None = None,
+        shifts: Tensor | None = None,
     ) -> Tensor:
         """Teacher-forced logits.
 
@@ -123,17 +132,23 @@ class Backbone(nn.Module):
             attention_mask: ``(B, S)``, 1 on tokens.
             labels: ``(B, L)``; -100 pads.
             prompts: ``(B, N, D)``; None: no prompt.
+            shifts: Added to the embedded tokens, ``(B, S, D)``; None: nothing.
 
         Returns:
             ``(B, L, V)`` in the model's dtype.
         """
-        inputs = self._inputs(input_ids, attention_mask, prompts)
+        inputs = self._inputs(input_ids, attention_mask, prompts, shifts)
         decoder_input_ids = self.model.prepare_decoder_input_ids_from_labels(labels=labels)
         logits: Tensor = self.model(**inputs, decoder_input_ids=decoder_input_ids, use_cache=False).logits
         return logits
 
     def row_losses(
-        self, input_ids: Tensor, attention_mask: Tensor, labels: Tensor, prompts: Tensor | None = None
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        labels: Tensor,
+        prompts: Tensor | None = None,
+        shifts: Tensor | None = None,
     ) -> Tensor:
         """Negative log likelihood of each row's target, summed over its tokens.
 
@@ -142,17 +157,23 @@ class Backbone(nn.Module):
             attention_mask: ``(B, S)``, 1 on tokens.
             labels: ``(B, L)``; -100 pads.
             prompts: ``(B, N, D)``; None: no prompt.
+            shifts: Added to the embedded tokens, ``(B, S, D)``; None: nothing.
 
         Returns:
             float32, ``(B,)``, in nats.
         """
-        logits = self.logits(input_ids, attention_mask, labels, prompts)
+        logits = self.logits(input_ids, attention_mask, labels, prompts, shifts)
         losses = cross_entropy(logits.float().transpose(1, 2), labels, reduction="none")  # B L
         return losses.sum(1)
 
     @torch.no_grad()
     def generate(
-        self, input_ids: Tensor, attention_mask: Tensor, prompts: Tensor | None = None, **generation: Any
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        prompts: Tensor | None = None,
+        shifts: Tensor | None = None,
+        **generation: Any,
     ) -> list[str]:
         """Answer each row; greedy unless ``generation`` says otherwise.
 
@@ -160,6 +181,7 @@ class Backbone(nn.Module):
             input_ids: ``(B, S)``.
             attention_mask: ``(B, S)``, 1 on tokens.
             prompts: ``(B, N, D)``; None: no prompt.
+            shifts: Added to the embedded tokens, ``(B, S, D)``; None: nothing.
             generation: Arguments of transformers' ``generate``.
 
         Returns:
@@ -169,7 +191,9 @@ class Backbone(nn.Module):
         self.model.eval()
         try:
             settings = {"do_sample": False, "num_beams": 1} | generation
-            answers = self.model.generate(**self._inputs(input_ids, attention_mask, prompts), **settings)
+            answers = self.model.generate(
+                **self._inputs(input_ids, attention_mask, prompts, shifts), **settings
+            )
         finally:
             self.model.train(training)
         texts: list[str] = self.tokenizer.batch_decode(answers, skip_special_tokens=True)

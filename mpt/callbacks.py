@@ -32,50 +32,67 @@ class StepBar(RichProgressBar):
 
 
 class BestPrompt(Callback):
-    """Keeps the prompt with the best average validation score, the first one of equals.
+    """Keeps what is trained at the step with the best validation score, the first one of equals.
 
     Args:
         path: Where it is kept, a safetensors file; replaced atomically.
+        by_task: Keep the numbers of each task at the best step of that task, instead of all at that of the average.
 
     Attributes:
-        score: Its ``validation/average/score``; None before the first validation.
-        step: Optimiser steps that it has behind it.
+        scores: Best score of each part: of ``average``, or of every task.
+        steps: Optimiser steps that each part has behind it.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.score: float | None = None
-        self.step = 0
+    def __init__(self, path: Path, by_task: bool = False) -> None:
+        self.path, self.by_task = path, by_task
+        self.scores: dict[str, float] = {}
+        self.steps: dict[str, int] = {}
         self._tensors: dict[str, Tensor] = {}
 
     def on_validation_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        """Compare, and keep the prompt where it is better."""
+        """Compare, and keep what is better."""
         assert isinstance(pl_module, MPTModule)
         if trainer.sanity_checking:
             return
-        score = float(trainer.callback_metrics["validation/average/score"])
-        if self.score is None or score > self.score:
-            self.score, self.step = score, trainer.global_step
-            self._tensors = pl_module.prompt.snapshot()
+        parts = pl_module.task_names if self.by_task else ["average"]
+        now = {part: float(trainer.callback_metrics[f"validation/{part}/score"]) for part in parts}
+        better = [part for part in parts if part not in self.scores or now[part] > self.scores[part]]
+        if better:
+            self._keep(pl_module, better)
+            self.scores |= {part: now[part] for part in better}
+            self.steps |= dict.fromkeys(better, trainer.global_step)
             self._write()
 
+    def _keep(self, module: MPTModule, parts: list[str]) -> None:
+        now = module.adapter.snapshot()
+        if not self._tensors or not self.by_task:
+            self._tensors = now
+            return
+        for part in parts:
+            for name, (learners, index) in module.adapter.numbers_of(module.task_names.index(part)).items():
+                self._tensors[name].view(learners, -1)[index] = now[name].view(learners, -1)[index]
+
+    def steps_of(self, task_names: list[str]) -> dict[str, int]:
+        """The step at which each task is kept; 0 before the first validation."""
+        return {name: self.steps.get(name if self.by_task else "average", 0) for name in task_names}
+
     def restore(self, module: MPTModule) -> None:
-        """Put the best prompt back, where a validation has found one."""
+        """Put the best back, where a validation has found one."""
         if self._tensors:
-            module.prompt.load_state_dict(self._tensors)
+            module.adapter.restore(self._tensors)
 
     def state_dict(self) -> dict[str, Any]:
         """For the checkpoint; the tensors are in the file."""
-        return {"score": self.score, "step": self.step}
+        return {"scores": dict(self.scores), "steps": dict(self.steps)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on with the best prompt of an interrupted run.
+        """Go on with the best of an interrupted run.
 
         Raises:
             FileNotFoundError: The file has gone.
         """
-        self.score, self.step = state_dict["score"], state_dict["step"]
-        if self.score is None:
+        self.scores, self.steps = dict(state_dict["scores"]), dict(state_dict["steps"])
+        if not self.scores:
             return
         if not self.path.is_file():
             raise FileNotFoundError(f"{self.path}: has gone, and the run cannot go on; use resume=never")

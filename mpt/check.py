@@ -3,10 +3,11 @@
 from collections.abc import Iterator
 from pathlib import Path
 
+from mpt.baselines import METHODS
 from mpt.complaints import unknown
 from mpt.config import RunConfig
 from mpt.prompt import MultitaskPromptTuningInit
-from mpt.prompt.config import FORMS, OF_SOURCE
+from mpt.prompt.config import FORMS, OF_SOURCE, PLAIN
 from mpt.tasks import check_task
 
 FROM_SOURCE = tuple(init.value for init in OF_SOURCE)
@@ -27,6 +28,7 @@ def check(config: RunConfig) -> list[str]:
         *_ranges(config),
         *_tasks(config),
         *_prompt(config),
+        *_method(config),
         *_places(config),
     ]
 
@@ -39,10 +41,13 @@ def _choices(config: RunConfig) -> Iterator[str]:
         "prompt.form": (config.prompt.form, FORMS),
         "prompt.init": (config.prompt.init, tuple(init.value for init in MultitaskPromptTuningInit)),
         "prompt.factor_init": (config.prompt.factor_init, ("ones", "normal")),
+        "prompt.source_scores": (config.prompt.source_scores, ("loss", "similarity")),
+        "method.name": (config.method.name, METHODS),
         "mixture.sampling": (
             config.mixture.sampling,
-            ("proportional", "equal", "temperature", "log_size", "stochastic"),
+            ("proportional", "equal", "temperature", "log_size", "stochastic", "each"),
         ),
+        "evaluation.best": (config.evaluation.best, ("average", "task")),
         "optim.schedule": (config.optim.schedule, ("linear", "constant")),
         "logger.wandb_mode": (config.logger.wandb_mode, ("auto", "online", "offline", "disabled")),
         "few_shot.validation": (config.few_shot.validation, ("draw", "split")),
@@ -58,6 +63,8 @@ def _ranges(config: RunConfig) -> Iterator[str]:
     at_least_one = {
         "prompt.num_virtual_tokens": config.prompt.num_virtual_tokens,
         "prompt.num_ranks": config.prompt.num_ranks,
+        "prompt.embedding_steps": config.prompt.embedding_steps,
+        "method.num_ranks": config.method.num_ranks,
         "mixture.cap": config.mixture.cap,
         "few_shot.k": config.few_shot.k,
         "evaluation.batch_size": config.evaluation.batch_size,
@@ -74,6 +81,8 @@ def _ranges(config: RunConfig) -> Iterator[str]:
     positive = {
         "mixture.temperature": config.mixture.temperature,
         "prompt.weight_temperature": config.prompt.weight_temperature,
+        "method.temperature": config.method.temperature,
+        "method.alpha": config.method.alpha,
         "optim.clip": config.optim.clip,
         "optim.eps": config.optim.eps,
     }
@@ -82,6 +91,7 @@ def _ranges(config: RunConfig) -> Iterator[str]:
         "prompt.factor_std": config.prompt.factor_std,
         "optim.lr_prompt": config.optim.lr_prompt,
         "optim.lr_factors": config.optim.lr_factors,
+        "optim.lr_weights": config.optim.lr_weights,
         "optim.weight_decay": config.optim.weight_decay,
         "optim.warmup": config.optim.warmup,
     }
@@ -115,6 +125,11 @@ def _tasks(config: RunConfig) -> Iterator[str]:
         yield from check_task(name, task)
     if config.few_shot.draws is not None and config.few_shot.k is None:
         yield "few_shot.k: not given, and few_shot.draws replays a draw; give the k of that run"
+    if config.evaluation.best == "task" and not independent(config):
+        yield (
+            "evaluation.best: task keeps each task at another step, and these tasks train something together; use "
+            "average, or prompt=plain, prompt.freeze_shared=true or a group of its own for each task"
+        )
     if config.mixture.sampling == "stochastic" and len(config.tasks) == 1:
         yield "mixture.sampling: stochastic draws from two tasks or more, and there is one; use mixture=equal"
 
@@ -124,8 +139,9 @@ def _prompt(config: RunConfig) -> Iterator[str]:
     prompt = config.prompt
     if prompt.init == "TEXT" and not prompt.init_text:
         yield "prompt.init_text: empty; prompt.init=TEXT starts from the embeddings of this text"
-    if prompt.form == "none" and prompt.freeze_shared:
-        yield "prompt.freeze_shared: leaves nothing to train with prompt.form=none; set it to false"
+    if prompt.form in PLAIN and prompt.freeze_shared:
+        yield f"prompt.freeze_shared: leaves nothing to train with prompt.form={prompt.form}; set it to false"
+    yield from _groups(config)
     if prompt.extend and (config.stage != "target" or config.source is None):
         yield "prompt.extend: adds tasks to those of a source run; use task=target source=RUN_FOLDER"
     elif prompt.extend and not (prompt.freeze_shared or prompt.form == "none"):
@@ -138,7 +154,7 @@ def _prompt(config: RunConfig) -> Iterator[str]:
         return
     if prompt.init in FROM_SOURCE and config.source is None:
         yield f"source: not given, and prompt.init={prompt.init} starts from it; add source=RUN_FOLDER"
-    if prompt.init not in FROM_SOURCE and config.source is not None:
+    if prompt.init not in FROM_SOURCE and config.source is not None and config.method.name == "prompt":
         inits = " or ".join(FROM_SOURCE)
         yield f"source: is {config.source!r}, but prompt.init={prompt.init} does not use it; use {inits}"
     if prompt.init == "EXACT_SOURCE_TASK" and not prompt.init_task:
@@ -147,9 +163,69 @@ def _prompt(config: RunConfig) -> Iterator[str]:
         yield f"prompt.init_task: is {prompt.init_task!r}, but only prompt.init=EXACT_SOURCE_TASK uses it"
 
 
+def independent(config: RunConfig) -> bool:
+    """Whether the tasks of a run share nothing that is trained."""
+    if len(config.tasks) == 1:
+        return True
+    if config.method.name != "prompt":
+        return config.method.name in ("attempt", "dept")
+    own_group = config.prompt.groups is not None and len(config.prompt.groups) == len(config.tasks)
+    return config.prompt.form == "none" or config.prompt.freeze_shared or own_group
+
+
+def _groups(config: RunConfig) -> Iterator[str]:
+    """Groups of tasks that share a P."""
+    groups = config.prompt.groups
+    if groups is None:
+        return
+    if config.prompt.form == "none":
+        yield "prompt.groups: prompt.form=none gives each task a prompt of its own; leave the groups out"
+    named = [name for group in groups for name in group]
+    if sorted(named) != sorted(config.tasks) or not all(groups):
+        yield (
+            f"prompt.groups: is {groups}; it must name each of {', '.join(config.tasks)} once, in groups of at least "
+            "one"
+        )
+    if config.prompt.extend:
+        yield "prompt.groups: a prompt that is extended has one P; leave the groups out"
+
+
+def _method(config: RunConfig) -> Iterator[str]:
+    """What each method needs, and what it has no use for."""
+    method, name = config.method, config.method.name
+    uses = {
+        "num_ranks": ("attempt", "dept", "lora"),
+        "temperature": ("attempt",),
+        "alpha": ("lora",),
+        "modules": ("lora",),
+    }
+    for key, methods in uses.items():
+        if getattr(method, key) is not None and name not in methods:
+            yield f"method.{key}: is {getattr(method, key)}, but method.name={name} has none; leave it out"
+    if name in uses["num_ranks"] and method.num_ranks is None:
+        yield f"method.num_ranks: not given, and method.name={name} needs it; method={name} has a value"
+    if name == "prompt" or name not in METHODS:
+        return
+    if config.prompt.form != "none":
+        yield f"prompt.form: is {config.prompt.form}, and method.name={name} has no factors; use method={name}"
+    if config.prompt.extend:
+        yield f"prompt.extend: method.name={name} cannot be extended; set it to false"
+    if name == "attempt" and config.source is None:
+        yield "source: not given, and method=attempt attends to the prompts of a source run; add source=RUN_FOLDER"
+    if name in ("lora", "full") and config.source is not None:
+        yield f"source: is {config.source!r}, but method={name} has no use for prompts; leave it out"
+    if name == "full" and config.backbone.dtype != "float32":
+        yield (
+            f"backbone.dtype: is {config.backbone.dtype}, in which small updates of all weights are lost; use "
+            "backbone.dtype=float32 with method=full"
+        )
+
+
 def _places(config: RunConfig) -> Iterator[str]:
     """Folders that have to be there."""
-    folders = {"data_root": config.data_root, "backbone.path": config.backbone.path, "source": config.source}
+    folders = {"data_root": config.data_root, "backbone.path": config.backbone.path}
     for key, folder in folders.items():
         if folder is not None and not Path(folder).is_dir():
             yield f"{key}: no folder {folder!r}; give one that is there"
+    if config.source is not None and not Path(config.source).exists():
+        yield f"source: no folder or file {config.source!r}; give one that is there"

@@ -85,7 +85,9 @@ class PromptConfig:
     num_ranks: int = 1
     form: str = "product"
     """product: P * (cols @ rows), the paper; residual: P * (1 + cols @ rows); additive: P + cols @ rows; none: one
-    plain prompt per task."""
+    plain prompt per task; shared: one plain prompt for all tasks."""
+    groups: list[list[str]] | None = None
+    """Tasks that share a P, such as ``[[a, b], [c, d]]``; None: all of them one."""
     init: str = "VOCABULARY"
     """First values of P; a MultitaskPromptTuningInit: RANDOM, TEXT, VOCABULARY, or in a target run those of
     a source: AVERAGE_SOURCE_TASKS, AVERAGE_PRODUCT, EXACT_SOURCE_TASK, NEAREST_SOURCE_TASK,
@@ -94,8 +96,13 @@ class PromptConfig:
     """Text whose embeddings start P under TEXT."""
     init_task: str | None = None
     """Source task (by name) whose factors start every target under EXACT_SOURCE_TASK."""
+    source_scores: str = "loss"
+    """What tells which source tasks are near under NEAREST_SOURCE_TASK and WEIGHTED_SOURCE_TASKS. loss: of their
+    prompts on the target's training rows; similarity: cosine of their prompts with one trained on these rows (SPoT)."""
     weight_temperature: float = 1.0
-    """Of the softmax over the source tasks' losses on a target's training rows under WEIGHTED_SOURCE_TASKS, nats."""
+    """Of the softmax over these scores under WEIGHTED_SOURCE_TASKS; of losses in nats, of similarities a cosine."""
+    embedding_steps: int = 50
+    """Steps of the plain prompt that is a target's task embedding under source_scores=similarity."""
     init_std: float = 0.5
     """Standard deviation of P's normal start under RANDOM."""
     factor_init: str = "ones"
@@ -108,11 +115,29 @@ class PromptConfig:
 
 
 @dataclass
+class MethodConfig:
+    """What is trained: a prompt as :class:`PromptConfig` says, or something that it is compared with."""
+
+    name: str = "prompt"
+    """prompt; attempt: attention over frozen source prompts; dept: a prompt and a low-rank update of the input
+    embeddings; lora: low-rank updates of the backbone's weights; full: all weights."""
+    num_ranks: int | None = None
+    """Width of ATTEMPT's attention network; rank of the updates of DePT and LoRA."""
+    temperature: float | None = None
+    """Of ATTEMPT's softmax over prompts; None: token_dim * e, the paper's."""
+    alpha: float | None = None
+    """LoRA's updates are multiplied by alpha / num_ranks; None: alpha is num_ranks."""
+    modules: list[str] | None = None
+    """Names of the weights that LoRA updates; None: peft's choice for the architecture, q and v of a T5."""
+
+
+@dataclass
 class MixtureConfig:
     """Which row comes next."""
 
     sampling: str = "proportional"
-    """proportional, equal, temperature, log_size or stochastic (the paper: 2..T tasks in a batch)."""
+    """proportional, equal, temperature, log_size, stochastic (the paper: 2..T tasks in a batch), or each (every step
+    has batch_size rows of every task, as if each were trained alone)."""
     cap: int = 262144
     """Largest size that counts under proportional and temperature (2^18 in the paper's code)."""
     temperature: float = 2.0
@@ -125,6 +150,9 @@ class OptimConfig:
 
     lr_prompt: float = 0.3
     lr_factors: float = 0.3
+    """Of cols and rows; under method=dept of the update of the input embeddings."""
+    lr_weights: float = 1e-3
+    """Of ATTEMPT's attention network, of LoRA, of all weights."""
     weight_decay: float = 1e-5
     betas: list[float] = field(default_factory=lambda: [0.9, 0.999])
     eps: float = 1e-8
@@ -165,6 +193,9 @@ class EvaluationConfig:
     """Also score the test rows with the prompt as it starts (``before`` in metrics.json)."""
     oracle: bool = True
     """Also score the test rows with the natural prefix, where the task has one."""
+    best: str = "average"
+    """average: keep the step with the best average over tasks; task: keep each task's own best step, where tasks share
+    nothing that is trained."""
     patience: int | None = None
     """Stop after so many validations without a better average; None: never."""
 
@@ -175,7 +206,7 @@ class TrainerConfig:
 
     max_steps: int = MISSING
     batch_size: int = 32
-    """Rows in a step over all processes and accumulated micro-batches."""
+    """Rows in a step over all processes and accumulated micro-batches; under mixture=each rows of every task."""
     accumulate_grad_batches: int = 1
     accelerator: str = "auto"
     devices: Any = "auto"
@@ -210,6 +241,7 @@ class RunConfig:
     tasks: dict[str, TaskConfig] = field(default_factory=dict)
     backbone: BackboneConfig = field(default_factory=BackboneConfig)
     prompt: PromptConfig = field(default_factory=PromptConfig)
+    method: MethodConfig = field(default_factory=MethodConfig)
     mixture: MixtureConfig = field(default_factory=MixtureConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     few_shot: FewShotConfig = field(default_factory=FewShotConfig)
@@ -219,7 +251,7 @@ class RunConfig:
     seed: int = 0
     data_root: str | None = None
     source: str | None = None
-    """Run folder, or prompt folder, of the source training that a target starts from."""
+    """What a target starts from: a source run's folder, a prompt folder, a PEFT adapter, or a file of tensors."""
     resume: str = "auto"
     """auto: an unfinished run in the same folder goes on; never: it starts again."""
     overwrite: bool = False

@@ -139,11 +139,11 @@ class Source:
 
     Attributes:
         where: What to call it in an error.
-        form: product, residual, additive or none.
+        form: product, residual, additive, none or shared.
         prompts: The groups of P, ``(G, N, D)``.
         task_groups: Group of each task, ``(T,)``.
-        cols: ``(T, N, R)``; None where the form is none.
-        rows: ``(T, R, D)``; None where the form is none.
+        cols: ``(T, N, R)``; None where the form has no factors.
+        rows: ``(T, R, D)``; None where the form has no factors.
     """
 
     where: str
@@ -272,7 +272,7 @@ def from_source(
         source: Where to start from, of S tasks.
         weights: Parts of the source tasks in each target, ``(T, S)``, each row summing to 1; None for the first three.
         form: The targets' form.
-        fresh: The targets' rows as drawn, ``(T, R, D)``; None under form none.
+        fresh: The targets' rows as drawn, ``(T, R, D)``; None where the targets' form has no factors.
 
     Returns:
         P ``(N, D)`` (of plain targets ``(T, N, D)``), cols ``(T, N, R)`` and rows ``(T, R, D)``; the last two are None
@@ -286,14 +286,13 @@ def from_source(
     S = len(source.task_groups)
     if weights is None:
         weights = torch.full((1, S), 1 / S)
-    if source.cols is None or source.rows is None or form == "none":
+    if source.cols is None or source.rows is None or fresh is None:
         mixed = torch.einsum("ts,snd->tnd", weights, source.effective())
         return (mixed if form == "none" else _one_of(mixed, source.where)), None, None
     if source.form != form:
         raise ValueError(
             f"{source.where}: its form is {source.form!r}, the target's {form!r}; give both the same"
         )
-    assert fresh is not None
     if fresh.shape[2] != source.rows.shape[2]:
         raise ValueError(
             f"{source.where}: has token_dim {source.rows.shape[2]}, the target {fresh.shape[2]}; give both the same"

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from mpt.config import MixtureConfig
 
-SAMPLINGS = ("proportional", "equal", "temperature", "log_size", "stochastic")
+SAMPLINGS = ("proportional", "equal", "temperature", "log_size", "stochastic", "each")
 
 
 def sampling_rates(sizes: Sequence[int], config: MixtureConfig) -> Tensor:
@@ -20,8 +20,8 @@ def sampling_rates(sizes: Sequence[int], config: MixtureConfig) -> Tensor:
     Args:
         sizes: Number of training rows of each task.
         config: proportional: to ``min(size, cap)`` (Raffel et al. 2020, section 3.5.2); temperature: to its root
-            ``1 / temperature``; log_size: to ``log(1 + size)``; equal, and stochastic, where tasks are drawn
-            alike: one over T.
+            ``1 / temperature``; log_size: to ``log(1 + size)``; equal, stochastic and each, which treat tasks alike:
+            one over T.
 
     Returns:
         float64, ``(T,)``, sums to 1.
@@ -39,6 +39,7 @@ def sampling_rates(sizes: Sequence[int], config: MixtureConfig) -> Tensor:
         "temperature": capped ** (1 / config.temperature),
         "log_size": torch.log1p(size),
         "stochastic": torch.ones_like(size),
+        "each": torch.ones_like(size),
     }
     if config.sampling not in weights:
         raise ValueError(
@@ -52,11 +53,12 @@ class Mixture:
 
     Within a task rows come without replacement and are shuffled anew when all have come; tasks are drawn with
     :func:`sampling_rates`. Under ``stochastic`` sampling (Wang et al. 2023, section 3.3) each step draws how many
-    tasks it has, from 2 to T, then which ones, and gives them equally many rows, up to one.
+    tasks it has, from 2 to T, then which ones, and gives them equally many rows, up to one. Under ``each`` a step holds
+    for every task the ``batch_size`` rows that a run of that task alone would draw.
 
     Args:
         sizes: Number of training rows of each task.
-        batch_size: Rows in a step, over all processes and micro-batches.
+        batch_size: Rows in a step, over all processes and micro-batches; under ``each`` rows of every task.
         config: How tasks are sampled.
         seed: Of everything that is drawn here; the global random state is neither read nor moved.
 
@@ -71,12 +73,17 @@ class Mixture:
             raise ValueError(f"trainer.batch_size: is {batch_size}; it must be at least 1")
         if config.sampling == "stochastic" and len(self.sizes) < 2:
             raise ValueError("mixture.sampling: stochastic draws from two tasks or more; use mixture=equal")
+        self._alone = []
+        if config.sampling == "each":
+            self._alone = [Mixture([size], batch_size, MixtureConfig("equal"), seed) for size in sizes]
         self._random = torch.Generator().manual_seed(seed)
         self._order = [self._shuffled(size) for size in self.sizes]
         self._position = [0] * len(self.sizes)
 
     def next_batch(self) -> list[tuple[int, int]]:
-        """Draw one global step: ``batch_size`` pairs of task id and row."""
+        """Draw one global step: ``batch_size`` pairs of task id and row, under ``each`` of every task."""
+        if self._alone:
+            return [(task, row) for task, alone in enumerate(self._alone) for _, row in alone.next_batch()]
         if self.config.sampling == "stochastic":
             tasks = self._stochastic_tasks()
         else:
@@ -89,6 +96,7 @@ class Mixture:
             "random": self._random.get_state().clone(),
             "order": [order.clone() for order in self._order],
             "position": list(self._position),
+            "alone": [alone.state_dict() for alone in self._alone],
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -106,6 +114,8 @@ class Mixture:
         self._random.set_state(state["random"].cpu())
         self._order = [order.cpu().clone() for order in state["order"]]
         self._position = list(state["position"])
+        for alone, told in zip(self._alone, state["alone"], strict=True):
+            alone.load_state_dict(told)
 
     def _stochastic_tasks(self) -> Tensor:
         T = len(self.sizes)

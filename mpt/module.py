@@ -1,4 +1,4 @@
-"""The LightningModule: a frozen backbone, a multitask prompt, and the loss of both stages.
+"""The LightningModule: a frozen backbone, a multitask prompt or a baseline, and the loss of both stages.
 
 Shape legend: B rows in a batch, T tasks.
 """
@@ -15,10 +15,10 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from mpt import metrics
 from mpt.backbone import Backbone
+from mpt.baselines import Adapter
 from mpt.config import OptimConfig, TaskConfig
 from mpt.data import Batch, MixtureDataModule
 from mpt.optim import RowAdamW
-from mpt.prompt import MultitaskPromptEmbedding
 
 
 @dataclass(frozen=True)
@@ -33,21 +33,20 @@ class Prediction:
 
 
 class MPTModule(lightning.LightningModule):
-    """Trains a multitask prompt on a frozen backbone.
+    """Trains a multitask prompt on a frozen backbone, or a baseline in its place.
 
     The loss of a step is ``sum_t weight_t * L_t``, where ``L_t`` is the mean token loss over task t's target
     tokens in the global step: all processes and all accumulated micro-batches (Wang et al. 2023, equation 4,
-    without distillation). With one task of weight 1 it is the backbone's own loss. Checkpoints hold the prompt
+    without distillation). With one task of weight 1 it is the backbone's own loss. Checkpoints hold what is trained
     alone.
 
     Args:
         backbone: Frozen.
-        prompt: What is trained; its ``task_names`` are the tasks.
+        adapter: What is trained, a prompt or a baseline; its ``task_names`` are the tasks.
         data: The rows; for the texts behind the predictions.
         configs: Configuration of each task.
         optim: Learning rates and schedule.
         max_steps: Optimiser steps in all, for the schedule.
-        freeze_shared: Train the factors alone.
 
     Raises:
         ValueError: There is not one configuration per task.
@@ -56,25 +55,23 @@ class MPTModule(lightning.LightningModule):
     def __init__(
         self,
         backbone: Backbone,
-        prompt: MultitaskPromptEmbedding,
+        adapter: Adapter,
         data: MixtureDataModule,
         configs: Sequence[TaskConfig],
         optim: OptimConfig,
         max_steps: int,
-        freeze_shared: bool = False,
     ) -> None:
         super().__init__()
-        if len(configs) != len(prompt.task_names):
+        if len(configs) != len(adapter.task_names):
             raise ValueError(
-                f"configs: are {len(configs)}, the prompt has {len(prompt.task_names)} tasks; give one per task"
+                f"configs: are {len(configs)}, the prompt has {len(adapter.task_names)} tasks; give one per task"
             )
-        self.backbone, self.prompt, self.data = backbone, prompt, data
+        self.backbone, self.adapter, self.data = backbone, adapter, data
         self.configs, self.optim, self.max_steps = list(configs), optim, max_steps
-        prompt.embedding.weight.requires_grad_(not freeze_shared)
         self.register_buffer(
             "task_weights", torch.tensor([config.weight for config in configs]), persistent=False
         )
-        self.start = prompt.snapshot()
+        self.start = adapter.snapshot()
         self.strict_loading = False
         self._step_losses = torch.zeros(len(configs))
         self._predictions: list[tuple[int, int, str, float, int]] = []
@@ -85,14 +82,25 @@ class MPTModule(lightning.LightningModule):
     @property
     def task_names(self) -> list[str]:
         """The T tasks."""
-        return self.prompt.task_names
+        return self.adapter.task_names
 
     # Training
 
     def row_losses(self, batch: Batch, use_prompt: bool = True) -> Tensor:
         """Summed token loss of each row under its own task's prompt, float32, ``(B,)``."""
-        prompts = self.prompt(None, batch["task_ids"]) if use_prompt else None
-        return self.backbone.row_losses(batch["input_ids"], batch["attention_mask"], batch["labels"], prompts)
+        return self.backbone.row_losses(
+            batch["input_ids"],
+            batch["attention_mask"],
+            batch["labels"],
+            **self._conditions(batch, use_prompt),
+        )
+
+    def _conditions(self, batch: Batch, use_prompt: bool) -> dict[str, Tensor]:
+        """What the backbone reads of the adapter."""
+        if not use_prompt:
+            return {}
+        told = (batch["input_ids"], batch["attention_mask"], batch["task_ids"])
+        return self.adapter.conditions(*told, self.backbone.word_embeddings)
 
     def task_losses(self, batch: Batch) -> Tensor:
         """This batch's part of each task's mean token loss over the global step, ``(T,)``.
@@ -142,17 +150,21 @@ class MPTModule(lightning.LightningModule):
         ]
         more = f" and {len(bad) - 5} more" if len(bad) > 5 else ""
         raise ValueError(
-            f"step {self.global_step}: the loss is not finite for {', '.join(named)}{more}; lower "
-            "optim.lr_prompt and optim.lr_factors, or use backbone.dtype=float32"
+            f"step {self.global_step}: the loss is not finite for {', '.join(named)}{more}; lower the learning rates "
+            "(optim.lr_prompt, optim.lr_factors, optim.lr_weights), or use backbone.dtype=float32"
         )
 
     def _row_name(self, task: int, row: int, split: str) -> str:
         return f"{self.task_names[task]} {self.data.examples[split][task][row].row_id}"
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        """RowAdamW with a rate for P and one for the factors, and a schedule by steps."""
-        rates = {"prompt": self.optim.lr_prompt, "factors": self.optim.lr_factors}
-        groups = [group for group in self.prompt.learner_groups() if group.params[0].requires_grad]
+        """RowAdamW with a rate for each kind of parameters, and a schedule by steps."""
+        rates = {
+            "prompt": self.optim.lr_prompt,
+            "factors": self.optim.lr_factors,
+            "weights": self.optim.lr_weights,
+        }
+        groups = [group for group in self.adapter.learner_groups() if group.params[0].requires_grad]
         self.learner_names = [group.name for group in groups]
         self._optimizer = RowAdamW(
             [
@@ -206,7 +218,7 @@ class MPTModule(lightning.LightningModule):
             self.log_dict({f"validation/{name}/{key}": float(value) for key, value in scored.items()})
         self.log("validation/average/score", sum(scores) / len(scores), prog_bar=True)
         self.log("step", float(self.global_step))
-        moved = self.prompt.displacement(self.start)
+        moved = self.adapter.displacement(self.start)
         self.log_dict({f"moved/{name}": distance for name, distance in moved.items()})
         if self._random is not None:
             torch.set_rng_state(self._random)
@@ -243,9 +255,9 @@ class MPTModule(lightning.LightningModule):
         self, batch: Batch, use_prompt: bool, with_losses: bool = False
     ) -> list[tuple[int, int, str, float, int]]:
         """Task id, row, text, summed token loss and number of target tokens of each row."""
-        prompts = self.prompt(None, batch["task_ids"]) if use_prompt else None
+        conditions = self._conditions(batch, use_prompt)
         texts = self.backbone.generate(
-            batch["input_ids"], batch["attention_mask"], prompts, **batch["generation"]
+            batch["input_ids"], batch["attention_mask"], **conditions, **batch["generation"]
         )
         losses = self.row_losses(batch, use_prompt).tolist() if with_losses else [0.0] * len(texts)
         tokens = (batch["labels"] != -100).sum(1).tolist()
@@ -256,17 +268,17 @@ class MPTModule(lightning.LightningModule):
     # Checkpoints
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep the prompt alone, and the random state that dropout will draw from."""
-        checkpoint["state_dict"] = {
-            name: tensor for name, tensor in checkpoint["state_dict"].items() if name.startswith("prompt.")
-        }
+        """Keep what is trained alone, and the random state that dropout will draw from."""
+        checkpoint["state_dict"] = {}
+        checkpoint["adapter"] = self.adapter.snapshot()
         checkpoint["start"] = self.start
         checkpoint["random"] = torch.get_rng_state()
         if torch.cuda.is_available():
             checkpoint["random_cuda"] = torch.cuda.get_rng_state()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Remember the random state until the first resumed batch, and where the prompt started."""
+        """Put back what is trained; remember the random state until the first resumed batch, and the start."""
+        self.adapter.restore(checkpoint["adapter"])
         self.start = checkpoint["start"]
         self._resumed = checkpoint["random"], checkpoint.get("random_cuda")
 

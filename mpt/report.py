@@ -106,18 +106,21 @@ def gather(folders: Iterable[Path], split: str = "test") -> tuple[list[Line], li
         scores = metrics[split]
         if len(scores) == 2:  # the average of one task is that task once more
             scores = {task: row for task, row in scores.items() if task != "average"}
-        cost = {name: value for name, value in _costs(metrics).items() if value is not None}
-        lines += [{"run": str(run), "task": task} | told | row | cost for task, row in scores.items()]
+        lines += [
+            {"run": str(run), "task": task} | told | row | _costs(metrics, task)
+            for task, row in scores.items()
+        ]
     return lines, unfinished
 
 
-def _costs(metrics: Mapping[str, Any]) -> dict[str, float | None]:
+def _costs(metrics: Mapping[str, Any], task: str) -> dict[str, float]:
     """What a run took, as metrics beside its scores."""
-    return {
-        "best_step": metrics.get("best_step"),
+    costs = {
+        "best_step": metrics.get("best_step", {}).get(task),
         "fit_seconds": metrics.get("seconds", {}).get("fit"),
         "trained_parameters": metrics.get("parameters", {}).get("trained"),
     }
+    return {name: value for name, value in costs.items() if value is not None}
 
 
 def _differing(configs: Sequence[Mapping[str, Any]]) -> list[str]:

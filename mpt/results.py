@@ -31,7 +31,7 @@ INCIDENTAL = {"logger", "output_root", "overwrite", "resume", "trainer.progress_
 LIBRARIES = ("torch", "lightning", "transformers", "datasets", "tokenizers")
 LONGEST_NAME = 80
 FILES = ("config.yaml", "metrics.json", "metrics.csv", "draws.json", "similarity.csv", "similarity.png")
-FOLDERS = ("prompt", "predictions", "checkpoints", "wandb", "tensorboard")
+FOLDERS = ("prompt", "adapter", "predictions", "checkpoints", "wandb", "tensorboard")
 """What a run leaves in its folder, and all that ``overwrite=true`` removes."""
 
 
@@ -163,10 +163,11 @@ def begin(folder: Path, config: Mapping[str, Any], *, fingerprint: str, source: 
 
 
 def prompt_digest(folder: Path) -> str | None:
-    """A hash of the prompt in a run folder or prompt folder; None where there is none."""
+    """A hash of the prompt in a run folder, a prompt folder or a file; None where there is none."""
     for path in (folder / "prompt", folder):
-        if (path / "adapter_model.safetensors").is_file():
-            return hashlib.sha256((path / "adapter_model.safetensors").read_bytes()).hexdigest()[:16]
+        for file in (path / "adapter_model.safetensors", path / "adapter_model.bin", path):
+            if file.is_file():
+                return hashlib.sha256(file.read_bytes()).hexdigest()[:16]
     return None
 
 

@@ -1,21 +1,24 @@
-"""Which tasks are near each other: cosines of a prompt's tasks, and losses of source prompts on a target's rows."""
+"""Which tasks are near each other: by their prompts, by their factors, by a source prompt's loss on a target's rows."""
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+import lightning
 import torch
 from torch import Tensor
 
 from mpt import results
 from mpt.atomic import write_atomically
 from mpt.backbone import Backbone
+from mpt.config import TrainerConfig
 from mpt.data import Batch
+from mpt.module import MPTModule
 from mpt.prompt import MultitaskPromptEmbedding
 
 
 @torch.no_grad()
 def task_cosines(prompt: MultitaskPromptEmbedding) -> Tensor:
-    """Cosine similarity of the W of every two tasks; under form none, of their prompts.
+    """Cosine similarity of the W of every two tasks; without factors, of their prompts.
 
     Of W, not of cols and rows, which can be written in many ways for the same W. In the residual form, of
     ``cols @ rows``: the ones that all tasks share would make every two tasks alike.
@@ -23,8 +26,9 @@ def task_cosines(prompt: MultitaskPromptEmbedding) -> Tensor:
     Returns:
         ``(T, T)``, symmetric, 1 on the diagonal (0 where a task's W is 0), float32 on the CPU.
     """
-    plain = prompt.config.form == "none"
-    told = prompt.prompts() if plain else prompt.prefix_task_cols @ prompt.prefix_task_rows
+    told = prompt.prompts()
+    if prompt.config.has_factors:
+        told = prompt.prefix_task_cols @ prompt.prefix_task_rows
     unit = torch.nn.functional.normalize(told.detach().double().flatten(1), dim=1)
     return (unit @ unit.T).float().cpu()
 
@@ -95,18 +99,64 @@ def source_losses(
     return (summed / max(1, tokens)).cpu()
 
 
-def source_weights(init: str, losses: Tensor, temperature: float) -> Tensor:
+def task_embeddings(module: MPTModule, trainer: TrainerConfig) -> Tensor:
+    """Train plain prompts for a few steps: the task embeddings of SPoT (Vu et al. 2022, section 4).
+
+    Args:
+        module: Its adapter holds one plain prompt per task, its data has as many steps as are wanted.
+        trainer: Device and precision of the run.
+
+    Returns:
+        The prompts, ``(T, N, D)``, on the CPU.
+    """
+    quick = lightning.Trainer(
+        accelerator=trainer.accelerator,
+        devices=1,
+        precision=trainer.precision,  # type: ignore[arg-type]  # Lightning checks the word
+        max_steps=module.max_steps,
+        limit_val_batches=0,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        use_distributed_sampler=False,
+    )
+    module.train()
+    quick.fit(module, module.data)
+    module.cpu()
+    assert isinstance(module.adapter, MultitaskPromptEmbedding)
+    return module.adapter.prompts().detach()
+
+
+def prompt_cosines(targets: Tensor, sources: Tensor) -> Tensor:
+    """Cosine similarity of the average tokens of prompts (Vu et al. 2022, section 4.1).
+
+    Args:
+        targets: ``(T, N, D)``.
+        sources: ``(S, N, D)``.
+
+    Returns:
+        ``(T, S)``, float32 on the CPU.
+    """
+    one, other = (
+        torch.nn.functional.normalize(prompts.detach().cpu().double().mean(1), dim=1)
+        for prompts in (targets, sources)
+    )
+    return (one @ other.T).float()
+
+
+def source_weights(init: str, scores: Tensor, temperature: float) -> Tensor:
     """The part of each source task in each target's start.
 
     Args:
-        init: NEAREST_SOURCE_TASK: all of the one with the smallest loss; WEIGHTED_SOURCE_TASKS: the softmax of
-            ``-loss / temperature``.
-        losses: ``(T, S)``, from :func:`source_losses`.
-        temperature: In nats; above 0.
+        init: NEAREST_SOURCE_TASK: all of the one with the highest score; WEIGHTED_SOURCE_TASKS: the softmax of
+            ``score / temperature``.
+        scores: ``(T, S)``: the negative losses of :func:`source_losses`, or :func:`prompt_cosines`.
+        temperature: Above 0; of losses in nats.
 
     Returns:
         ``(T, S)``, each row summing to 1.
     """
     if init == "NEAREST_SOURCE_TASK":
-        return torch.nn.functional.one_hot(losses.argmin(1), losses.shape[1]).float()
-    return torch.softmax(-losses.double() / temperature, dim=1).float()
+        return torch.nn.functional.one_hot(scores.argmax(1), scores.shape[1]).float()
+    return torch.softmax(scores.double() / temperature, dim=1).float()

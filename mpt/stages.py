@@ -20,13 +20,21 @@ from mpt import results
 from mpt.answers import Predictions, answered, samples, scored, write_predictions
 from mpt.artifact import SavedPrompt, check_fits, load_prompt, save_prompt
 from mpt.backbone import Backbone
-from mpt.config import RunConfig
+from mpt.baselines import Adapter, build_baseline
+from mpt.config import PromptConfig, RunConfig
 from mpt.data import MixtureDataModule
 from mpt.few_shot import DRAWS, draw, replay, row_ids
 from mpt.loggers import check_tensorboard, close_loggers, log_results, open_loggers, wandb_mode
 from mpt.module import MPTModule
 from mpt.prompt import MultitaskPromptEmbedding, MultitaskPromptTuningConfig
-from mpt.similarity import source_losses, source_weights, task_cosines, write_similarity
+from mpt.similarity import (
+    prompt_cosines,
+    source_losses,
+    source_weights,
+    task_cosines,
+    task_embeddings,
+    write_similarity,
+)
 from mpt.summary import parameters, shortest, summary
 from mpt.tasks import Example, load_split
 from mpt.trainer import build_trainer, hush
@@ -116,8 +124,14 @@ def start_prompt(
                 f"{config.source}: its prompt has {there} tokens, prompt.num_virtual_tokens is "
                 f"{told.num_virtual_tokens}; use prompt.num_virtual_tokens={there}"
             )
+    names = list(config.tasks)
+    groups = told.groups or [names]
     settings = MultitaskPromptTuningConfig(
-        task_names=list(config.tasks),
+        task_names=names,
+        num_groups=len(groups),
+        task_groups=None
+        if told.groups is None
+        else [next(place for place, group in enumerate(groups) if name in group) for name in names],
         num_virtual_tokens=told.num_virtual_tokens,
         num_ranks=told.num_ranks,
         form=told.form,
@@ -138,7 +152,24 @@ def start_prompt(
             copy.deepcopy(given.prompt).join(prompt)
         except ValueError as error:
             raise ValueError(f"prompt.extend: {config.source} cannot take the new tasks: {error}") from error
+    prompt.embedding.weight.requires_grad_(not told.freeze_shared)
     return prompt
+
+
+def start_adapter(
+    config: RunConfig, backbone: Backbone, given: SavedPrompt | None, weights: torch.Tensor | None = None
+) -> Adapter:
+    """Build what is trained, as it starts: the prompt of :func:`start_prompt`, or a baseline in its place.
+
+    Raises:
+        ValueError: As :func:`start_prompt`, or the baseline does not fit.
+    """
+    prompt = start_prompt(config, backbone, given, weights)
+    if config.method.name == "prompt":
+        return prompt
+    sources = None if given is None else given.prompt.prompts().detach()
+    longest = max(task.max_source_tokens for task in config.tasks.values())
+    return build_baseline(config.method, backbone, prompt, sources, longest)
 
 
 def _train(config: RunConfig, folder: Path, given: SavedPrompt | None) -> dict[str, Any]:
@@ -154,11 +185,10 @@ def _train(config: RunConfig, folder: Path, given: SavedPrompt | None) -> dict[s
     examples = load_examples(config)
     backbone = Backbone.load(config.backbone)
     data = _data(config, examples, backbone)
-    weights = _source_weights(config, backbone, given, data)
-    prompt = start_prompt(config, backbone, given, weights)
+    weights = _source_weights(config, backbone, given, examples, data)
+    adapter = start_adapter(config, backbone, given, weights)
     tasks = list(config.tasks.values())
-    steps, frozen = config.trainer.max_steps, config.prompt.freeze_shared
-    module = MPTModule(backbone, prompt, data, tasks, config.optim, steps, frozen)
+    module = MPTModule(backbone, adapter, data, tasks, config.optim, config.trainer.max_steps)
     checkpoint = _begin(config, folder, examples, backbone)
     loggers = _loggers(config, folder, checkpoint)
     status = "failed"
@@ -193,7 +223,8 @@ def _train(config: RunConfig, folder: Path, given: SavedPrompt | None) -> dict[s
                 name: dict(zip(given.task_names, row, strict=True))
                 for name, row in zip(config.tasks, weights.tolist(), strict=True)
             }
-        result |= {"steps": trainer.global_step, "best_step": best.step, "seconds": seconds}
+        result |= {"steps": trainer.global_step, "best_step": best.steps_of(module.task_names)}
+        result["seconds"] = seconds
         _finish(config, folder, module, given, loggers, result, samples(tested, config.logger.samples))
         status = "success"
         return result
@@ -201,7 +232,9 @@ def _train(config: RunConfig, folder: Path, given: SavedPrompt | None) -> dict[s
         close_loggers(loggers, status)
 
 
-def _data(config: RunConfig, examples: Examples, backbone: Backbone) -> MixtureDataModule:
+def _data(
+    config: RunConfig, examples: Examples, backbone: Backbone, max_steps: int | None = None
+) -> MixtureDataModule:
     return MixtureDataModule(
         list(config.tasks),
         list(examples["train"].values()),
@@ -212,27 +245,45 @@ def _data(config: RunConfig, examples: Examples, backbone: Backbone) -> MixtureD
         batch_size=config.trainer.batch_size,
         accumulate=config.trainer.accumulate_grad_batches,
         eval_batch_size=config.evaluation.batch_size,
-        max_steps=config.trainer.max_steps,
+        max_steps=max_steps or config.trainer.max_steps,
         mixture=config.mixture,
         seed=config.seed,
     )
 
 
 def _source_weights(
-    config: RunConfig, backbone: Backbone, given: SavedPrompt | None, data: MixtureDataModule
+    config: RunConfig,
+    backbone: Backbone,
+    given: SavedPrompt | None,
+    examples: Examples,
+    data: MixtureDataModule,
 ) -> torch.Tensor | None:
-    """How much of each source task each target starts from, ``(T, S)``, by the losses on its training rows."""
+    """How much of each source task each target starts from, ``(T, S)``, by what its training rows tell."""
     init = config.prompt.init
     if given is None or init not in ("NEAREST_SOURCE_TASK", "WEIGHTED_SOURCE_TASKS"):
         return None
     check_fits(given, backbone.name, backbone.fingerprint, backbone.token_dim)
-    losses = [
-        source_losses(
-            backbone, given.prompt, data.eval_loader("train", tasks=[name]), config.evaluation.batch_size
-        )
-        for name in config.tasks
-    ]
-    return source_weights(init, torch.stack(losses), config.prompt.weight_temperature)
+    if config.prompt.source_scores == "similarity":
+        scores = prompt_cosines(_task_embeddings(config, backbone, examples), given.prompt.prompts())
+    else:
+        losses = [
+            source_losses(
+                backbone, given.prompt, data.eval_loader("train", tasks=[name]), config.evaluation.batch_size
+            )
+            for name in config.tasks
+        ]
+        scores = -torch.stack(losses)
+    return source_weights(init, scores, config.prompt.weight_temperature)
+
+
+def _task_embeddings(config: RunConfig, backbone: Backbone, examples: Examples) -> torch.Tensor:
+    """A plain prompt for each target, trained for a few steps on its training rows."""
+    told = PromptConfig(config.prompt.num_virtual_tokens, form="none")
+    plain = dataclasses.replace(config, prompt=told)
+    prompt, steps = start_prompt(plain, backbone, None), config.prompt.embedding_steps
+    data = _data(config, examples, backbone, steps)
+    module = MPTModule(backbone, prompt, data, list(config.tasks.values()), config.optim, steps)
+    return task_embeddings(module, config.trainer)
 
 
 def _begin(config: RunConfig, folder: Path, examples: Examples, backbone: Backbone) -> Path | None:
@@ -274,19 +325,28 @@ def _loggers(config: RunConfig, folder: Path, checkpoint: Path | None) -> list[L
 
 def _before(
     config: RunConfig, folder: Path, module: MPTModule, data: MixtureDataModule, trainer: lightning.Trainer
-) -> dict[str, float]:
-    """Score the prompt as it starts, once: a resumed run reads it back."""
+) -> results.Scores:
+    """Score the start and the natural prefixes, once: a resumed run reads it back.
+
+    Returns:
+        Task to ``before`` and ``oracle``, each where it is wanted and there is one.
+    """
     path = folder / "checkpoints" / "before.json"
-    if not (config.evaluation.before and _is_main()):
+    if not _is_main():
         return {}
     if path.is_file():
-        read: dict[str, float] = json.loads(path.read_text(encoding="utf-8"))
+        read: results.Scores = json.loads(path.read_text(encoding="utf-8"))
         return read
     module.to(trainer.strategy.root_device)
-    scores = scored(config.tasks, answered(module, data, "test"))
-    before = {name: row["score"] for name, row in scores.items()}
-    results.write_json(path, before)
-    return before
+    told: results.Scores = {name: {} for name in config.tasks}
+    if config.evaluation.before:
+        for name, row in scored(config.tasks, answered(module, data, "test")).items():
+            told[name]["before"] = row["score"]
+    if config.evaluation.oracle:
+        for name, row in scored(config.tasks, answered(module, data, "test", oracle=True)).items():
+            told[name]["oracle"] = row["score"]
+    results.write_json(path, told)
+    return told
 
 
 def _result(
@@ -294,21 +354,18 @@ def _result(
     module: MPTModule,
     data: MixtureDataModule,
     tested: Predictions,
-    before: dict[str, float],
+    before: results.Scores,
 ) -> dict[str, Any]:
-    """What ``metrics.json`` says of the best prompt."""
+    """What ``metrics.json`` says of the best step."""
     test = scored(config.tasks, tested)
-    for name, score in before.items():
-        test[name]["before"] = score
-    if config.evaluation.oracle:
-        for name, row in scored(config.tasks, answered(module, data, "test", oracle=True)).items():
-            test[name]["oracle"] = row["score"]
+    for name, row in before.items():
+        test[name] |= row
     return {
         "stage": config.stage,
         "metric": {name: task.metrics[0] for name, task in config.tasks.items()},
         "test": results.averaged(test),
         "validation": results.averaged(scored(config.tasks, answered(module, data, "validation"))),
-        "moved": module.prompt.displacement(module.start),
+        "moved": module.adapter.displacement(module.start),
         "parameters": parameters(module),
         "truncated": data.truncation,
     }
@@ -323,20 +380,11 @@ def _finish(
     result: dict[str, Any],
     sampled: list[dict[str, str]],
 ) -> None:
-    """Save the prompt and the numbers, tell the loggers, print the table."""
-    prompt, weights = module.prompt, {name: task.weight for name, task in config.tasks.items()}
-    if given is not None and config.prompt.extend:
-        prompt, weights = given.prompt, given.task_weights | weights
-        prompt.join(module.prompt)
-    save_prompt(
-        folder / "prompt",
-        prompt,
-        task_weights=weights,
-        backbone_name=module.backbone.name,
-        fingerprint=module.backbone.fingerprint,
-    )
-    if len(prompt.task_names) > 1:
-        write_similarity(folder, prompt.task_names, task_cosines(prompt))
+    """Save what was trained and the numbers, tell the loggers, print the table."""
+    if isinstance(module.adapter, MultitaskPromptEmbedding):
+        _save_prompt(config, folder, module.adapter, module.backbone, given)
+    else:
+        module.adapter.save(folder / "adapter", module.backbone)
     numbers = results.flatten({key: result[key] for key in ("test", "validation", "moved")})
     told = {key.replace(".", "/"): value for key, value in numbers.items()}
     log_results(loggers, told, sampled, folder)
@@ -344,6 +392,29 @@ def _finish(
     moved = ", ".join(f"{name} {share:.0%}" for name, share in result["moved"].items())
     _say(results.table(result))
     _say(f"moved from the start: {moved}\nrun folder: {shortest(folder)}")
+
+
+def _save_prompt(
+    config: RunConfig,
+    folder: Path,
+    prompt: MultitaskPromptEmbedding,
+    backbone: Backbone,
+    given: SavedPrompt | None,
+) -> None:
+    """Save a prompt, together with the source's where it extends that, and how near its tasks are."""
+    weights = {name: task.weight for name, task in config.tasks.items()}
+    if given is not None and config.prompt.extend:
+        given.prompt.join(prompt)
+        prompt, weights = given.prompt, given.task_weights | weights
+    save_prompt(
+        folder / "prompt",
+        prompt,
+        task_weights=weights,
+        backbone_name=backbone.name,
+        fingerprint=backbone.fingerprint,
+    )
+    if len(prompt.task_names) > 1 and prompt.config.form != "shared":
+        write_similarity(folder, prompt.task_names, task_cosines(prompt))
 
 
 def _is_main() -> bool:

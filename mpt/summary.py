@@ -24,7 +24,7 @@ def summary(
     lines = [
         shortest(folder),
         f"{config.stage}: {told['trained']:,} parameters trained, {told['frozen']:,} frozen "
-        f"({module.backbone.name}); the prompt holds {told['ratio']:.3f} of independent prompts",
+        f"({module.backbone.name}); {told['ratio']:.3f} of the storage of independent prompts",
         f"{config.trainer.max_steps} steps of {config.trainer.batch_size} rows, "
         f"{config.mixture.sampling} mixture, {processes} x {device.type}, seed {config.seed}",
     ]
@@ -45,10 +45,10 @@ def shortest(folder: Path) -> str:
 
 
 def parameters(module: MPTModule) -> dict[str, float]:
-    """How many numbers are trained and frozen, and what the prompt holds."""
-    prompt = {id(parameter) for parameter in module.prompt.parameters()}
+    """How many numbers are trained, how many of the backbone are frozen, and what there is to store."""
+    backbone = module.backbone.parameters()
     return {
         "trained": sum(parameter.numel() for parameter in module.parameters() if parameter.requires_grad),
-        "frozen": sum(parameter.numel() for parameter in module.parameters() if id(parameter) not in prompt),
-        **dataclasses.asdict(module.prompt.count_parameters()),
+        "frozen": sum(parameter.numel() for parameter in backbone if not parameter.requires_grad),
+        **dataclasses.asdict(module.adapter.count_parameters()),
     }

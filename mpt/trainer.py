@@ -25,7 +25,7 @@ def build_trainer(config: RunConfig, folder: Path) -> tuple[lightning.Trainer, B
     Raises:
         ValueError: Lightning does not know a word, or the machine has no such device.
     """
-    best = BestPrompt(folder / "checkpoints" / "best.safetensors")
+    best = BestPrompt(folder / "checkpoints" / "best.safetensors", by_task=config.evaluation.best == "task")
     told = config.trainer
     last = ModelCheckpoint(
         folder / "checkpoints",
@@ -80,5 +80,6 @@ def hush() -> None:
         "`isinstance\\(treespec, LeafSpec\\)` is deprecated",
         "The dataloader, .*, does not have many workers",
         "It is recommended to use `self.log",
+        "`is_gradient_checkpointing` is deprecated",
     ):
         warnings.filterwarnings("ignore", message)

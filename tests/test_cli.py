@@ -212,7 +212,7 @@ BAD = {
     "no source": (["task=target", "+tasks=[one]"], "source: not given, .*add source=RUN_FOLDER"),
     "source that is not there": (
         ["task=target", "+tasks=[one]", "source=runs/nowhere"],
-        "source: no folder 'runs/nowhere'",
+        "source: no folder or file 'runs/nowhere'",
     ),
     "backbone that is not there": (
         ["+tasks=[one]", "backbone.path=nowhere"],

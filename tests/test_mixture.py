@@ -52,7 +52,7 @@ def test_rows_come_without_replacement_until_all_have_come(
     seen: dict[int, list[int]] = {task: [] for task in range(len(sizes))}
     for _ in range(30):
         batch = mixture.next_batch()
-        assert len(batch) == batch_size
+        assert len(batch) == batch_size * (len(sizes) if sampling == "each" else 1)
         for task, row in batch:
             seen[task].append(row)
     for task, size in enumerate(sizes):
@@ -70,6 +70,18 @@ def test_stochastic_steps_have_two_to_all_tasks_in_equal_parts() -> None:
         numbers.add(len(counts))
         assert max(counts.values()) - min(counts.values()) <= 1
     assert numbers == {2, 3, 4}
+
+
+@given(SIZES, st.integers(1, 9), st.integers(0, 3))
+def test_each_task_gets_the_rows_that_it_would_get_alone(
+    sizes: list[int], batch_size: int, seed: int
+) -> None:
+    together = Mixture(sizes, batch_size, MixtureConfig("each"), seed)
+    alone = [Mixture([size], batch_size, MixtureConfig("proportional"), seed) for size in sizes]
+    for _ in range(12):
+        batch = together.next_batch()
+        for task, mixture in enumerate(alone):
+            assert [row for of, row in batch if of == task] == [row for _, row in mixture.next_batch()]
 
 
 @given(SIZES, st.sampled_from(SAMPLINGS), st.integers(0, 20))

@@ -29,7 +29,7 @@ def write_run(folder: Path, scores: dict[str, float], **config: Any) -> None:
         folder, {"tasks": {"a": {"weight": 1.0}}, "overwrite": False} | config, {"id": folder.name}
     )
     test = {task: {"n": 10, "score": score, "exact_match": score} for task, score in scores.items()}
-    cost = {"best_step": 20, "seconds": {"fit": 1.5}, "parameters": {"trained": 148}}
+    cost = {"best_step": dict.fromkeys(scores, 20), "seconds": {"fit": 1.5}, "parameters": {"trained": 148}}
     results.write_metrics(
         folder, cost | {"test": results.averaged(test), "validation": results.averaged(test)}
     )

@@ -73,9 +73,9 @@ def test_losses_of_all_candidates_are_those_of_each_alone(tiny_t5_folder: Path, 
 
 def test_weights_by_hand() -> None:
     losses = torch.tensor([[2.0, 1.0, 1.0 + torch.log(torch.tensor(3.0)).item()], [0.0, 5.0, 9.0]])
-    assert source_weights("NEAREST_SOURCE_TASK", losses, 1.0).tolist() == [[0, 1, 0], [1, 0, 0]]
-    weights = source_weights("WEIGHTED_SOURCE_TASKS", losses, 1.0)
+    assert source_weights("NEAREST_SOURCE_TASK", -losses, 1.0).tolist() == [[0, 1, 0], [1, 0, 0]]
+    weights = source_weights("WEIGHTED_SOURCE_TASKS", -losses, 1.0)
     assert weights[0, 1] / weights[0, 2] == pytest.approx(3.0)
     assert weights.sum(1).tolist() == pytest.approx([1.0, 1.0])
-    cold = source_weights("WEIGHTED_SOURCE_TASKS", losses, 1e-3)
+    cold = source_weights("WEIGHTED_SOURCE_TASKS", -losses, 1e-3)
     assert cold[1].tolist() == pytest.approx([1.0, 0.0, 0.0])

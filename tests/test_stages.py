@@ -210,9 +210,7 @@ class TestTarget:
                 backbone = Backbone.load(exact.backbone)
                 prompt = stages.start_prompt(exact, backbone, saved)
                 data = stages._data(exact, stages.load_examples(exact), backbone)
-                module = MPTModule(
-                    backbone, prompt, data, list(exact.tasks.values()), exact.optim, 1, False
-                ).eval()
+                module = MPTModule(backbone, prompt, data, list(exact.tasks.values()), exact.optim, 1).eval()
                 (batch,) = data.eval_loader("train")
                 losses[name] = module.row_losses(batch).sum().item()
             assert weights[min(losses, key=losses.get)] == 1.0

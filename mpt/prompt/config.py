@@ -29,7 +29,9 @@ class MultitaskPromptTuningInit(StrEnum):
     WEIGHTED_SOURCE_TASKS = "WEIGHTED_SOURCE_TASKS"
 
 
-FORMS = ("product", "residual", "additive", "none")
+FORMS = ("product", "residual", "additive", "none", "shared")
+PLAIN = ("none", "shared")
+"""Forms without factors."""
 FACTOR_INITS = ("normal", "ones")
 OF_SOURCE = (
     MultitaskPromptTuningInit.AVERAGE_SOURCE_TASKS,
@@ -76,7 +78,7 @@ class MultitaskPromptTuningConfig:
     """T distinct names; position i is ``task_ids == i``. Empty: ``task_0``, ``task_1``, ..."""
     form: str = "product"
     """product: ``P * (cols @ rows)``; residual: ``P * (1 + cols @ rows)``; additive: ``P + cols @ rows``; none: a
-    plain prompt per task."""
+    plain prompt per task; shared: one plain prompt for all tasks, P itself."""
     num_groups: int = 1
     """G; under form none it is T."""
     task_groups: list[int] | None = None
@@ -86,6 +88,11 @@ class MultitaskPromptTuningConfig:
     factor_init: str = "normal"
     """normal: cols and rows from N(0, factor_std^2), as PEFT; ones: W starts at 1 plus noise."""
     factor_std: float = 0.02
+
+    @property
+    def has_factors(self) -> bool:
+        """Whether tasks have cols and rows."""
+        return self.form not in PLAIN
 
     def __post_init__(self) -> None:
         _check_choice("task_type", self.task_type, tuple(TaskType))

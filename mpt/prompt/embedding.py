@@ -35,8 +35,8 @@ class MultitaskPromptEmbedding(nn.Module):
 
     Attributes:
         embedding: P, weight ``(G * N, D)``.
-        prefix_task_cols: ``(T, N, R)``; absent under form none.
-        prefix_task_rows: ``(T, R, D)``; absent under form none.
+        prefix_task_cols: ``(T, N, R)``; absent under the forms none and shared.
+        prefix_task_rows: ``(T, R, D)``; absent under the forms none and shared.
 
     Args:
         config: Shape, composition and first values.
@@ -68,7 +68,7 @@ class MultitaskPromptEmbedding(nn.Module):
         self.embedding = nn.Embedding(G * N, D)
         with torch.no_grad():
             self.embedding.weight.copy_(start_shared(self.config, self.embedding.weight, word_embeddings))
-        if self.config.form != "none":
+        if self.config.has_factors:
             cols, rows = initialize.start_factors(
                 (T, N, R, D), self.config.form, self.config.factor_init, self.config.factor_std
             )
@@ -128,7 +128,7 @@ class MultitaskPromptEmbedding(nn.Module):
         # index_select, not [task_ids]: indexing would read a negative id as the last task.
         groups = self.task_groups.index_select(0, task_ids)  # B
         prompts: Tensor = self.embedding(groups[:, None] * N + indices)  # B N D
-        if self.config.form == "none":
+        if not self.config.has_factors:
             return prompts
         cols = self.prefix_task_cols.index_select(0, task_ids)  # B N R
         rows = self.prefix_task_rows.index_select(0, task_ids)  # B R D
@@ -170,10 +170,7 @@ class MultitaskPromptEmbedding(nn.Module):
         if part.prompt_tuning_init in OF_SOURCE or extended.form != "none" or like:
             part.prompt_tuning_init = MultitaskPromptTuningInit.RANDOM
         fresh = MultitaskPromptEmbedding(part, word_embeddings).to(self.embedding.weight.device)
-        tensors = ["prefix_task_cols", "prefix_task_rows"]
-        if extended.form == "none":
-            tensors = ["embedding.weight"]
-        for name in tensors:
+        for name in self._by_task():
             old, new = self.get_parameter(name), fresh.get_parameter(name).detach()
             if like:
                 mean = old.detach().view(len(self.task_groups), -1)[ids.to(old.device)].mean(0)
@@ -198,7 +195,7 @@ class MultitaskPromptEmbedding(nn.Module):
         mine, theirs = self.config, other.config
         for key in ("form", "num_ranks", "num_virtual_tokens", "token_dim"):
             if getattr(mine, key) != getattr(theirs, key) and not (
-                key == "num_ranks" and mine.form == "none"
+                key == "num_ranks" and not mine.has_factors
             ):
                 raise ValueError(
                     f"{key}: is {getattr(mine, key)} in one prompt and {getattr(theirs, key)} in the other; prompts "
@@ -209,7 +206,7 @@ class MultitaskPromptEmbedding(nn.Module):
                 raise ValueError("num_groups: is more than 1; only prompts with one P can be joined")
             if not torch.equal(self.embedding.weight.cpu(), other.embedding.weight.cpu()):
                 raise ValueError("embedding: the two prompts have another P; train the second with P frozen")
-        names = ["embedding.weight"] if mine.form == "none" else ["prefix_task_cols", "prefix_task_rows"]
+        names = self._by_task()
         kept = {name: len(self.get_parameter(name)) for name in names}
         # What they start from is replaced at once, so it needs no word embeddings.
         self.add_tasks(theirs.task_names, like=mine.task_names[:1])
@@ -221,21 +218,50 @@ class MultitaskPromptEmbedding(nn.Module):
         """Count the numbers that the prompt holds, against one plain prompt per task."""
         T, N, R, D = self.shape
         shared = self.config.num_groups * N * D
-        per_task = 0 if self.config.form == "none" else N * R + R * D
+        per_task = N * R + R * D if self.config.has_factors else 0
         total = shared + T * per_task
         return ParameterCount(shared, per_task, T * per_task, total, T * N * D, total / (T * N * D))
 
     def learner_groups(self) -> list[LearnerGroup]:
         """The parameters with their number of learners: G for P, T for the factors."""
         groups = [LearnerGroup("prompt", [self.get_parameter("embedding.weight")], self.config.num_groups)]
-        if self.config.form != "none":
+        if self.config.has_factors:
             factors = [self.prefix_task_cols, self.prefix_task_rows]
             groups.append(LearnerGroup("factors", factors, self.config.num_tasks))
         return groups
 
+    def numbers_of(self, task: int) -> dict[str, tuple[int, int]]:
+        """Where the numbers of a task lie: of each parameter, how many learners it holds, and which is the task's."""
+        config = self.config
+        assert config.task_groups is not None
+        found = {"embedding.weight": (config.num_groups, config.task_groups[task])}
+        if config.has_factors:
+            found |= dict.fromkeys(("prefix_task_cols", "prefix_task_rows"), (config.num_tasks, task))
+        return found
+
+    def conditions(
+        self, input_ids: Tensor, attention_mask: Tensor, task_ids: Tensor, word_embeddings: nn.Module
+    ) -> dict[str, Tensor]:
+        """What the backbone reads besides each row's own tokens: its task's prompt, whatever the tokens are.
+
+        Args:
+            input_ids: ``(B, S)``.
+            attention_mask: ``(B, S)``.
+            task_ids: ``(B,)``.
+            word_embeddings: The backbone's.
+
+        Returns:
+            ``prompts``, ``(B, N, D)``.
+        """
+        return {"prompts": self(None, task_ids)}
+
     def snapshot(self) -> dict[str, Tensor]:
         """A copy of the parameters, under the names of the state dict, that later steps do not touch."""
         return {name: param.detach().cpu().clone() for name, param in self.named_parameters()}
+
+    def restore(self, tensors: Mapping[str, Tensor]) -> None:
+        """Put back what :meth:`snapshot` gave."""
+        self.load_state_dict(dict(tensors))
 
     @torch.no_grad()
     def displacement(self, start: Mapping[str, Tensor]) -> dict[str, float]:
@@ -246,7 +272,8 @@ class MultitaskPromptEmbedding(nn.Module):
 
         Returns:
             ``||now - start|| / ||start||`` (Frobenius) of P under ``prompt``, and of each task's W under its
-            name; in the additive form and under none of each task's prompt. The plain distance where the start is zero.
+            name; in the additive form and without factors of each task's prompt. The plain distance where the start is
+            zero.
         """
         device = self.embedding.weight.device
         before = {name: tensor.to(device) for name, tensor in start.items()}
@@ -255,12 +282,18 @@ class MultitaskPromptEmbedding(nn.Module):
         by_task = _relative_move(self._of_tasks(now), self._of_tasks(before))
         return {"prompt": moved.item()} | dict(zip(self.config.task_names, by_task.tolist(), strict=True))
 
+    def _by_task(self) -> list[str]:
+        """The parameters whose first dimension grows with the tasks."""
+        if self.config.has_factors:
+            return ["prefix_task_cols", "prefix_task_rows"]
+        return ["embedding.weight"] if self.config.form == "none" else []
+
     def _of_tasks(self, tensors: Mapping[str, Tensor]) -> Tensor:
-        """What is each task's own, ``(T, N, D)``: W; in the additive form and under none the whole prompt."""
+        """What is each task's own, ``(T, N, D)``: W; in the additive form and without factors the whole prompt."""
         form, (_, N, _, D) = self.config.form, self.shape
         shared = tensors["embedding.weight"].view(-1, N, D)  # G N D
-        if form == "none":
-            return shared
+        if not self.config.has_factors:
+            return shared[self.task_groups]
         product = tensors["prefix_task_cols"] @ tensors["prefix_task_rows"]
         if form == "additive":
             return initialize.compose(form, shared[self.task_groups], product)
@@ -292,7 +325,7 @@ class MultitaskPromptEmbedding(nn.Module):
             path, only_shared = config.prompt_tuning_init_state_dict_path, init == "ONLY_SOURCE_SHARED"
             given = initialize.from_file(path, config.num_virtual_tokens, config.form, only_shared)
         weights = self._source_weights(len(given.task_groups), task, source_weights, given.where)
-        fresh = None if config.form == "none" else self.prefix_task_rows.detach()
+        fresh = self.prefix_task_rows.detach() if config.has_factors else None
         shared, cols, rows = initialize.from_source(init, given, weights, config.form, fresh)
         P = self.embedding.weight.view(config.num_groups, config.num_virtual_tokens, -1)
         _copy(P, shared, given.where)
