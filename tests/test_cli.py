@@ -235,6 +235,47 @@ BAD = {
         ["+tasks=[one]", "few_shot.k=9"],
         "few_shot.k: is 9, .*tasks.one has 4 rows, so choose at most 2",
     ),
+    "method": (["+tasks=[one]", "method=loar"], "method: unknown 'loar'; .*(did you mean 'lora'?)"),
+    "attention to nothing": (
+        ["task=target", "+tasks=[one]", "method=attempt"],
+        "source: not given, and method=attempt attends to the prompts of a source run",
+    ),
+    "LoRA from a source": (
+        ["task=target", "+tasks=[one]", "method=lora", "source=data"],
+        "source: is 'data', but method=lora has no use for prompts",
+    ),
+    "all weights in half precision": (
+        ["+tasks=[one]", "method=full", "backbone.dtype=bfloat16"],
+        "backbone.dtype: is bfloat16, .*use backbone.dtype=float32",
+    ),
+    "LoRA's alpha of a prompt": (
+        ["+tasks=[one]", "method.alpha=3"],
+        "method.alpha: is 3.0, but method.name=prompt has none",
+    ),
+    "a method with factors": (
+        ["+tasks=[one]", "method=dept", "prompt.form=product"],
+        "prompt.form: is product, and method.name=dept has no factors",
+    ),
+    "a method that cannot be extended": (
+        ["task=target", "+tasks=[one]", "method=attempt", "prompt.extend=true", "source=data"],
+        "prompt.extend: method.name=attempt cannot be extended",
+    ),
+    "a method without its rank": (
+        ["+tasks=[one]", "method=dept", "method.num_ranks=null"],
+        "method.num_ranks: not given, and method.name=dept needs it",
+    ),
+    "a group too few": (
+        ["+tasks=[one]", "prompt.groups=[[two]]"],
+        "prompt.groups: is [['two']]; it must name each of one once",
+    ),
+    "groups of plain prompts": (
+        ["+tasks=[one]", "prompt=plain", "prompt.groups=[[one]]"],
+        "prompt.groups: prompt.form=none gives each task a prompt of its own",
+    ),
+    "each task's best step of a shared P": (
+        ["tasks=[one,two]", "evaluation.best=task"],
+        "evaluation.best: task keeps each task at another step",
+    ),
     "zero steps": (["+tasks=[one]", "trainer.max_steps=0"], "trainer.max_steps: is 0; it must be at least 1"),
     "dtype": (["+tasks=[one]", "backbone.dtype=float23"], "backbone.dtype: unknown 'float23'"),
     "batch": (

@@ -286,6 +286,148 @@ class TestTarget:
         with pytest.raises(ValueError, match=r"before that was trained anew; overwrite=true"):
             results.finished(tmp_path / "run", values)
 
+    @pytest.mark.parametrize("kind", ["safetensors", "pt"])
+    def test_a_file_of_tensors_is_a_source(self, source_run, make_config, tmp_path, kind):
+        path = tmp_path / f"source.{kind}"
+        (save_file if kind == "safetensors" else torch.save)(tensors(source_run), path)
+        changes = {
+            "prompt__init": "EXACT_SOURCE_TASK",
+            "prompt__init_task": "task_1",
+            "trainer__max_steps": 1,
+        }
+        config = make_config("target", ["two"], source=str(path), **changes)
+        prompt = stages.start_prompt(config, Backbone.load(config.backbone), load_prompt(path))
+        assert torch.equal(prompt.prompts()[0], load_prompt(source_run).prompt.prompts()[1])
+        assert stages.target(config, tmp_path / "run")["steps"] == 1
+        assert results.finished(tmp_path / "run", dataclasses.asdict(config)) is not None
+
+    def test_a_file_with_the_shared_prompt_alone(self, source_run, make_config, tmp_path):
+        shared = tensors(source_run)["prompt_embeddings"]
+        save_file({"prompt_embeddings": shared}, tmp_path / "shared.safetensors")
+        changes = {"prompt__init": "ONLY_SOURCE_SHARED", "source": str(tmp_path / "shared.safetensors")}
+        config = make_config("target", ["one", "two"], **changes)
+        given = load_prompt(tmp_path / "shared.safetensors")
+        prompt = stages.start_prompt(config, Backbone.load(config.backbone), given)
+        assert torch.equal(prompt.embedding.weight, shared)
+
+    def test_groups_of_targets_start_from_the_same_p_and_go_apart(self, source_run, make_config, tmp_path):
+        groups = {"prompt__groups": [["a", "c"], ["b"]], "source": str(source_run)}
+        config = make_config("target", ["a", "b", "c"], **average(), **groups)
+        for name in ("a", "b", "c"):
+            config.tasks[name].rows.files = config.tasks["a"].rows.files.replace("/a", "/one")
+        prompt = stages.start_prompt(config, Backbone.load(config.backbone), load_prompt(source_run))
+        assert prompt.task_groups.tolist() == [0, 1, 0]
+        for group in prompt.embedding.weight.view(2, 4, -1):
+            assert torch.equal(group, tensors(source_run)["prompt_embeddings"])
+        stages.target(config, tmp_path / "run")
+        first, second = load_prompt(tmp_path / "run").prompt.embedding.weight.view(2, 4, -1)
+        assert not torch.equal(first, second)
+
+    @pytest.mark.parametrize("init", ["NEAREST_SOURCE_TASK", "WEIGHTED_SOURCE_TASKS"])
+    def test_similar_source_prompts_start_a_plain_target(self, make_config, tmp_path, init):
+        library = stages.source(make_config(prompt__form="none"), tmp_path / "library")
+        assert library["parameters"]["ratio"] == 1.0
+        changes = {"form": "none", "init": init, "source_scores": "similarity", "embedding_steps": 2}
+        changes = {f"prompt__{key}": value for key, value in changes.items()}
+        config = make_config("target", ["two"], source=str(tmp_path / "library"), **changes)
+        metrics = stages.target(config, tmp_path / "run")
+        weights = metrics["source_weights"]["two"]
+        assert sum(weights.values()) == pytest.approx(1.0)
+        assert (max(weights.values()) == 1.0) == (init == "NEAREST_SOURCE_TASK")
+
+    def test_the_generic_prompt_of_a_mixture_starts_a_plain_target(self, make_config, tmp_path):
+        stages.source(make_config(prompt__form="shared"), tmp_path / "generic")
+        saved = load_prompt(tmp_path / "generic").prompt
+        assert torch.equal(*saved.prompts())
+        assert not (tmp_path / "generic" / "similarity.csv").exists()
+        changes = {"prompt__form": "none", "prompt__init": "ONLY_SOURCE_SHARED"}
+        config = make_config("target", ["one", "two"], source=str(tmp_path / "generic"), **changes)
+        prompt = stages.start_prompt(
+            config, Backbone.load(config.backbone), load_prompt(tmp_path / "generic")
+        )
+        for own in prompt.prompts():
+            assert torch.equal(own, saved.prompts()[0])
+
+
+METHODS = {
+    "attempt": {"name": "attempt", "num_ranks": 3},
+    "dept": {"name": "dept", "num_ranks": 2},
+    "lora": {"name": "lora", "num_ranks": 2, "modules": ["q", "v"]},
+    "full": {"name": "full"},
+}
+
+
+def method(name, source_run):
+    changes = {f"method__{key}": value for key, value in METHODS[name].items()}
+    if name == "attempt":
+        changes["source"] = str(source_run)
+    return changes | {"prompt__form": "none", "prompt__init": "RANDOM"}
+
+
+class TestMethods:
+    @pytest.mark.parametrize("name", METHODS)
+    def test_leaves_an_adapter_in_place_of_a_prompt(self, name, make_config, source_run, tmp_path):
+        config = make_config("target", ["one"], **method(name, source_run))
+        metrics = stages.target(config, tmp_path / "run")
+        assert not (tmp_path / "run" / "prompt").exists()
+        assert (tmp_path / "run" / "adapter").is_dir()
+        assert metrics["parameters"]["trained"] > 0
+        assert metrics["parameters"]["frozen"] == (0 if name == "full" else metrics["parameters"]["frozen"])
+        assert all(moved > 0 for moved in metrics["moved"].values())
+        assert {"score", "before", "oracle"} <= metrics["test"]["one"].keys()
+
+    @pytest.mark.parametrize("name", METHODS)
+    def test_an_interrupted_run_ends_as_a_whole_one(
+        self, name, make_config, source_run, tmp_path, monkeypatch
+    ):
+        config = make_config("target", ["one"], **method(name, source_run))
+        stages.target(config, tmp_path / "whole")
+        step = MPTModule.training_step
+
+        def interrupted(self, batch, batch_idx):
+            if self.global_step == 4:
+                signal.raise_signal(signal.SIGTERM)
+            return step(self, batch, batch_idx)
+
+        monkeypatch.setattr(MPTModule, "training_step", interrupted)
+        with pytest.raises(SystemExit):
+            stages.target(config, tmp_path / "run")
+        monkeypatch.setattr(MPTModule, "training_step", step)
+        stages.target(config, tmp_path / "run")
+        (file,) = (tmp_path / "run" / "adapter").glob("*.safetensors")
+        assert_equal(load_file(file), load_file(tmp_path / "whole" / "adapter" / file.name))
+
+    def test_the_oracle_is_that_of_the_untouched_backbone(self, make_config, source_run, tmp_path):
+        config = make_config("target", ["one"], **method("full", source_run))
+        prompt = make_config("target", ["one"], prompt__init="RANDOM")
+        full, mpt = (stages.target(told, tmp_path / name) for name, told in (("f", config), ("p", prompt)))
+        assert full["test"]["one"]["oracle"] == mpt["test"]["one"]["oracle"]
+
+
+class TestSideBySide:
+    @pytest.mark.parametrize("form", ["none", "product"])
+    def test_tasks_side_by_side_equal_each_alone(self, form, make_config, tmp_path):
+        shared = {
+            "prompt__form": form,
+            "prompt__init": "TEXT",
+            "prompt__init_text": "say a word",
+            "prompt__factor_std": 0.0,
+            "backbone__dropout": False,
+            "evaluation__best": "task",
+            "evaluation__validate_every": 2,
+            "mixture__sampling": "each",
+            "few_shot__k": 2,
+        }
+        own = {} if form == "none" else {"prompt__groups": [["one"], ["two"]]}
+        both = stages.target(make_config("target", ["one", "two"], **shared, **own), tmp_path / "both")
+        together = load_prompt(tmp_path / "both").prompt.prompts()
+        for task, name in enumerate(("one", "two")):
+            alone = stages.target(make_config("target", [name], **shared), tmp_path / name)
+            prompt = load_prompt(tmp_path / name).prompt.prompts()[0]
+            torch.testing.assert_close(together[task], prompt, atol=1e-5, rtol=1e-4)
+            assert both["best_step"][name] == alone["best_step"][name]
+            assert both["test"][name] == alone["test"][name]
+
 
 def average():
     return {"prompt__init": "AVERAGE_SOURCE_TASKS"}

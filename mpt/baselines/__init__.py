@@ -1,0 +1,26 @@
+"""What multitask prompt tuning is compared with: ATTEMPT, DePT, LoRA and full fine-tuning.
+
+Plain prompts, SPoT and averages of prompts need no class of their own: they are forms and starts of the prompt.
+"""
+
+from mpt.baselines.attempt import Attempt
+from mpt.baselines.baseline import Baseline
+from mpt.baselines.build import METHODS, build_baseline, load_baseline
+from mpt.baselines.dept import DePT
+from mpt.baselines.weights import FullFineTuning, LoRA
+from mpt.prompt import MultitaskPromptEmbedding
+
+Adapter = MultitaskPromptEmbedding | Baseline
+"""What is trained beside, or in, a backbone."""
+
+__all__ = [
+    "METHODS",
+    "Adapter",
+    "Attempt",
+    "Baseline",
+    "DePT",
+    "FullFineTuning",
+    "LoRA",
+    "build_baseline",
+    "load_baseline",
+]

@@ -1,0 +1,101 @@
+"""ATTEMPT: an input attends over the prompts of other tasks.
+
+Shape legend: B rows in a batch, S input tokens, T tasks, C source prompts, N virtual tokens, D token_dim, R ranks.
+"""
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import layer_norm, silu
+
+from mpt.backbone import Backbone
+from mpt.baselines.baseline import Baseline
+from mpt.baselines.saved import save_tensors
+from mpt.prompt import LearnerGroup
+
+
+class Attempt(Baseline):
+    """Attention over frozen source prompts, told by the input (ATTEMPT, Asai et al. 2022, section 3).
+
+    A row with the embedded tokens ``X`` has the prompt ``P_t + sum_j a_j P_j`` over the C source prompts and the
+    target's own ``P_t``, where ``a = softmax(k_j . q / temperature)``, the key ``k_j`` is the largest value of ``P_j``
+    over its tokens, and ``q = LayerNorm(SiLU(max(X) down) up)``. Each task has its own attention network, so several
+    tasks in a run do not touch each other.
+
+    Args:
+        task_names: The T tasks.
+        sources: The frozen prompts, ``(C, N, D)``.
+        start: First values of the tasks' own prompts, ``(T, N, D)``.
+        num_ranks: Width of the attention network; the paper uses 100.
+        temperature: None: ``D * e``, the paper's.
+
+    Raises:
+        ValueError: The prompts differ in shape.
+    """
+
+    sources: Tensor
+
+    def __init__(
+        self,
+        task_names: Sequence[str],
+        sources: Tensor,
+        start: Tensor,
+        num_ranks: int,
+        temperature: float | None = None,
+    ) -> None:
+        T, N, D = start.shape
+        super().__init__(task_names, N * D)
+        if sources.shape[1:] != start.shape[1:]:
+            raise ValueError(
+                f"source: its prompts have shape {tuple(sources.shape[1:])}, the target's {tuple(start.shape[1:])}; "
+                "give both the same num_virtual_tokens and token_dim"
+            )
+        self.register_buffer("sources", sources.detach().clone())  # C N D
+        self.prompt = nn.Parameter(start.detach().clone())  # T N D
+        # As torch.nn.Linear starts, without biases as in the authors' code.
+        self.down = nn.Parameter(torch.empty(T, D, num_ranks).uniform_(-1, 1) / math.sqrt(D))  # T D R
+        self.up = nn.Parameter(torch.empty(T, num_ranks, D).uniform_(-1, 1) / math.sqrt(num_ranks))  # T R D
+        self.scale, self.bias = nn.Parameter(torch.ones(T, D)), nn.Parameter(torch.zeros(T, D))
+        self.temperature = D * math.e if temperature is None else temperature
+
+    def attention(
+        self, input_ids: Tensor, attention_mask: Tensor, task_ids: Tensor, word_embeddings: nn.Module
+    ) -> Tensor:
+        """How much each row takes of the C source prompts and, last, of its task's own, ``(B, C + 1)``."""
+        embeds = word_embeddings(input_ids).detach().to(self.prompt.dtype)  # B S D
+        pads = (attention_mask == 0)[:, :, None]
+        told = embeds.masked_fill(pads, -math.inf).amax(1)  # B D
+        down, up = self.down.index_select(0, task_ids), self.up.index_select(0, task_ids)
+        query = layer_norm((silu(told[:, None] @ down) @ up)[:, 0], told.shape[1:])  # B D
+        query = query * self.scale.index_select(0, task_ids) + self.bias.index_select(0, task_ids)
+        own = self.prompt.amax(1).index_select(0, task_ids)  # B D
+        near = torch.cat([query @ self.sources.amax(1).T, (query * own).sum(1, keepdim=True)], dim=1)  # B C+1
+        return torch.softmax(near / self.temperature, dim=1)
+
+    def conditions(
+        self, input_ids: Tensor, attention_mask: Tensor, task_ids: Tensor, word_embeddings: nn.Module
+    ) -> dict[str, Tensor]:
+        """``prompts``, the mixture of each row, ``(B, N, D)``."""
+        with torch.autocast(self.prompt.device.type, enabled=False):
+            shares = self.attention(input_ids, attention_mask, task_ids, word_embeddings)  # B C+1
+            own = self.prompt.index_select(0, task_ids)  # B N D
+            mixed = torch.einsum("bc,cnd->bnd", shares[:, :-1], self.sources)
+            return {"prompts": own * (1 + shares[:, -1, None, None]) + mixed}
+
+    def learner_groups(self) -> list[LearnerGroup]:
+        """The tasks' own prompts, and their attention networks."""
+        network = [self.down, self.up, self.scale, self.bias]
+        T = len(self.task_names)
+        return [LearnerGroup("prompt", [self.prompt], T), LearnerGroup("weights", network, T)]
+
+    def storage(self) -> tuple[int, int]:
+        """The source prompts, and a task's own prompt with its network."""
+        return self.sources.numel(), sum(param[0].numel() for param in self.parameters())
+
+    def save(self, folder: Path, backbone: Backbone) -> None:
+        """Write ``adapter.safetensors`` and ``adapter.json``; :func:`load_baseline` reads them."""
+        settings = {"num_ranks": self.down.shape[2], "temperature": self.temperature}
+        save_tensors(folder, "attempt", self, settings, backbone)

@@ -1,0 +1,68 @@
+"""DePT: part of a prompt is spent on the embeddings of the input.
+
+Shape legend: B rows in a batch, S input tokens, T tasks, C source prompts, N virtual tokens, D token_dim, R ranks.
+"""
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from mpt.backbone import Backbone
+from mpt.baselines.baseline import Baseline
+from mpt.baselines.saved import save_tensors
+from mpt.prompt import LearnerGroup
+
+
+class DePT(Baseline):
+    """A short prompt and a low-rank update of the input embeddings (DePT, Shi and Lipani 2024, section 2.2).
+
+    The embedded token at position s of a row of task t is shifted by ``(A_t @ B_t)[s]``. ``B`` starts at zero, so a
+    task starts from its prompt alone. The prompt and the update have a learning rate each.
+
+    Args:
+        task_names: The T tasks.
+        start: First values of the prompts, ``(T, N, D)``.
+        num_ranks: R of the update; with ``N D + (max_tokens + D) R`` numbers a task.
+        max_tokens: Longest input.
+    """
+
+    def __init__(self, task_names: Sequence[str], start: Tensor, num_ranks: int, max_tokens: int) -> None:
+        T, N, D = start.shape
+        super().__init__(task_names, N * D)
+        self.prompt = nn.Parameter(start.detach().clone())  # T N D
+        # As LoRA starts: Linear's first values on one side, zero on the other.
+        self.A = nn.Parameter(torch.empty(T, max_tokens, num_ranks).uniform_(-1, 1) / math.sqrt(max_tokens))
+        self.B = nn.Parameter(torch.zeros(T, num_ranks, D))
+
+    def conditions(
+        self, input_ids: Tensor, attention_mask: Tensor, task_ids: Tensor, word_embeddings: nn.Module
+    ) -> dict[str, Tensor]:
+        """``prompts`` ``(B, N, D)`` and ``shifts`` ``(B, S, D)``.
+
+        Raises:
+            ValueError: An input is longer than ``max_tokens``.
+        """
+        length, longest = input_ids.shape[1], self.A.shape[1]
+        if length > longest:
+            raise ValueError(f"input_ids: have {length} tokens, and DePT has updates for {longest}; cut them")
+        A = self.A.index_select(0, task_ids)[:, :length]  # B S R
+        with torch.autocast(A.device.type, enabled=False):
+            shifts = A @ self.B.index_select(0, task_ids)
+        return {"prompts": self.prompt.index_select(0, task_ids), "shifts": shifts}
+
+    def learner_groups(self) -> list[LearnerGroup]:
+        """The prompts, and the updates."""
+        T = len(self.task_names)
+        return [LearnerGroup("prompt", [self.prompt], T), LearnerGroup("factors", [self.A, self.B], T)]
+
+    def storage(self) -> tuple[int, int]:
+        """Nothing together; a task's prompt and update."""
+        return 0, sum(param[0].numel() for param in self.parameters())
+
+    def save(self, folder: Path, backbone: Backbone) -> None:
+        """Write ``adapter.safetensors`` and ``adapter.json``; :func:`load_baseline` reads them."""
+        settings = {"num_ranks": self.A.shape[2], "max_tokens": self.A.shape[1]}
+        save_tensors(folder, "dept", self, settings, backbone)

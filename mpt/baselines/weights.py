@@ -1,0 +1,99 @@
+"""What trains within the backbone: LoRA, and all of its weights."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from torch import nn
+
+from mpt.atomic import write_folder_atomically
+from mpt.backbone import Backbone
+from mpt.baselines.baseline import Baseline
+from mpt.config import MethodConfig
+from mpt.prompt import LearnerGroup
+
+
+class LoRA(Baseline):
+    """Low-rank updates of the backbone's weights (Hu et al. 2022), through peft; all tasks of a run share them.
+
+    Args:
+        task_names: The tasks.
+        backbone: Its model gets the updates; it must not be used for anything else.
+        method: ``num_ranks``, ``alpha`` and ``modules``.
+        independent: Numbers of a plain prompt.
+
+    Raises:
+        ValueError: peft is not there, or the model has no such modules.
+    """
+
+    def __init__(
+        self, task_names: Sequence[str], backbone: Backbone, method: MethodConfig, independent: int
+    ) -> None:
+        super().__init__(task_names, independent)
+        try:
+            import peft
+        except ImportError as error:
+            raise ValueError("method: lora needs peft; pip install 'mpt[lora]'") from error
+        assert method.num_ranks is not None
+        settings = peft.LoraConfig(
+            task_type="SEQ_2_SEQ_LM",
+            r=method.num_ranks,
+            lora_alpha=method.num_ranks if method.alpha is None else method.alpha,
+            target_modules=method.modules,
+        )
+        try:
+            # In a tuple, so that the backbone is not part of this module a second time.
+            self._peft = (peft.get_peft_model(backbone.model, settings),)
+        except ValueError as error:
+            raise ValueError(f"method.modules: {' '.join(str(error).split())}") from error
+
+    def learned(self) -> dict[str, nn.Parameter]:
+        """LoRA's A and B of every updated weight."""
+        return {name: param for name, param in self._peft[0].named_parameters() if "lora_" in name}
+
+    def learner_groups(self) -> list[LearnerGroup]:
+        """All updates together."""
+        return [LearnerGroup("weights", list(self.learned().values()), 1)]
+
+    def storage(self) -> tuple[int, int]:
+        """All updates, which the tasks of a run share."""
+        return sum(param.numel() for param in self.learned().values()), 0
+
+    def save(self, folder: Path, backbone: Backbone) -> None:
+        """Write a PEFT adapter."""
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with write_folder_atomically(folder) as temporary:
+            self._peft[0].save_pretrained(temporary)
+
+
+class FullFineTuning(Baseline):
+    """All weights of the backbone are trained; all tasks of a run share them.
+
+    Args:
+        task_names: The tasks.
+        backbone: Is trained; it must not be used for anything else.
+        independent: Numbers of a plain prompt.
+    """
+
+    def __init__(self, task_names: Sequence[str], backbone: Backbone, independent: int) -> None:
+        super().__init__(task_names, independent)
+        # In a tuple, so that the backbone is not part of this module a second time.
+        self._model = (backbone.model.requires_grad_(True),)
+
+    def learned(self) -> dict[str, nn.Parameter]:
+        """All weights."""
+        return dict(self._model[0].named_parameters())
+
+    def learner_groups(self) -> list[LearnerGroup]:
+        """All weights together."""
+        return [LearnerGroup("weights", list(self.learned().values()), 1)]
+
+    def storage(self) -> tuple[int, int]:
+        """All weights, which the tasks of a run share."""
+        return sum(param.numel() for param in self.learned().values()), 0
+
+    def save(self, folder: Path, backbone: Backbone) -> None:
+        """Write the model and its tokenizer; ``backbone.path`` takes the folder."""
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with write_folder_atomically(folder) as temporary:
+            self._model[0].save_pretrained(temporary)
+            backbone.tokenizer.save_pretrained(temporary)

@@ -1,0 +1,273 @@
+"""The baselines against independent computations, and that each part of each of them learns on the micro-world."""
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import peft
+import pytest
+import torch
+from torch import Tensor, nn
+from transformers import AutoModelForSeq2SeqLM
+
+from mpt.backbone import Backbone
+from mpt.baselines import Adapter, Attempt, DePT, FullFineTuning, LoRA, build_baseline, load_baseline
+from mpt.config import BackboneConfig, MethodConfig, MixtureConfig, OptimConfig, TaskConfig
+from mpt.data import MixtureDataModule
+from mpt.module import MPTModule
+from mpt.prompt import MultitaskPromptEmbedding, MultitaskPromptTuningConfig
+from mpt.tasks import Example
+from mpt.world import rows
+
+T, C, N, D, R = 2, 3, 4, 32, 5
+
+
+@pytest.fixture
+def backbone(tiny_t5_folder: Path) -> Backbone:
+    return Backbone.load(BackboneConfig("tiny", path=str(tiny_t5_folder))).eval()
+
+
+@pytest.fixture
+def inputs(backbone: Backbone) -> dict[str, Tensor]:
+    texts = ["anna found a hat", "ben", "the mill is red and the park is blue"]
+    told = backbone.tokenizer(texts, padding=True, return_tensors="pt")
+    return {
+        "input_ids": told["input_ids"],
+        "attention_mask": told["attention_mask"],
+        "task_ids": torch.tensor([1, 0, 1]),
+    }
+
+
+def attempt(temperature: float | None = 1.0) -> Attempt:
+    torch.manual_seed(0)
+    made = Attempt(["a", "b"], torch.randn(C, N, D), torch.randn(T, N, D), R, temperature)
+    with torch.no_grad():  # away from where LayerNorm's own numbers change nothing
+        made.scale.normal_()
+        made.bias.normal_()
+    return made
+
+
+def dept(max_tokens: int = 40) -> DePT:
+    torch.manual_seed(0)
+    return DePT(["a", "b"], torch.randn(T, N, D), R, max_tokens)
+
+
+class TestAttempt:
+    def test_is_the_papers_equations_row_by_row(self, backbone: Backbone, inputs: dict[str, Tensor]) -> None:
+        made = attempt(temperature=3.0)
+        prompts = made.conditions(**inputs, word_embeddings=backbone.word_embeddings)["prompts"]
+        for row, task in enumerate(inputs["task_ids"].tolist()):
+            # In numpy, one row without its pads.
+            length = int(inputs["attention_mask"][row].sum())
+            X = backbone.word_embeddings(inputs["input_ids"][row, :length]).numpy().astype(float)
+            down, up, scale, bias, own = (
+                tensor[task].detach().numpy().astype(float)
+                for tensor in (made.down, made.up, made.scale, made.bias, made.prompt)
+            )
+            hidden = X.max(0) @ down
+            hidden = hidden / (1 + np.exp(-hidden)) @ up
+            query = (hidden - hidden.mean()) / np.sqrt(hidden.var() + 1e-5) * scale + bias
+            every = [*made.sources.numpy().astype(float), own]
+            near = np.array([prompt.max(0) @ query / 3.0 for prompt in every])
+            shares = np.exp(near) / np.exp(near).sum()
+            expected = own + sum(share * prompt for share, prompt in zip(shares, every, strict=True))
+            np.testing.assert_allclose(prompts[row].detach().numpy(), expected, atol=1e-4)
+
+    def test_temperature_is_the_papers(self) -> None:
+        assert attempt(None).temperature == pytest.approx(32 * math.e)
+
+    def test_a_task_moves_nothing_of_another(self, backbone: Backbone, inputs: dict[str, Tensor]) -> None:
+        made = attempt()
+        inputs["task_ids"][:] = 1
+        made.conditions(**inputs, word_embeddings=backbone.word_embeddings)[
+            "prompts"
+        ].square().sum().backward()
+        for name, param in made.named_parameters():
+            assert param.grad is not None, name
+            assert not param.grad[0].any(), name
+            assert param.grad[1].any(), name
+
+    def test_sources_of_another_length_are_refused(self) -> None:
+        with pytest.raises(ValueError, match=r"shape \(3, 32\), the target's \(4, 32\)"):
+            Attempt(["a"], torch.randn(C, 3, D), torch.randn(1, N, D), R)
+
+
+class TestDePT:
+    def test_shifts_each_position_by_its_tasks_product(
+        self, backbone: Backbone, inputs: dict[str, Tensor]
+    ) -> None:
+        made = dept()
+        nn.init.normal_(made.B)
+        told = made.conditions(**inputs, word_embeddings=backbone.word_embeddings)
+        for row, task in enumerate(inputs["task_ids"].tolist()):
+            assert torch.equal(told["prompts"][row], made.prompt[task])
+            for place in range(inputs["input_ids"].shape[1]):
+                expected = sum(made.A[task, place, rank] * made.B[task, rank] for rank in range(R))
+                torch.testing.assert_close(told["shifts"][row, place], expected)
+        # What the backbone makes of it, against the same put together by hand.
+        labels = inputs["input_ids"][:, :3].contiguous()
+        found = backbone.logits(inputs["input_ids"], inputs["attention_mask"], labels, **told)
+        embeds = torch.cat(
+            [told["prompts"], backbone.word_embeddings(inputs["input_ids"]) + told["shifts"]], 1
+        )
+        mask = torch.cat([torch.ones(3, N, dtype=torch.long), inputs["attention_mask"]], 1)
+        expected = backbone.model(inputs_embeds=embeds, attention_mask=mask, labels=labels).logits
+        torch.testing.assert_close(found, expected)
+
+    def test_starts_as_its_prompt_alone(self, backbone: Backbone, inputs: dict[str, Tensor]) -> None:
+        made = dept()
+        told = made.conditions(**inputs, word_embeddings=backbone.word_embeddings)
+        fields = (inputs["input_ids"], inputs["attention_mask"], inputs["input_ids"])
+        alone = backbone.row_losses(*fields, prompts=told["prompts"])
+        assert torch.equal(backbone.row_losses(*fields, **told), alone)
+
+    def test_longer_input_is_refused(self, backbone: Backbone, inputs: dict[str, Tensor]) -> None:
+        with pytest.raises(ValueError, match="DePT has updates for 2; cut them"):
+            dept(2).conditions(**inputs, word_embeddings=backbone.word_embeddings)
+
+
+def lora(backbone: Backbone) -> LoRA:
+    return LoRA(["a"], backbone, MethodConfig("lora", num_ranks=3, alpha=6.0, modules=["q", "v"]), N * D)
+
+
+class TestLoRA:
+    def test_counts_ranks_times_sides(self, backbone: Backbone) -> None:
+        # 2 encoder and 2 decoder layers, the latter with two attentions: 6 times q and v, 32 to 4 * 8.
+        assert lora(backbone).storage() == (6 * 2 * 3 * (32 + 32), 0)
+
+    def test_saved_folder_is_pefts(
+        self, backbone: Backbone, inputs: dict[str, Tensor], tiny_t5_folder: Path, tmp_path: Path
+    ) -> None:
+        made = lora(backbone)
+        before = backbone.logits(inputs["input_ids"], inputs["attention_mask"], inputs["input_ids"])
+        with torch.no_grad():
+            for param in made.learned().values():
+                param.normal_(0, 0.3)
+        ours = backbone.logits(inputs["input_ids"], inputs["attention_mask"], inputs["input_ids"])
+        assert not torch.allclose(ours, before)
+        made.save(tmp_path / "adapter", backbone)
+        model = AutoModelForSeq2SeqLM.from_pretrained(tiny_t5_folder)
+        theirs = peft.PeftModel.from_pretrained(model, str(tmp_path / "adapter")).eval()
+        told = {"input_ids": inputs["input_ids"], "attention_mask": inputs["attention_mask"]}
+        torch.testing.assert_close(theirs(**told, labels=inputs["input_ids"]).logits, ours)
+
+    def test_snapshot_goes_back(self, backbone: Backbone) -> None:
+        made = lora(backbone)
+        kept = made.snapshot()
+        with torch.no_grad():
+            for param in made.learned().values():
+                param.normal_()
+        assert made.displacement(kept)["weights"] > 0.1
+        made.restore(kept)
+        assert made.displacement(kept)["weights"] == 0
+
+    def test_weights_that_are_not_there(self, backbone: Backbone) -> None:
+        with pytest.raises(ValueError, match=r"method.modules: .*q_proj"):
+            LoRA(["a"], backbone, MethodConfig("lora", num_ranks=3, modules=["q_proj"]), N * D)
+
+
+class TestFullFineTuning:
+    def test_saved_folder_is_a_backbone(
+        self, backbone: Backbone, inputs: dict[str, Tensor], tmp_path: Path
+    ) -> None:
+        made = FullFineTuning(["a"], backbone, N * D)
+        assert all(param.requires_grad for param in backbone.model.parameters())
+        with torch.no_grad():
+            for param in made.learned().values():
+                param.add_(0.1 * torch.randn_like(param))
+        fields = (inputs["input_ids"], inputs["attention_mask"], inputs["input_ids"])
+        made.save(tmp_path / "adapter", backbone)
+        again = Backbone.load(BackboneConfig("again", path=str(tmp_path / "adapter"))).eval()
+        torch.testing.assert_close(again.logits(*fields), backbone.logits(*fields))
+
+
+@pytest.mark.parametrize("make", [attempt, dept])
+def test_saved_and_read_back(
+    make: type, backbone: Backbone, inputs: dict[str, Tensor], tmp_path: Path
+) -> None:
+    made = make()
+    with torch.no_grad():
+        for param in made.parameters():
+            param.normal_()
+    made.save(tmp_path / "run" / "adapter", backbone)
+    again = load_baseline(tmp_path / "run")
+    assert again.task_names == ["a", "b"]
+    told = {**inputs, "word_embeddings": backbone.word_embeddings}
+    for name, tensor in made.conditions(**told).items():
+        assert torch.equal(again.conditions(**told)[name], tensor)
+    about = tmp_path / "run" / "adapter" / "adapter.json"
+    about.write_text(json.dumps(json.loads(about.read_text()) | {"format_version": 9}))
+    with pytest.raises(ValueError, match="format_version is 9; this program reads 1"):
+        load_baseline(tmp_path / "run")
+    with pytest.raises(FileNotFoundError, match=r"no adapter.json"):
+        load_baseline(tmp_path)
+
+
+@pytest.mark.parametrize("make", [attempt, dept])
+def test_counts_what_a_task_stores(make: type) -> None:
+    made = make()
+    counted = made.count_parameters()
+    own = N * D + {Attempt: 2 * D * R + 2 * D, DePT: 40 * R + R * D}[type(made)]
+    shared = {Attempt: C * N * D, DePT: 0}[type(made)]
+    assert (counted.shared, counted.per_task, counted.total) == (shared, own, shared + T * own)
+    assert counted.ratio == pytest.approx(counted.total / (T * N * D))
+
+
+# Learning on the micro-world
+
+
+def world_module(name: str, **optim: float) -> MPTModule:
+    torch.manual_seed(0)
+    backbone = Backbone.load(BackboneConfig("tiny"))
+    task = TaskConfig(metrics=["exact_match"], max_target_tokens=24)
+    told = rows("negate", "train")[:16]
+    examples = [Example(str(i), row["text"], row["target"], (row["target"],)) for i, row in enumerate(told)]
+    data = MixtureDataModule(
+        ["negate"], [examples], [examples], [examples], backbone.tokenizer, [task], batch_size=16, accumulate=1,
+        eval_batch_size=16, max_steps=30, mixture=MixtureConfig(), seed=0,
+    )  # fmt: skip
+    config = MultitaskPromptTuningConfig(
+        task_names=["negate"], num_virtual_tokens=8, form="none", prompt_tuning_init="VOCABULARY"
+    )
+    adapter: Adapter = MultitaskPromptEmbedding(config, backbone.word_embeddings)
+    if name != "plain":
+        method = {
+            "attempt": MethodConfig("attempt", num_ranks=20, temperature=1.0),
+            "dept": MethodConfig("dept", num_ranks=4),
+            "lora": MethodConfig("lora", num_ranks=4, modules=["q", "v"]),
+            "full": MethodConfig("full"),
+        }[name]
+        sources = backbone.word_embeddings(torch.randint(0, 400, (6, 8))).detach()
+        adapter = build_baseline(method, backbone, adapter, sources, 64)
+    rates = {"lr_prompt": 0.0, "lr_factors": 0.0, "lr_weights": 0.0} | optim
+    return MPTModule(backbone, adapter, data, [task], OptimConfig(**rates, weight_decay=0.0), 30)
+
+
+# Each part of each method alone: the others stand still, so a cut gradient cannot hide behind them.
+PARTS = {
+    "plain prompt": ("plain", {"lr_prompt": 0.3}, 0.5),
+    "ATTEMPT's prompt": ("attempt", {"lr_prompt": 0.3}, 0.5),
+    "ATTEMPT's network": ("attempt", {"lr_weights": 0.03}, 0.97),
+    "DePT's prompt": ("dept", {"lr_prompt": 0.3}, 0.5),
+    "DePT's update": ("dept", {"lr_factors": 0.1}, 0.7),
+    "LoRA": ("lora", {"lr_weights": 0.01}, 0.5),
+    "full fine-tuning": ("full", {"lr_weights": 0.001}, 0.5),
+}
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_each_part_of_each_method_learns_alone(part: str) -> None:
+    name, rates, share = PARTS[part]
+    module = world_module(name, **rates)
+    (batch,) = list(module.data.eval_loader("train"))
+    batch = {**batch, "target_tokens": (batch["labels"] != -100).sum()[None].float()}
+    optimizer = module.configure_optimizers()["optimizer"]
+    losses = []
+    for _ in range(30):
+        optimizer.zero_grad()
+        loss = module.task_losses(batch).sum()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] <= share * losses[0], losses
