@@ -17,6 +17,7 @@ SHAPES = {
     "product": {},
     "residual": {"form": "residual"},
     "additive": {"form": "additive"},
+    "shared": {"form": "shared"},
     "none": {"form": "none"},
     "grouped product": {"num_groups": 2, "task_groups": [1, 0, 1]},
     "grouped residual": {"num_groups": 2, "task_groups": [1, 0, 1], "form": "residual"},

@@ -171,7 +171,7 @@ def test_exact_task_takes_its_own_group():
         make_prompt(source=source, prompt_tuning_init="ONLY_SOURCE_SHARED")
 
 
-@pytest.mark.parametrize("form", ["product", "residual", "additive", "none"])
+@pytest.mark.parametrize("form", ["product", "residual", "additive", "none", "shared"])
 def test_plain_target_starts_from_whole_prompts(form):
     source = make_source(form=form)
     exact = make_prompt(

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from mpt.prompt import MultitaskPromptEmbedding, MultitaskPromptTuningConfig
 
-FORMS = ["product", "residual", "additive", "none"]
+FORMS = ["product", "residual", "additive", "none", "shared"]
 
 
 def make_prompt(word_embeddings=None, source=None, **changes):
@@ -114,7 +114,7 @@ def test_indices_choose_positions():
     assert torch.equal(ours(shifted, task_ids), shared.roll(1, dims=1) * factors)
 
 
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("form", [form for form in FORMS if form != "shared"])
 def test_batch_touches_only_its_tasks(form):
     prompt = make_prompt(form=form)
     prompt(None, torch.tensor([0, 2, 0])).square().sum().backward()
@@ -178,7 +178,17 @@ def test_task_ids_must_be_one_per_row(task_ids):
         make_prompt()(None, task_ids)
 
 
-@pytest.mark.parametrize("form", FORMS)
+def test_tasks_of_a_shared_prompt_are_all_p_itself():
+    prompt = make_prompt(form="shared")
+    for own in prompt.prompts():
+        assert torch.equal(own, prompt.embedding.weight)
+    prompt.add_tasks(["new"])
+    assert torch.equal(prompt.prompts()[3], prompt.embedding.weight)
+    assert [group.learners for group in prompt.learner_groups()] == [1]
+    assert prompt.count_parameters().per_task == 0
+
+
+@pytest.mark.parametrize("form", [form for form in FORMS if form != "shared"])
 @pytest.mark.parametrize("like", [(), ("mt",), ("sum", "dlg")])
 def test_added_tasks_leave_every_number(form, like):
     prompt = make_prompt(form=form)
