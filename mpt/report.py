@@ -4,6 +4,7 @@ It reads what runs left, and nothing else: config.yaml and metrics.json.
 """
 
 import argparse
+import csv
 import math
 import statistics
 import sys
@@ -107,15 +108,31 @@ def gather(folders: Iterable[Path], split: str = "test") -> tuple[list[Line], li
         if len(scores) == 2:  # the average of one task is that task once more
             scores = {task: row for task, row in scores.items() if task != "average"}
         lines += [
-            {"run": str(run), "task": task} | told | row | _costs(metrics, task)
+            {"run": str(run), "task": task} | told | row | _costs(run, metrics, task)
             for task, row in scores.items()
         ]
     return lines, unfinished
 
 
-def _costs(metrics: Mapping[str, Any], task: str) -> dict[str, float]:
+def learning_curve(run: Path, task: str) -> dict[int, float]:
+    """The validation score of a task after each number of steps at which a run was validated.
+
+    Args:
+        run: A run folder; one without ``metrics.csv`` has no curve.
+        task: A task, or ``average``.
+    """
+    if not (run / "metrics.csv").is_file():
+        return {}
+    with (run / "metrics.csv").open(encoding="utf-8", newline="") as file:
+        told = ((row["step"], row.get(f"validation/{task}/score")) for row in csv.DictReader(file))
+        return {int(float(step)): float(score) for step, score in told if score}
+
+
+def _costs(run: Path, metrics: Mapping[str, Any], task: str) -> dict[str, float]:
     """What a run took, as metrics beside its scores."""
+    curve = learning_curve(run, task).values()
     costs = {
+        "curve_mean": statistics.fmean(curve) if curve else None,
         "best_step": metrics.get("best_step", {}).get(task),
         "fit_seconds": metrics.get("seconds", {}).get("fit"),
         "trained_parameters": metrics.get("parameters", {}).get("trained"),
@@ -392,7 +409,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--metric",
         default="score",
-        help="score, before, best_step, fit_seconds, trained_parameters, or a metric's name",
+        help="score, before, best_step, curve_mean (of all validations: who learns sooner has more), fit_seconds, "
+        "trained_parameters, or a metric's name",
     )
     parser.add_argument("--split", default="test", choices=("test", "validation"))
     parser.add_argument(

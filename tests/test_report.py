@@ -30,6 +30,11 @@ def write_run(folder: Path, scores: dict[str, float], **config: Any) -> None:
     )
     test = {task: {"n": 10, "score": score, "exact_match": score} for task, score in scores.items()}
     cost = {"best_step": dict.fromkeys(scores, 20), "seconds": {"fit": 1.5}, "parameters": {"trained": 148}}
+    named = [f"validation/{task}/score" for task in (*scores, "average")]
+    curve = [[step, "", *[score] * len(named)] for step, score in ((10, 0.25), (20, 0.5), (30, 0.75))]
+    # Lightning leaves the cells of a step empty where nothing was validated.
+    rows = [[5, 1.5, *[""] * len(named)], *curve]
+    results.write_csv(folder / "metrics.csv", ["step", "train/loss", *named], rows)
     results.write_metrics(
         folder, cost | {"test": results.averaged(test), "validation": results.averaged(test)}
     )
@@ -84,7 +89,8 @@ def test_pairs_are_runs_on_the_same_draw(runs: Path) -> None:
 
 def test_costs_are_metrics_too(runs: Path) -> None:
     lines, _ = gather([runs])
-    for metric, expected in (("best_step", 20), ("fit_seconds", 1.5), ("trained_parameters", 148)):
+    expected_of = {"best_step": 20, "fit_seconds": 1.5, "trained_parameters": 148, "curve_mean": 0.5}
+    for metric, expected in expected_of.items():
         assert summarise(lines, ["task"], metric)["a",].mean == expected
 
 

@@ -34,11 +34,12 @@ KINDS = {
     "generic": ("prompt=shared",),
 }
 """How a source is trained."""
-STEPS, VALIDATE_EVERY, TEST_ROWS = 60, 10, 100
+STEPS, ROWS, VALIDATE_EVERY, TEST_ROWS = 60, 4, 10, 100
+"""Of a run: steps, rows of a task in each, steps between validations; test rows of a task."""
 TUNING_DRAW = 100
 """Draw on which the learning rates and starts are chosen; none of those that count."""
-RATES = (0.1, 0.3, 1.0)
-WEIGHT_RATES = (3e-4, 1e-3, 3e-3)
+RATES = (0.3, 1.0, 3.0)
+WEIGHT_RATES = (3e-4, 1e-3, 3e-3, 1e-2)
 
 
 @dataclass(frozen=True)
@@ -101,7 +102,8 @@ class Cell:
     def folder(self) -> Path:
         """Where its runs lie."""
         if self.tuning:
-            return RUNS / "tuning" / self.method / "_".join(self.told)
+            named = "_".join(text.split(".", 1)[1].replace("=", "-") for text in self.told)
+            return RUNS / "tuning" / self.method / named
         return RUNS / "target" / self.mixture / f"k{self.k}" / self.method
 
     def overrides(self) -> list[str]:
@@ -116,8 +118,6 @@ class Cell:
             told += [f"tasks=[{','.join(self.targets)}]", "mixture=each", "evaluation.best=task"]
         if method.own_shared:
             told.append(f"prompt.groups=[{','.join(f'[{name}]' for name in self.targets)}]")
-        # A batch of k rows is the whole draw; of more, it would hold rows twice.
-        rows = 8 if self.k == "all" else min(8, int(self.k))
         draws = ",".join(map(str, self.draws))
         # With all rows there is no draw; a draw's number is also the seed of everything else.
         shots = [f"few_shot.k={self.k}", f"few_shot.seed={draws}", "seed=${few_shot.seed}"]
@@ -127,7 +127,7 @@ class Cell:
             f"evaluation.test_rows={TEST_ROWS}"
         ]  # fmt: skip
         return [
-            *told, *shots, f"trainer.batch_size={rows}",
+            *told, *shots, f"trainer.batch_size={ROWS}",
             f"trainer.max_steps={STEPS}", f"evaluation.validate_every={VALIDATE_EVERY}",
             "evaluation.validation_rows=50", "evaluation.oracle=false", *tested, f"output_root={self.folder}",
         ]  # fmt: skip
