@@ -38,7 +38,7 @@ STEPS, ROWS, VALIDATE_EVERY, TEST_ROWS = 60, 4, 10, 100
 """Of a run: steps, rows of a task in each, steps between validations; test rows of a task."""
 TUNING_DRAW = 100
 """Draw on which the learning rates and starts are chosen; none of those that count."""
-RATES = (0.3, 1.0, 3.0)
+RATES = (0.1, 0.3, 1.0)
 WEIGHT_RATES = (3e-4, 1e-3, 3e-3, 1e-2)
 
 

@@ -1,0 +1,186 @@
+"""Gather the runs of `few_shot.py` into results/: `python experiments/few_shot/report.py`."""
+
+import argparse
+import csv
+import statistics
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+from few_shot import METHODS, RESULTS, ROOT, RUNS
+
+from mpt.report import Estimate, Line, compare, estimate, gather, learning_curve, markdown
+from mpt.results import write_csv
+
+matplotlib.use("Agg")
+from matplotlib import pyplot
+
+METRICS = ("score", "before", "curve_mean", "best_step", "token_f1", "trained_parameters")
+KEPT = ("mixture", "k", "method", "task", "seed", "n", *METRICS)
+BASES = ("plain", "untrained")
+
+
+def lines_of(folder: Path) -> list[Line]:
+    """One line per run and target, named by where the run lies: MIXTURE/kK/METHOD/target/RUN."""
+    found = []
+    for line in gather([folder])[0]:
+        mixture, k, method = Path(line["run"]).relative_to(folder).parts[:3]
+        if line["task"] != "average":
+            found.append({"run": line["run"], "mixture": mixture, "k": k[1:], "method": method} | {
+                key: line[key] for key in KEPT if key in line})  # fmt: skip
+    return found
+
+
+def over_draws(lines: Iterable[Line], metric: str) -> Estimate | None:
+    """The mean over targets, with its interval over draws."""
+    by_draw: dict[Any, list[float]] = defaultdict(list)
+    for line in lines:
+        if metric in line:
+            by_draw[line["seed"]].append(line[metric])
+    return estimate([statistics.fmean(values) for values in by_draw.values()]) if by_draw else None
+
+
+def cells(lines: Sequence[Line]) -> dict[tuple[str, str], list[Line]]:
+    """The lines of each mixture and k, with those of the methods that start from nothing."""
+    alone = [line for line in lines if line["mixture"] == "none"]
+    found = {}
+    for mixture in ("all", "family", "three"):
+        for k in ("4", "16", "32", "all"):
+            here = [line for line in lines if (line["mixture"], line["k"]) == (mixture, k)]
+            if here:
+                found[mixture, k] = here + [line for line in alone if line["k"] == k]
+    return found
+
+
+def overview(lines: Sequence[Line]) -> str:
+    """A table per mixture and k: score, differences, speed, score before, numbers trained."""
+    told = []
+    for (mixture, k), here in cells(lines).items():
+        slim = [{key: line[key] for key in ("run", "task", "method", "seed", "score")} for line in here]
+        # Over targets: the draws of a target are averaged first, so the targets are what is sampled.
+        against = {base: compare(slim, "method", base, "score") for base in BASES}
+        rows = []
+        for method in METHODS:
+            of = [line for line in here if line["method"] == method]
+            if not of:
+                continue
+            differences = [
+                "–" if base == method else str(against[base]["all tasks", method]) for base in BASES
+            ]
+            sizes = statistics.fmean(line["trained_parameters"] for line in of) / (
+                1 if METHODS[method].alone else len({line["task"] for line in of})
+            )
+            numbers = [over_draws(of, metric) for metric in ("before", "score", "curve_mean")]
+            rows.append([f"`{method}`", *numbers, *differences, f"{sizes:,.0f}"])
+        header = ["method", "before", "score", "mean of the validation curve"]
+        header += [*(f"score minus {base}" for base in BASES), "trained"]
+        told.append(f"### Sources: {mixture}; k = {k}\n{markdown(header, rows)}")
+    return "\n\n".join(told) + "\n"
+
+
+def by_target(lines: Sequence[Line], mixture: str, k: str) -> str:
+    """Targets down, methods across."""
+    here = cells(lines)[mixture, k]
+    targets = dict.fromkeys(line["task"] for line in here)
+    methods = [method for method in METHODS if any(line["method"] == method for line in here)]
+    rows = []
+    for task in targets:
+        scores = {
+            method: [line["score"] for line in here if (line["task"], line["method"]) == (task, method)]
+            for method in methods
+        }
+        told = [estimate(values) if values else None for values in scores.values()]
+        rows.append([f"`{task}`", *(str(found or "–") for found in told)])
+    return markdown(["target", *(f"`{method}`" for method in methods)], rows) + "\n"
+
+
+def draw_quality(lines: Sequence[Line]) -> None:
+    """Quality over k, a line per method, and over trained parameters at k = 16, sources: all."""
+    found = {k: here for (mixture, k), here in cells(lines).items() if mixture == "all"}
+    figure, (left, right) = pyplot.subplots(1, 2, figsize=(13, 5), sharey=True)
+    for number, method in enumerate(METHODS):
+        points = [
+            (k, over_draws([line for line in here if line["method"] == method], "score"))
+            for k, here in found.items()
+        ]
+        points = [(k, told) for k, told in points if told]
+        style = {
+            "marker": "o",
+            "capsize": 3,
+            "color": f"C{number % 10}",
+            "linestyle": "-" if number < 10 else "--",
+        }
+        places = [list(found).index(k) + 0.03 * (number - 6) for k, _ in points]
+        left.errorbar(
+            places,
+            [told.mean for _, told in points],
+            [told.half_width for _, told in points],
+            label=method,
+            **style,
+        )
+        if "16" in dict(points):
+            of = [line for line in found["16"] if line["method"] == method]
+            size = of[0]["trained_parameters"] / (
+                1 if METHODS[method].alone else len({line["task"] for line in of})
+            )
+            told = dict(points)["16"]
+            right.errorbar([size], [told.mean], [told.half_width], **style)
+            right.annotate(
+                method, (size, told.mean), textcoords="offset points", xytext=(5, 4), fontsize="small"
+            )
+    left.set_xticks(range(len(found)), found)
+    left.set(xlabel="k", ylabel="score: mean over targets, 95 % interval over draws", title="sources: all")
+    left.legend(fontsize="small", ncols=2)
+    right.set(xlabel="numbers trained for a target", xscale="log", title="sources: all, k = 16")
+    figure.tight_layout()
+    figure.savefig(RESULTS / "quality.svg")
+    pyplot.close(figure)
+
+
+def draw_curves(lines: Sequence[Line]) -> None:
+    """Validation score over steps at k = 16, sources: all, mean over targets and draws; also as curves.csv."""
+    here = cells(lines)["all", "16"]
+    figure, axis = pyplot.subplots(figsize=(8, 5))
+    rows = []
+    for number, method in enumerate(METHODS):
+        points: dict[int, list[float]] = defaultdict(list)
+        for line in (line for line in here if line["method"] == method):
+            for step, score in learning_curve(ROOT / line["run"], line["task"]).items():
+                points[step].append(score)
+        if points:
+            means = {step: statistics.fmean(scores) for step, scores in sorted(points.items())}
+            rows += [[method, step, f"{mean:.4f}"] for step, mean in means.items()]
+            axis.plot(list(means), list(means.values()), "-" if number < 10 else "--", label=method)
+    axis.set(
+        xlabel="steps", ylabel="validation score, mean over targets and draws", title="sources: all, k = 16"
+    )
+    axis.legend(fontsize="small", ncols=2)
+    figure.tight_layout()
+    figure.savefig(RESULTS / "curves.svg")
+    pyplot.close(figure)
+    write_csv(RESULTS / "curves.csv", ["method", "step", "validation score"], rows)
+
+
+def main() -> None:
+    """Write the results of the runs that are finished."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--output", type=Path, default=RESULTS)
+    globals()["RESULTS"] = parser.parse_args().output
+    lines = lines_of(ROOT / RUNS / "target")
+    write_csv(RESULTS / "runs.csv", KEPT, ([line.get(key, "") for key in KEPT] for line in lines))
+    (RESULTS / "table.md").write_text(overview(lines), encoding="utf-8")
+    (RESULTS / "targets.md").write_text(by_target(lines, "all", "16"), encoding="utf-8")
+    draw_quality(lines)
+    draw_curves(lines)
+    tuning = [
+        row
+        for path in sorted((RESULTS / "tuning").glob("*.csv"))
+        for row in list(csv.reader(path.open()))[1:]
+    ]
+    write_csv(RESULTS / "tuning.csv", ["method", "candidate", "mean validation score"], tuning)
+
+
+if __name__ == "__main__":
+    main()
