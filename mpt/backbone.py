@@ -4,6 +4,7 @@ Shape legend: B rows in a batch, S input tokens, N virtual tokens, D token_dim, 
 """
 
 import hashlib
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,21 @@ FAMILY = ("t5", "mt5", "umt5")
 """Values of ``model_type`` that are known to work."""
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 _FINGERPRINT_SAMPLE = 4096
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """What one teacher-forced forward gives.
+
+    Attributes:
+        logits: ``(B, L, V)``.
+        encoder: What goes into each layer, and last what comes out, ``(B, N + S, D)`` each; empty unless asked for.
+        decoder: The same of the decoder, ``(B, L, D)`` each.
+    """
+
+    logits: Tensor
+    encoder: tuple[Tensor, ...] = ()
+    decoder: tuple[Tensor, ...] = ()
 
 
 class Backbone(nn.Module):
@@ -100,6 +116,13 @@ class Backbone(nn.Module):
         return self.word_embeddings.embedding_dim
 
     @property
+    def vocabulary(self) -> int:
+        """V, how many logits a token has."""
+        output = self.model.get_output_embeddings()
+        assert isinstance(output, nn.Linear)
+        return output.out_features
+
+    @property
     def device(self) -> torch.device:
         """Where the model is."""
         return self.word_embeddings.weight.device
@@ -125,7 +148,19 @@ class Backbone(nn.Module):
         prompts: Tensor | None = None,
         shifts: Tensor | None = None,
     ) -> Tensor:
-        """Teacher-forced logits.
+        """Teacher-forced logits, ``(B, L, V)`` in the model's dtype; as :meth:`outputs`."""
+        return self.outputs(input_ids, attention_mask, labels, prompts, shifts).logits
+
+    def outputs(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        labels: Tensor,
+        prompts: Tensor | None = None,
+        shifts: Tensor | None = None,
+        hidden: bool = False,
+    ) -> Outputs:
+        """Teacher-forced logits, and the hidden states behind them.
 
         Args:
             input_ids: ``(B, S)``.
@@ -133,14 +168,16 @@ class Backbone(nn.Module):
             labels: ``(B, L)``; -100 pads.
             prompts: ``(B, N, D)``; None: no prompt.
             shifts: Added to the embedded tokens, ``(B, S, D)``; None: nothing.
-
-        Returns:
-            ``(B, L, V)`` in the model's dtype.
+            hidden: Give the hidden states too.
         """
         inputs = self._inputs(input_ids, attention_mask, prompts, shifts)
         decoder_input_ids = self.model.prepare_decoder_input_ids_from_labels(labels=labels)
-        logits: Tensor = self.model(**inputs, decoder_input_ids=decoder_input_ids, use_cache=False).logits
-        return logits
+        told = self.model(
+            **inputs, decoder_input_ids=decoder_input_ids, use_cache=False, output_hidden_states=hidden
+        )
+        if not hidden:
+            return Outputs(told.logits)
+        return Outputs(told.logits, told.encoder_hidden_states, told.decoder_hidden_states)
 
     def row_losses(
         self,
@@ -162,9 +199,7 @@ class Backbone(nn.Module):
         Returns:
             float32, ``(B,)``, in nats.
         """
-        logits = self.logits(input_ids, attention_mask, labels, prompts, shifts)
-        losses = cross_entropy(logits.float().transpose(1, 2), labels, reduction="none")  # B L
-        return losses.sum(1)
+        return token_losses(self.logits(input_ids, attention_mask, labels, prompts, shifts), labels)
 
     @torch.no_grad()
     def generate(
@@ -198,6 +233,19 @@ class Backbone(nn.Module):
             self.model.train(training)
         texts: list[str] = self.tokenizer.batch_decode(answers, skip_special_tokens=True)
         return [text.strip() for text in texts]
+
+
+def token_losses(logits: Tensor, labels: Tensor) -> Tensor:
+    """Negative log likelihood of each row's labels, summed over its tokens.
+
+    Args:
+        logits: ``(B, L, V)``.
+        labels: ``(B, L)``; -100 pads.
+
+    Returns:
+        float32, ``(B,)``, in nats.
+    """
+    return cross_entropy(logits.float().transpose(1, 2), labels, reduction="none").sum(1)
 
 
 def fingerprint(model: nn.Module) -> str:

@@ -6,6 +6,7 @@ from pathlib import Path
 from mpt.baselines import METHODS
 from mpt.complaints import unknown
 from mpt.config import RunConfig
+from mpt.distill import PARTS
 from mpt.prompt import MultitaskPromptTuningInit
 from mpt.prompt.config import FORMS, OF_SOURCE, PLAIN
 from mpt.tasks import check_task
@@ -29,6 +30,7 @@ def check(config: RunConfig) -> list[str]:
         *_tasks(config),
         *_prompt(config),
         *_method(config),
+        *_distillation(config),
         *_places(config),
     ]
 
@@ -36,7 +38,7 @@ def check(config: RunConfig) -> list[str]:
 def _choices(config: RunConfig) -> Iterator[str]:
     """Keys that take one of a few words."""
     words = {
-        "task": (config.stage, ("source", "target")),
+        "task": (config.stage, ("source", "target", "teachers")),
         "backbone.dtype": (config.backbone.dtype, ("float32", "bfloat16", "float16")),
         "prompt.form": (config.prompt.form, FORMS),
         "prompt.init": (config.prompt.init, tuple(init.value for init in MultitaskPromptTuningInit)),
@@ -65,6 +67,7 @@ def _ranges(config: RunConfig) -> Iterator[str]:
         "prompt.num_ranks": config.prompt.num_ranks,
         "prompt.embedding_steps": config.prompt.embedding_steps,
         "method.num_ranks": config.method.num_ranks,
+        "distillation.top_k": config.distillation.top_k,
         "mixture.cap": config.mixture.cap,
         "few_shot.k": config.few_shot.k,
         "evaluation.batch_size": config.evaluation.batch_size,
@@ -82,6 +85,7 @@ def _ranges(config: RunConfig) -> Iterator[str]:
         "mixture.temperature": config.mixture.temperature,
         "prompt.weight_temperature": config.prompt.weight_temperature,
         "method.temperature": config.method.temperature,
+        "distillation.temperature": config.distillation.temperature,
         "method.alpha": config.method.alpha,
         "optim.clip": config.optim.clip,
         "optim.eps": config.optim.eps,
@@ -93,6 +97,8 @@ def _ranges(config: RunConfig) -> Iterator[str]:
         "optim.lr_factors": config.optim.lr_factors,
         "optim.lr_weights": config.optim.lr_weights,
         "optim.weight_decay": config.optim.weight_decay,
+        "distillation.weight_logits": config.distillation.weight_logits,
+        "distillation.weight_hidden": config.distillation.weight_hidden,
         "optim.warmup": config.optim.warmup,
     }
     for key, count in at_least_one.items():
@@ -146,9 +152,9 @@ def _prompt(config: RunConfig) -> Iterator[str]:
         yield "prompt.extend: adds tasks to those of a source run; use task=target source=RUN_FOLDER"
     elif prompt.extend and not (prompt.freeze_shared or prompt.form == "none"):
         yield "prompt.extend: the source's tasks need P as it is; use prompt.freeze_shared=true with it"
-    if config.stage == "source":
+    if config.stage != "target":
         if config.source is not None:
-            yield f"source: is {config.source!r}, but a source run starts from nothing; use task=target"
+            yield f"source: is {config.source!r}, but a {config.stage} run starts from nothing; use task=target"
         if prompt.init in FROM_SOURCE:
             yield f"prompt.init: {prompt.init} starts from a source run; use task=target source=RUN_FOLDER"
         return
@@ -221,9 +227,36 @@ def _method(config: RunConfig) -> Iterator[str]:
         )
 
 
+def _distillation(config: RunConfig) -> Iterator[str]:
+    """Teachers: how they are trained, and how a source learns from them."""
+    if config.stage == "teachers":
+        if config.method.name != "prompt" or config.prompt.form != "none":
+            yield "prompt.form: teachers are plain prompts, one per task; use task=teachers as it is"
+        if config.mixture.sampling != "each" or config.evaluation.best != "task":
+            yield (
+                "mixture.sampling: teachers are trained as if each were alone; use mixture.sampling=each and "
+                "evaluation.best=task, as task=teachers has them"
+            )
+    told = config.distillation
+    if unknown_parts := sorted(set(told.hidden) - set(PARTS)):
+        yield f"distillation.hidden: unknown {', '.join(unknown_parts)}; choose from {', '.join(PARTS)}"
+    if told.weight_hidden > 0 and not (told.hidden and told.layers):
+        yield "distillation.weight_hidden: there are no hidden states to compare; set it to 0"
+    if config.distill is None:
+        return
+    if config.stage != "source" or config.method.name != "prompt":
+        yield f"distill: is {config.distill!r}, but only a source run of a prompt distils; use task=source"
+    if told.weight_logits == 0 and told.weight_hidden == 0:
+        yield "distill: both weights of distillation are 0, so the teachers say nothing; leave distill out"
+
+
 def _places(config: RunConfig) -> Iterator[str]:
     """Folders that have to be there."""
-    folders = {"data_root": config.data_root, "backbone.path": config.backbone.path}
+    folders = {
+        "data_root": config.data_root,
+        "backbone.path": config.backbone.path,
+        "distill": config.distill,
+    }
     for key, folder in folders.items():
         if folder is not None and not Path(folder).is_dir():
             yield f"{key}: no folder {folder!r}; give one that is there"

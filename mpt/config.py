@@ -132,6 +132,26 @@ class MethodConfig:
 
 
 @dataclass
+class DistillationConfig:
+    """How a source learns from the teachers of ``distill``: task loss + weight_logits * KL + weight_hidden * error."""
+
+    weight_logits: float = 0.9
+    """Of the divergence between the teacher's and the student's token distributions, a mean over target tokens."""
+    weight_hidden: float = 0.9
+    """Of the squared error of hidden states, a mean over tokens, layers and dimensions."""
+    temperature: float = 1.0
+    """Both distributions are softmax(logits / temperature), and their divergence is multiplied by its square."""
+    hidden: list[str] = field(default_factory=lambda: ["encoder", "decoder"])
+    """Which hidden states are compared: of the input's tokens in the encoder, of the target's in the decoder."""
+    layers: list[int] = field(default_factory=lambda: [-1])
+    """Which of them: 0 is what goes into the first layer, -1 what comes out of the last."""
+    cache: str | None = None
+    """A folder in which the teachers' answers are kept, so that an epoch after the first needs no teacher."""
+    top_k: int | None = None
+    """Keep of the teacher's distribution the likeliest tokens, and the rest together; None: all tokens."""
+
+
+@dataclass
 class MixtureConfig:
     """Which row comes next."""
 
@@ -237,11 +257,12 @@ class RunConfig:
     """One composed configuration; the root of ``conf/train.yaml``."""
 
     stage: str = MISSING
-    """source or target; chosen with ``task=``."""
+    """source, target or teachers; chosen with ``task=``."""
     tasks: dict[str, TaskConfig] = field(default_factory=dict)
     backbone: BackboneConfig = field(default_factory=BackboneConfig)
     prompt: PromptConfig = field(default_factory=PromptConfig)
     method: MethodConfig = field(default_factory=MethodConfig)
+    distillation: DistillationConfig = field(default_factory=DistillationConfig)
     mixture: MixtureConfig = field(default_factory=MixtureConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     few_shot: FewShotConfig = field(default_factory=FewShotConfig)
@@ -252,6 +273,8 @@ class RunConfig:
     data_root: str | None = None
     source: str | None = None
     """What a target starts from: a source run's folder, a prompt folder, a PEFT adapter, or a file of tensors."""
+    distill: str | None = None
+    """Run of ``task=teachers`` that a source distils from."""
     resume: str = "auto"
     """auto: an unfinished run in the same folder goes on; never: it starts again."""
     overwrite: bool = False

@@ -18,8 +18,8 @@ from mpt.tasks import Example
 
 Batch = dict[str, Any]
 """input_ids ``(B, S)``, attention_mask ``(B, S)``, labels ``(B, L)`` with -100 on pads, task_ids ``(B,)``, rows
-``(B,)`` (positions within each row's task). In training also target_tokens ``(T,)``, the target tokens of each
-task in the whole global step; in evaluation also generation, the arguments for ``generate``."""
+``(B,)`` (positions within each row's task). In training also input_tokens and target_tokens ``(T,)``, the tokens of
+each task in the whole global step; in evaluation also generation, the arguments for ``generate``."""
 
 
 @dataclass(frozen=True)
@@ -127,15 +127,17 @@ class TrainLoader:
         for _ in range(done, self.max_steps):
             self._before_step = self.mixture.state_dict()
             step = self.mixture.next_batch()
-            tokens = torch.zeros(len(self.rows))
+            inputs, targets = torch.zeros(2, len(self.rows))
             for task, row in step:
-                tokens[task] += len(self.rows[task].targets[row])
+                inputs[task] += len(self.rows[task].inputs[row])
+                targets[task] += len(self.rows[task].targets[row])
             for micro in range(within, self.accumulate):
                 part = step[micro * self.world_size + self.rank :: self.accumulate * self.world_size]
                 self._delivered += 1
                 if micro == self.accumulate - 1:
                     self._before_step = self.mixture.state_dict()
-                yield {**collate(self.rows, part, self.pad_token_id), "target_tokens": tokens}
+                tokens = {"input_tokens": inputs, "target_tokens": targets}
+                yield {**collate(self.rows, part, self.pad_token_id), **tokens}
             within = 0
 
     def state_dict(self) -> dict[str, Any]:
@@ -258,6 +260,11 @@ class MixtureDataModule(LightningDataModule):
             rank=rank,
             world_size=world_size,
         )
+
+    @property
+    def training_rows(self) -> list[TokenRows]:
+        """The tokenised training rows of each task."""
+        return self._rows["train"]
 
     def val_dataloader(self) -> EvalLoader:
         """The validation rows of this process."""

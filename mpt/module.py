@@ -14,10 +14,11 @@ from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
 
 from mpt import metrics
-from mpt.backbone import Backbone
+from mpt.backbone import Backbone, token_losses
 from mpt.baselines import Adapter
 from mpt.config import OptimConfig, TaskConfig
 from mpt.data import Batch, MixtureDataModule
+from mpt.distill import Distiller
 from mpt.optim import RowAdamW
 
 
@@ -36,9 +37,9 @@ class MPTModule(lightning.LightningModule):
     """Trains a multitask prompt on a frozen backbone, or a baseline in its place.
 
     The loss of a step is ``sum_t weight_t * L_t``, where ``L_t`` is the mean token loss over task t's target
-    tokens in the global step: all processes and all accumulated micro-batches (Wang et al. 2023, equation 4,
-    without distillation). With one task of weight 1 it is the backbone's own loss. Checkpoints hold what is trained
-    alone.
+    tokens in the global step: all processes and all accumulated micro-batches (Wang et al. 2023, equation 4); a
+    distiller adds its losses to each ``L_t``. With one task of weight 1 it is the backbone's own loss. Checkpoints hold
+    what is trained alone.
 
     Args:
         backbone: Frozen.
@@ -47,6 +48,7 @@ class MPTModule(lightning.LightningModule):
         configs: Configuration of each task.
         optim: Learning rates and schedule.
         max_steps: Optimiser steps in all, for the schedule.
+        distiller: Compares the prompt with teachers in training; None: none are there.
 
     Raises:
         ValueError: There is not one configuration per task.
@@ -60,6 +62,7 @@ class MPTModule(lightning.LightningModule):
         configs: Sequence[TaskConfig],
         optim: OptimConfig,
         max_steps: int,
+        distiller: Distiller | None = None,
     ) -> None:
         super().__init__()
         if len(configs) != len(adapter.task_names):
@@ -68,12 +71,13 @@ class MPTModule(lightning.LightningModule):
             )
         self.backbone, self.adapter, self.data = backbone, adapter, data
         self.configs, self.optim, self.max_steps = list(configs), optim, max_steps
+        self.distiller = distiller
         self.register_buffer(
             "task_weights", torch.tensor([config.weight for config in configs]), persistent=False
         )
         self.start = adapter.snapshot()
         self.strict_loading = False
-        self._step_losses = torch.zeros(len(configs))
+        self._step_losses: dict[str, Tensor] = {}
         self._predictions: list[tuple[int, int, str, float, int]] = []
         self._random: Tensor | None = None
 
@@ -102,41 +106,57 @@ class MPTModule(lightning.LightningModule):
         told = (batch["input_ids"], batch["attention_mask"], batch["task_ids"])
         return self.adapter.conditions(*told, self.backbone.word_embeddings)
 
-    def task_losses(self, batch: Batch) -> Tensor:
-        """This batch's part of each task's mean token loss over the global step, ``(T,)``.
+    def losses(self, batch: Batch) -> dict[str, Tensor]:
+        """This batch's part of each task's losses over the global step, ``(T,)`` each.
+
+        Returns:
+            ``task``, the mean token loss; those of the distiller where there is one; and ``all``, their weighted sum.
 
         Raises:
             ValueError: A row's loss is not finite; its task and row are named.
         """
-        losses = self.row_losses(batch)
-        if not torch.isfinite(losses).all():
-            self._complain(batch, losses)
-        summed = losses.new_zeros(len(self.configs)).index_add(0, batch["task_ids"], losses)
-        means: Tensor = summed / batch["target_tokens"].clamp(min=1)
-        return means
+        fields = (batch["input_ids"], batch["attention_mask"], batch["labels"])
+        distilled = self.distiller is not None
+        told = self.backbone.outputs(*fields, **self._conditions(batch, True), hidden=distilled)
+        rows = token_losses(told.logits, batch["labels"])
+        if not torch.isfinite(rows).all():
+            self._complain(batch, rows)
+        summed = rows.new_zeros(len(self.configs)).index_add(0, batch["task_ids"], rows)
+        losses = {"task": summed / batch["target_tokens"].clamp(min=1)}
+        whole = losses["task"]
+        if self.distiller is not None:
+            compared = self.distiller.losses(told, batch)
+            losses |= compared
+            whole = whole + self.distiller.weighted(compared)
+        return losses | {"all": whole}
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """The weighted loss, scaled so that neither processes nor micro-batches change its gradient."""
-        losses = self.task_losses(batch)
-        self._step_losses = self._step_losses.to(losses.device) + losses.detach()
+        losses = self.losses(batch)
+        for name, loss in losses.items():
+            self._step_losses[name] = self._step_losses.get(name, 0) + loss.detach()
         if (batch_idx + 1) % self.trainer.accumulate_grad_batches == 0:
             self._log_step(batch)
         # Lightning divides by the micro-batches, and DDP averages over processes; both are sums here.
         scale = self.trainer.accumulate_grad_batches * self.trainer.world_size
-        return (self.task_weights * losses).sum() * scale
+        return (self.task_weights * losses["all"]).sum() * scale
 
     def _log_step(self, batch: Batch) -> None:
-        losses, self._step_losses = self._step_losses, torch.zeros_like(self._step_losses)
+        losses, self._step_losses = self._step_losses, {}
         if self.trainer.world_size > 1:
-            losses = self.trainer.strategy.reduce(losses, reduce_op="sum")
+            losses = {
+                name: self.trainer.strategy.reduce(loss, reduce_op="sum") for name, loss in losses.items()
+            }
         # Lightning takes the x-axis from this key; it would count from 0, and say 299 of what 300 steps left.
         self.log("step", float(self.global_step + 1))
-        self.log("train/loss", (self.task_weights * losses).sum(), prog_bar=True)
+        self.log("train/loss", (self.task_weights * losses["all"]).sum(), prog_bar=True)
+        for name in losses.keys() - {"task", "all"}:
+            self.log(f"train/distill/{name}", (self.task_weights * losses[name]).sum())
         # A task without a row in this step has no loss, which is not a loss of zero.
         present = batch["target_tokens"] > 0
         self.log_dict(
             {
-                f"train/{self.task_names[task]}/loss": losses[task]
+                f"train/{self.task_names[task]}/loss": losses["task"][task]
                 for task in present.nonzero().flatten().tolist()
             }
         )

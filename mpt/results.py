@@ -27,7 +27,17 @@ Scores = dict[str, dict[str, float]]
 """Task (or ``average``) to its numbers."""
 
 # What a run may say differently and still be the same run.
-INCIDENTAL = {"logger", "output_root", "overwrite", "resume", "trainer.progress_bar", "trainer.threads"}
+INCIDENTAL = {
+    "logger",
+    "output_root",
+    "overwrite",
+    "resume",
+    "trainer.progress_bar",
+    "trainer.threads",
+    "distillation.cache",
+}
+# Runs that a run starts from or learns from.
+GIVEN = ("source", "distill")
 LIBRARIES = ("torch", "lightning", "transformers", "datasets", "tokenizers")
 LONGEST_NAME = 80
 FILES = ("config.yaml", "metrics.json", "metrics.csv", "draws.json", "similarity.csv", "similarity.png")
@@ -125,26 +135,27 @@ def finished(folder: Path, config: Mapping[str, Any]) -> dict[str, Any] | None:
     """The metrics of a run that is finished already and need not run again; otherwise None.
 
     Raises:
-        ValueError: The folder holds another run, or the source was trained anew since.
+        ValueError: The folder holds another run, or what it learned from was trained anew since.
     """
     if config["overwrite"] or state_of(folder, config) != "finished":
         return None
-    source, (_, run) = config["source"], read_config(folder) or ({}, {})
-    if source is not None and run.get("source_prompt") != prompt_digest(Path(source)):
-        raise ValueError(
-            f"{folder}: started from {source} before that was trained anew; overwrite=true runs it again"
-        )
+    _, run = read_config(folder) or ({}, {})
+    for key, digest in _digests(config).items():
+        if run.get(key) != digest:
+            raise ValueError(
+                f"{folder}: learned from {config[key.removesuffix('_prompt')]} before that was trained anew; "
+                "overwrite=true runs it again"
+            )
     return read_metrics(folder)
 
 
-def begin(folder: Path, config: Mapping[str, Any], *, fingerprint: str, source: Path | None = None) -> None:
+def begin(folder: Path, config: Mapping[str, Any], *, fingerprint: str) -> None:
     """Make a folder that of a new run: empty of an older one's files, with ``config.yaml``.
 
     Args:
         folder: The run folder.
         config: The resolved configuration.
         fingerprint: The backbone's.
-        source: The run whose prompt this one starts from.
     """
     clear(folder)
     (folder / "checkpoints").mkdir(parents=True)
@@ -155,11 +166,16 @@ def begin(folder: Path, config: Mapping[str, Any], *, fingerprint: str, source: 
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
         "command": shlex.join(sys.argv),
         "fingerprint": fingerprint,
-        "source_prompt": None if source is None else prompt_digest(source),
+        **_digests(config),
         "versions": versions,
         "git": _git_revision(),
     }
     write_config(folder, config, run)
+
+
+def _digests(config: Mapping[str, Any]) -> dict[str, str | None]:
+    """Hashes of the prompts that a run starts from or learns from."""
+    return {f"{key}_prompt": prompt_digest(Path(config[key])) for key in GIVEN if config.get(key) is not None}
 
 
 def prompt_digest(folder: Path) -> str | None:

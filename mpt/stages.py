@@ -23,6 +23,7 @@ from mpt.backbone import Backbone
 from mpt.baselines import Adapter, build_baseline
 from mpt.config import PromptConfig, RunConfig
 from mpt.data import MixtureDataModule
+from mpt.distill import Distiller
 from mpt.few_shot import DRAWS, draw, replay, row_ids
 from mpt.loggers import check_tensorboard, close_loggers, log_results, open_loggers, wandb_mode
 from mpt.module import MPTModule
@@ -77,7 +78,28 @@ def target(config: RunConfig, folder: Path) -> dict[str, Any]:
     return _train(config, folder, load_prompt(Path(config.source)) if config.source else None)
 
 
-STAGES: dict[str, Callable[[RunConfig, Path], dict[str, Any]]] = {"source": source, "target": target}
+def teachers(config: RunConfig, folder: Path) -> dict[str, Any]:
+    """Train one plain prompt per task, each as if it were alone: what a source distils from.
+
+    Args:
+        config: The checked configuration; of form none, with ``mixture=each`` and ``evaluation.best=task``.
+        folder: The run folder; made where it is not there.
+
+    Returns:
+        What ``metrics.json`` holds.
+
+    Raises:
+        ValueError: As :func:`source`.
+        FileNotFoundError: As :func:`source`.
+    """
+    return _train(config, folder, None)
+
+
+STAGES: dict[str, Callable[[RunConfig, Path], dict[str, Any]]] = {
+    "source": source,
+    "target": target,
+    "teachers": teachers,
+}
 
 
 def load_examples(config: RunConfig) -> Examples:
@@ -161,9 +183,39 @@ def start_adapter(
 ) -> Adapter:
     """Build what is trained, as it starts: the prompt of :func:`start_prompt`, or a baseline in its place.
 
+    Under ``mixture=each`` every task starts from the numbers that a run of it alone would draw with this seed.
+
     Raises:
         ValueError: As :func:`start_prompt`, or the baseline does not fit.
     """
+    lightning.seed_everything(config.seed, verbose=False)
+    adapter = _started(config, backbone, given, weights)
+    # LoRA and full fine-tuning hold no numbers of their own; those are the backbone's.
+    if config.mixture.sampling == "each" and len(config.tasks) > 1 and list(adapter.parameters()):
+        for place, (name, task) in enumerate(config.tasks.items()):
+            prompt = dataclasses.replace(config.prompt, groups=None)
+            lightning.seed_everything(config.seed, verbose=False)
+            alone = _started(
+                dataclasses.replace(config, tasks={name: task}, prompt=prompt),
+                backbone,
+                given,
+                None if weights is None else weights[place : place + 1],
+            )
+            copy_numbers(adapter, place, alone)
+    return adapter
+
+
+@torch.no_grad()
+def copy_numbers(adapter: Adapter, place: int, alone: Adapter) -> None:
+    """Give a task the numbers of an adapter that holds one task."""
+    there, here = dict(alone.named_parameters()), dict(adapter.named_parameters())
+    for name, (learners, index) in adapter.numbers_of(place).items():
+        here[name].view(learners, -1)[index] = there[name].flatten()
+
+
+def _started(
+    config: RunConfig, backbone: Backbone, given: SavedPrompt | None, weights: torch.Tensor | None
+) -> Adapter:
     prompt = start_prompt(config, backbone, given, weights)
     if config.method.name == "prompt":
         return prompt
@@ -188,7 +240,8 @@ def _train(config: RunConfig, folder: Path, given: SavedPrompt | None) -> dict[s
     weights = _source_weights(config, backbone, given, examples, data)
     adapter = start_adapter(config, backbone, given, weights)
     tasks = list(config.tasks.values())
-    module = MPTModule(backbone, adapter, data, tasks, config.optim, config.trainer.max_steps)
+    distiller = _distiller(config, backbone, data)
+    module = MPTModule(backbone, adapter, data, tasks, config.optim, config.trainer.max_steps, distiller)
     checkpoint = _begin(config, folder, examples, backbone)
     loggers = _loggers(config, folder, checkpoint)
     status = "failed"
@@ -286,6 +339,15 @@ def _task_embeddings(config: RunConfig, backbone: Backbone, examples: Examples) 
     return task_embeddings(module, config.trainer)
 
 
+def _distiller(config: RunConfig, backbone: Backbone, data: MixtureDataModule) -> Distiller | None:
+    """The teachers that a source learns from."""
+    if config.distill is None:
+        return None
+    saved = load_prompt(Path(config.distill))
+    check_fits(saved, backbone.name, backbone.fingerprint, backbone.token_dim)
+    return Distiller(config.distillation, backbone, saved.prompt, list(config.tasks), data.training_rows)
+
+
 def _begin(config: RunConfig, folder: Path, examples: Examples, backbone: Backbone) -> Path | None:
     """Make the run folder ours: the first thing that a run writes, after all that can be refused.
 
@@ -307,8 +369,7 @@ def _begin(config: RunConfig, folder: Path, examples: Examples, backbone: Backbo
             )
         _say(f"{shortest(folder)}: goes on from {checkpoint.name}; resume=never starts again")
         return checkpoint
-    source = None if config.source is None else Path(config.source)
-    results.begin(folder, dataclasses.asdict(config), fingerprint=backbone.fingerprint, source=source)
+    results.begin(folder, dataclasses.asdict(config), fingerprint=backbone.fingerprint)
     if config.few_shot.k is not None:
         results.write_json(folder / DRAWS, row_ids(examples, config.few_shot.validation))
     return None

@@ -266,7 +266,7 @@ def test_each_part_of_each_method_learns_alone(part: str) -> None:
     losses = []
     for _ in range(30):
         optimizer.zero_grad()
-        loss = module.task_losses(batch).sum()
+        loss = module.losses(batch)["all"].sum()
         loss.backward()
         optimizer.step()
         losses.append(loss.item())

@@ -276,6 +276,31 @@ BAD = {
         ["tasks=[one,two]", "evaluation.best=task"],
         "evaluation.best: task keeps each task at another step",
     ),
+    "teachers that are no plain prompts": (
+        ["task=teachers", "+tasks=[one]", "prompt.form=product"],
+        "prompt.form: teachers are plain prompts",
+    ),
+    "teachers that are not alone": (
+        ["task=teachers", "+tasks=[one]", "mixture.sampling=equal"],
+        "mixture.sampling: teachers are trained as if each were alone",
+    ),
+    "teachers that are not there": (["+tasks=[one]", "distill=nowhere"], "distill: no folder 'nowhere'"),
+    "teachers of a target": (
+        ["task=target", "+tasks=[one]", "prompt.init=RANDOM", "distill=data"],
+        "distill: is 'data', but only a source run of a prompt distils",
+    ),
+    "teachers that say nothing": (
+        ["+tasks=[one]", "distill=data", "distillation.weight_logits=0", "distillation.weight_hidden=0"],
+        "distill: both weights of distillation are 0",
+    ),
+    "hidden states of what": (
+        ["+tasks=[one]", "distillation.hidden=[head]"],
+        "distillation.hidden: unknown head; choose from encoder, decoder",
+    ),
+    "no hidden states": (
+        ["+tasks=[one]", "distillation.layers=[]"],
+        "distillation.weight_hidden: there are no hidden states to compare",
+    ),
     "zero steps": (["+tasks=[one]", "trainer.max_steps=0"], "trainer.max_steps: is 0; it must be at least 1"),
     "dtype": (["+tasks=[one]", "backbone.dtype=float23"], "backbone.dtype: unknown 'float23'"),
     "batch": (

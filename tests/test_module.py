@@ -102,15 +102,15 @@ def test_one_task_of_weight_one_has_the_backbones_own_loss(folder: Path) -> None
     embeds = torch.cat([prompts, backbone.word_embeddings(batch["input_ids"])], dim=1)
     mask = torch.cat([batch["attention_mask"].new_ones(8, 4), batch["attention_mask"]], dim=1)
     own = backbone.model(inputs_embeds=embeds, attention_mask=mask, labels=batch["labels"]).loss
-    torch.testing.assert_close(module.task_losses(batch).sum(), own)
+    torch.testing.assert_close(module.losses(batch)["task"].sum(), own)
 
 
 def test_mixed_batch_is_the_sum_of_its_tasks(folder: Path) -> None:
     module, _ = build(folder, weights=(1.0, 2.5))
     mixed = whole_batch(module, [(0, 1), (1, 2), (0, 3), (1, 4), (1, 5)])
     alone = [whole_batch(module, [(0, 1), (0, 3)]), whole_batch(module, [(1, 2), (1, 4), (1, 5)])]
-    expected = torch.stack([module.task_losses(alone[0])[0], module.task_losses(alone[1])[1]])
-    torch.testing.assert_close(module.task_losses(mixed), expected)
+    expected = torch.stack([module.losses(alone[0])["task"][0], module.losses(alone[1])["task"][1]])
+    torch.testing.assert_close(module.losses(mixed)["task"], expected)
 
 
 @pytest.mark.parametrize("accumulate", [2, 3])
@@ -129,7 +129,7 @@ def test_weight_scales_the_gradient_of_its_task(folder: Path, tmp_path: Path) ->
     for weight in (1.0, 4.0):
         module, _ = build(folder, weights=(1.0, weight))
         batch = whole_batch(module, [(0, 0), (1, 1)])
-        (module.task_weights * module.task_losses(batch)).sum().backward()
+        (module.task_weights * module.losses(batch)["all"]).sum().backward()
         gradients.append(module.adapter.prefix_task_cols.grad)
     torch.testing.assert_close(gradients[1][0], gradients[0][0])
     torch.testing.assert_close(gradients[1][1], 4 * gradients[0][1])
@@ -142,7 +142,7 @@ def test_loss_that_is_not_finite_names_task_and_row(folder: Path) -> None:
         module.adapter.prefix_task_rows[1].fill_(float("nan"))
     module.trainer = trainer(folder, 1)
     with pytest.raises(ValueError, match=r"the loss is not finite for task1 train:5; lower"):
-        module.task_losses(whole_batch(module, [(0, 2), (1, 5)]))
+        module.losses(whole_batch(module, [(0, 2), (1, 5)]))
 
 
 # What moves

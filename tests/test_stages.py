@@ -81,6 +81,15 @@ def source_run(tiny_t5_folder, rows_folder, tmp_path_factory):
     return folder
 
 
+@pytest.fixture(scope="session")
+def teachers(tiny_t5_folder, rows_folder, tmp_path_factory):
+    """One run of teachers for all tests that only read it."""
+    folder = tmp_path_factory.mktemp("runs") / "teachers"
+    config = make_config.__wrapped__(tiny_t5_folder, rows_folder)("teachers", **as_teachers())
+    stages.teachers(config, folder)
+    return folder
+
+
 def tensors(folder):
     return load_file(folder / "prompt" / "adapter_model.safetensors")
 
@@ -427,6 +436,52 @@ class TestSideBySide:
             torch.testing.assert_close(together[task], prompt, atol=1e-5, rtol=1e-4)
             assert both["best_step"][name] == alone["best_step"][name]
             assert both["test"][name] == alone["test"][name]
+
+
+class TestDistillation:
+    def test_a_teacher_is_what_it_would_be_alone(self, teachers, make_config, tmp_path):
+        both = load_prompt(teachers).prompt
+        assert both.config.form == "none"
+        for task, name in enumerate(("one", "two")):
+            config = make_config("teachers", [name], **as_teachers())
+            metrics = stages.teachers(config, tmp_path / name)
+            alone = load_prompt(tmp_path / name).prompt.prompts()[0]
+            torch.testing.assert_close(both.prompts()[task], alone, atol=1e-5, rtol=1e-4)
+            assert results.read_metrics(teachers)["best_step"][name] == metrics["best_step"][name]
+
+    def test_a_source_learns_from_its_teachers(self, teachers, make_config, source_run, tmp_path):
+        config = make_config(distill=str(teachers))
+        stages.source(config, tmp_path / "run")
+        assert not torch.equal(
+            tensors(tmp_path / "run")["prompt_embeddings"], tensors(source_run)["prompt_embeddings"]
+        )
+        header, first, *_ = csv.reader((tmp_path / "run" / "metrics.csv").open())
+        told = dict(zip(header, first, strict=True))
+        parts = [float(told[f"train/{name}"]) for name in ("one/loss", "two/loss")]
+        parts += [0.9 * float(told[f"train/distill/{name}"]) for name in ("logits", "hidden")]
+        assert float(told["train/loss"]) == pytest.approx(sum(parts), rel=1e-5)
+
+    def test_the_cache_changes_nothing(self, teachers, make_config, tmp_path):
+        for name, cache in (("live", None), ("cached", str(tmp_path / "cache"))):
+            stages.source(make_config(distill=str(teachers), distillation__cache=cache), tmp_path / name)
+        live, cached = tensors(tmp_path / "live"), tensors(tmp_path / "cached")
+        for name, tensor in live.items():
+            torch.testing.assert_close(cached[name], tensor, atol=1e-4, rtol=1e-3)
+        config = make_config(distill=str(teachers), distillation__cache="elsewhere")
+        assert results.finished(tmp_path / "live", dataclasses.asdict(config)) is not None
+
+    def test_a_finished_run_notices_that_its_teachers_are_others(self, teachers, make_config, tmp_path):
+        shutil.copytree(teachers / "prompt", tmp_path / "teachers")
+        config = make_config(distill=str(tmp_path / "teachers"), trainer__max_steps=1)
+        stages.source(config, tmp_path / "run")
+        (tmp_path / "teachers" / "adapter_model.safetensors").write_bytes(b"another")
+        with pytest.raises(ValueError, match=r"learned from .*teachers before that was trained anew"):
+            results.finished(tmp_path / "run", dataclasses.asdict(config))
+
+
+def as_teachers():
+    return {"prompt__form": "none", "mixture__sampling": "each", "evaluation__best": "task"} | {
+        "backbone__dropout": False}  # fmt: skip
 
 
 def average():

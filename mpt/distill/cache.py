@@ -1,0 +1,162 @@
+"""What teachers answer, and answers kept on disk.
+
+Shape legend: B rows in a batch, S input tokens, L target tokens, V vocabulary, K kept logits, H layers, D token_dim,
+T tasks.
+"""
+
+import hashlib
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mpt.atomic import write_folder_atomically
+from mpt.backbone import Backbone
+from mpt.config import DistillationConfig
+from mpt.data import TokenRows
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What the teachers say of a batch.
+
+    Attributes:
+        logits: Log probabilities at the temperature, ``(B, L, V)`` or ``(B, L, K + 1)``.
+        kept: Ids of the K kept tokens, ``(B, L, K)``; None: all V.
+        encoder: Hidden states of the input's tokens, ``(B, S, H, D)``; None where they are not compared.
+        decoder: Hidden states of the target's tokens, ``(B, L, H, D)``; None where they are not compared.
+    """
+
+    logits: Tensor
+    kept: Tensor | None
+    encoder: Tensor | None
+    decoder: Tensor | None
+
+
+class AnswerCache:
+    """The teachers' answers on disk, memory-mapped, filled as rows come by.
+
+    A folder of its own per teachers, data, backbone and settings, so nothing stale is ever read.
+
+    Args:
+        root: Folder of all caches.
+        config: What is kept of an answer.
+        backbone: The frozen model.
+        prompts: The teachers, ``(T, N, D)``.
+        rows: The tokenised training rows of each task.
+
+    Raises:
+        ValueError: The disk has less room than the answers to all rows need.
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        config: DistillationConfig,
+        backbone: Backbone,
+        prompts: Tensor,
+        rows: Sequence[TokenRows],
+    ) -> None:
+        D, V = backbone.token_dim, backbone.vocabulary
+        kept = None if config.top_k is None or config.top_k >= V else config.top_k
+        H = len(config.layers)
+        ends = [np.cumsum([0, *map(len, part)]) for part in _columns(rows)]  # of inputs, of targets
+        self._first = np.cumsum([0, *(len(task.inputs) for task in rows)])  # of each task's rows
+        self._inputs, self._targets = ends
+        shapes: dict[str, tuple[tuple[int, ...], str]] = {
+            "done": ((int(self._first[-1]),), "uint8"),
+            "logits": ((int(ends[1][-1]), V if kept is None else kept + 1), "float32"),
+        }
+        if kept is not None:
+            shapes["kept"] = ((int(ends[1][-1]), kept), "int32")
+        if "encoder" in config.hidden:
+            shapes["encoder"] = ((int(ends[0][-1]), H, D), "float32")
+        if "decoder" in config.hidden:
+            shapes["decoder"] = ((int(ends[1][-1]), H, D), "float32")
+        self.folder = root / _key(config, backbone, prompts, rows)
+        if not self.folder.is_dir():
+            _make(self.folder, shapes)
+        self._arrays = {
+            name: np.memmap(self.folder / name, mode="r+", dtype=kind, shape=shape)
+            for name, (shape, kind) in shapes.items()
+        }
+
+    def has(self, task: int, row: int) -> bool:
+        """Whether a row's answer is there."""
+        return bool(self._arrays["done"][self._first[task] + row])
+
+    def put(self, places: Sequence[tuple[int, int]], answers: Answers) -> None:
+        """Keep the answers to some rows, pairs of task id and row."""
+        told = {name: value.cpu().numpy() for name, value in vars(answers).items() if value is not None}
+        for index, (task, row) in enumerate(places):
+            for name, value in told.items():
+                begin, end = self._span(name, task, row)
+                self._arrays[name][begin:end] = value[index, : end - begin]
+            self._arrays["done"][self._first[task] + row] = 1  # last: a row that is there is whole
+
+    def get(
+        self, places: Sequence[tuple[int, int]], inputs: int, targets: int, device: torch.device
+    ) -> Answers:
+        """Read the answers to some rows, padded with zeros to so many input and target tokens, which no loss counts."""
+        padded: dict[str, Tensor] = {}
+        for name, array in self._arrays.items():
+            if name == "done":
+                continue
+            length = inputs if name == "encoder" else targets
+            batch = np.zeros((len(places), length, *array.shape[1:]), array.dtype)
+            for index, (task, row) in enumerate(places):
+                begin, end = self._span(name, task, row)
+                batch[index, : end - begin] = array[begin:end]
+            padded[name] = torch.from_numpy(batch).to(device)
+        kept = padded.get("kept")
+        return Answers(
+            padded["logits"],
+            None if kept is None else kept.long(),
+            padded.get("encoder"),
+            padded.get("decoder"),
+        )
+
+    def _span(self, name: str, task: int, row: int) -> tuple[int, int]:
+        ends = self._inputs if name == "encoder" else self._targets
+        place = self._first[task] + row
+        return int(ends[place]), int(ends[place + 1])
+
+
+def _columns(rows: Sequence[TokenRows]) -> tuple[list[list[int]], list[list[int]]]:
+    """The token ids of all tasks' inputs, and of their targets."""
+    return [ids for task in rows for ids in task.inputs], [ids for task in rows for ids in task.targets]
+
+
+def _key(config: DistillationConfig, backbone: Backbone, prompts: Tensor, rows: Sequence[TokenRows]) -> str:
+    """16 digits of a hash of everything that an answer depends on."""
+    told = {
+        key: value
+        for key, value in asdict(config).items()
+        if key not in ("cache", "weight_logits", "weight_hidden")
+    }
+    digest = hashlib.sha256(
+        json.dumps([told, backbone.fingerprint, str(backbone.word_embeddings.weight.dtype)]).encode()
+    )
+    digest.update(prompts.cpu().contiguous().numpy().tobytes())
+    digest.update(json.dumps(_columns(rows)).encode())
+    return digest.hexdigest()[:16]
+
+
+def _make(folder: Path, shapes: Mapping[str, tuple[tuple[int, ...], str]]) -> None:
+    """Lay out the empty files, as large as they will be."""
+    need = sum(int(np.prod(shape)) * np.dtype(kind).itemsize for shape, kind in shapes.values())
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    free = shutil.disk_usage(folder.parent).free
+    if need > free:
+        raise ValueError(
+            f"distillation.cache: {folder.parent} has {free / 2**30:.1f} GiB left, the teachers' answers need "
+            f"{need / 2**30:.1f} GiB; use distillation.top_k=64, fewer distillation.layers, or no cache"
+        )
+    with write_folder_atomically(folder) as temporary:
+        for name, (shape, kind) in shapes.items():
+            np.memmap(temporary / name, mode="w+", dtype=kind, shape=shape).flush()

@@ -1,0 +1,136 @@
+"""Compares a student with the teachers of its tasks.
+
+Shape legend: B rows in a batch, S input tokens, L target tokens, V vocabulary, K kept logits, H layers, D token_dim,
+T tasks.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import log_softmax
+
+from mpt.backbone import Backbone, Outputs
+from mpt.config import DistillationConfig
+from mpt.data import Batch, TokenRows
+from mpt.distill.cache import AnswerCache, Answers
+from mpt.distill.losses import coarsened, hidden_losses, logit_losses
+from mpt.prompt import MultitaskPromptEmbedding
+
+PARTS = ("encoder", "decoder")
+"""Where hidden states are compared."""
+
+
+class Distiller:
+    """Compares a student with the teachers of its tasks.
+
+    Args:
+        config: Weights, temperature, hidden states, cache.
+        backbone: The student's own; the teachers answer through it, without dropout and gradients.
+        teachers: A prompt that holds a task of each of the student's names.
+        task_names: The student's T tasks.
+        rows: The tokenised training rows of each task, for the cache.
+
+    Raises:
+        ValueError: A task has no teacher, or the cache does not fit on the disk.
+    """
+
+    def __init__(
+        self,
+        config: DistillationConfig,
+        backbone: Backbone,
+        teachers: MultitaskPromptEmbedding,
+        task_names: Sequence[str],
+        rows: Sequence[TokenRows],
+    ) -> None:
+        if missing := [name for name in task_names if name not in teachers.task_names]:
+            raise ValueError(
+                f"distill: no teacher of {', '.join(missing)}; it has those of {', '.join(teachers.task_names)}"
+            )
+        self.config, self.backbone = config, backbone
+        ids = [teachers.task_id(name) for name in task_names]
+        self.prompts = teachers.prompts().detach()[ids]  # T N D
+        self.cache = None
+        if config.cache is not None:
+            self.cache = AnswerCache(Path(config.cache), config, backbone, self.prompts, rows)
+
+    def losses(self, student: Outputs, batch: Batch) -> dict[str, Tensor]:
+        """This batch's part of each task's distillation losses over the global step.
+
+        Args:
+            student: What the student's forward gave, hidden states included.
+            batch: Of training: with ``target_tokens`` and ``input_tokens``.
+
+        Returns:
+            ``logits`` and ``hidden``, each where its weight is above 0, ``(T,)``: means over target tokens, of the
+            encoder's states over the input's tokens.
+        """
+        told = self.answers(batch)
+        labels, task_ids = batch["labels"], batch["task_ids"]
+        of_targets, of_inputs = (batch[key].clamp(min=1) for key in ("target_tokens", "input_tokens"))
+        zero = of_targets.new_zeros(len(of_targets))
+        found = {}
+        if self.config.weight_logits > 0:
+            rows = logit_losses(student.logits, told.logits, labels, self.config.temperature, told.kept)
+            found["logits"] = zero.index_add(0, task_ids, rows) / of_targets
+        if self.config.weight_hidden > 0:
+            found["hidden"] = zero
+            if told.encoder is not None:
+                states, mask = self._encoder(student, batch), batch["attention_mask"].bool()
+                rows = hidden_losses(states, told.encoder, mask)
+                found["hidden"] = found["hidden"] + zero.index_add(0, task_ids, rows) / of_inputs
+            if told.decoder is not None:
+                states = torch.stack([student.decoder[layer] for layer in self.config.layers], 2)
+                rows = hidden_losses(states, told.decoder, labels != -100)
+                found["hidden"] = found["hidden"] + zero.index_add(0, task_ids, rows) / of_targets
+        return found
+
+    def weighted(self, losses: Mapping[str, Tensor]) -> Tensor:
+        """The weighted sum of what :meth:`losses` gave, ``(T,)``."""
+        weights = {"logits": self.config.weight_logits, "hidden": self.config.weight_hidden}
+        return torch.stack([weights[name] * loss for name, loss in losses.items()]).sum(0)
+
+    def answers(self, batch: Batch) -> Answers:
+        """What the teachers say, from the cache where it has them."""
+        if self.cache is None:
+            return self._ask(batch)
+        places = list(zip(batch["task_ids"].tolist(), batch["rows"].tolist(), strict=True))
+        if missing := [row for row, place in enumerate(places) if not self.cache.has(*place)]:
+            part = {key: batch[key][missing] for key in ("input_ids", "attention_mask", "labels", "task_ids")}
+            self.cache.put([places[row] for row in missing], self._ask(part))
+        return self.cache.get(
+            places, batch["input_ids"].shape[1], batch["labels"].shape[1], batch["labels"].device
+        )
+
+    @torch.no_grad()
+    def _ask(self, batch: Mapping[str, Any]) -> Answers:
+        self.prompts = self.prompts.to(batch["labels"].device)
+        training = self.backbone.training
+        self.backbone.eval()
+        try:
+            told = self.backbone.outputs(
+                batch["input_ids"],
+                batch["attention_mask"],
+                batch["labels"],
+                self.prompts[batch["task_ids"]],
+                hidden=bool(self.config.hidden),
+            )
+        finally:
+            self.backbone.train(training)
+        logits = log_softmax(told.logits.float() / self.config.temperature, dim=-1)
+        kept = None
+        if self.config.top_k is not None and self.config.top_k < logits.shape[-1]:
+            kept = logits.topk(self.config.top_k, dim=-1).indices
+            logits = coarsened(logits, kept)
+        encoder = self._encoder(told, batch) if "encoder" in self.config.hidden else None
+        decoder = None
+        if "decoder" in self.config.hidden:
+            decoder = torch.stack([told.decoder[layer] for layer in self.config.layers], 2)
+        return Answers(logits, kept, encoder, decoder)
+
+    def _encoder(self, told: Outputs, batch: Mapping[str, Any]) -> Tensor:
+        """The encoder's states of the input's own tokens, which stand last, ``(B, S, H, D)``."""
+        length = batch["input_ids"].shape[1]
+        return torch.stack([told.encoder[layer][:, -length:] for layer in self.config.layers], 2)
