@@ -22,6 +22,8 @@ class RowsConfig:
     """A data set id for ``datasets.load_dataset``."""
     subset: str | None = None
     """The configuration of the hub data set, such as ``sst2`` of ``glue``."""
+    revision: str | None = None
+    """A commit, tag or branch of the hub data set; ``refs/convert/parquet`` where it would need a script."""
     splits: dict[str, str] = field(default_factory=dict)
     """Our split (train, validation, test) to the hub's split; a slice such as ``train[1000:]`` is fine."""
     rename: dict[str, str] = field(default_factory=dict)

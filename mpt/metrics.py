@@ -8,7 +8,7 @@ from typing import Any
 from rouge_score.rouge_scorer import RougeScorer
 from sacrebleu.metrics import BLEU, CHRF
 from scipy.stats import pearsonr, spearmanr
-from sklearn.metrics import matthews_corrcoef
+from sklearn.metrics import f1_score, matthews_corrcoef
 from torchmetrics.functional.text import squad as squad_scores
 
 Texts = Sequence[str]
@@ -85,6 +85,16 @@ def matthews(predictions: Texts, references: References) -> Scores:
     return {"matthews": float(matthews_corrcoef(wanted, [text.strip() for text in predictions]))}
 
 
+def f1_true(predictions: Texts, references: References) -> Scores:
+    """F1 of the class ``true`` over all rows, as MultiRC's over its answers; 0 where nothing is true or told so."""
+    wanted = [accepted[0].strip() == "true" for accepted in references]
+    return {
+        "f1_true": float(
+            f1_score(wanted, [text.strip() == "true" for text in predictions], zero_division=0.0)
+        )
+    }
+
+
 def pearson(predictions: Texts, references: References) -> Scores:
     """Pearson correlation, -1 to 1; see :func:`_numbers` for answers that are no number."""
     return {"pearson": _correlation(pearsonr, predictions, references)}
@@ -138,6 +148,7 @@ def _number(text: str) -> float | None:
 METRICS: dict[str, Callable[[Texts, References], Scores]] = {
     "accuracy": accuracy,
     "exact_match": exact_match,
+    "f1_true": f1_true,
     "token_f1": token_f1,
     "rouge": rouge,
     "bleu": bleu,

@@ -20,7 +20,7 @@ from mpt.metrics import METRICS
 SPLITS = ("train", "validation", "test")
 FILE_KINDS = ("jsonl", "csv", "parquet")
 # Tasks whose first metric is one of these have classes: a few-shot draw is balanced over their targets.
-OF_CLASSES = ("accuracy", "matthews")
+OF_CLASSES = ("accuracy", "f1_true", "matthews")
 # What metrics.json keeps beside the names of tasks.
 RESERVED_NAMES = ("average", "prompt")
 
@@ -356,8 +356,9 @@ def _read_hub(name: str, config: TaskConfig, split: str) -> Iterator[Row]:
     there = source.splits.get(split, split)
     datasets.disable_progress_bars()
     try:
-        data = datasets.load_dataset(source.hub, source.subset, split=there)
-    except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
+        data = datasets.load_dataset(source.hub, source.subset, split=there, revision=source.revision)
+    # A RuntimeError where the data set is a script, which is never run.
+    except (OSError, RuntimeError, ValueError, datasets.exceptions.DatasetsError) as error:
         told = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise FileNotFoundError(
             f"tasks.{name}: the hub does not give {source.hub} {source.subset or ''} {there} ({told}); "

@@ -65,6 +65,13 @@ def test_correlations_by_hand() -> None:
     assert found["pearson"] == pytest.approx(3 / math.sqrt(2 * (42 / 9)))
 
 
+def test_f1_of_true_by_hand() -> None:
+    # Told true and true: 1; told true wrongly: 1; missed: 2.
+    found = score(["f1_true"], ["true", "true", "false", "maybe"], refs("true", "false", "true", "true"))
+    assert found["score"] == pytest.approx(2 * 1 / (2 * 1 + 1 + 2))
+    assert score(["f1_true"], ["false"], refs("false"))["score"] == 0.0
+
+
 def test_answer_that_is_no_number_counts_as_the_worst_guess() -> None:
     honest = score(["pearson"], ["0", "2", "5"], refs("0", "2", "5"))
     silent = score(["pearson"], ["0", "2", "nan"], refs("0", "2", "5"))
