@@ -2,6 +2,7 @@
 
 Every cell is an ordinary sweep of `train.py`: all targets side by side in a run, as if each were trained alone
 (mixture=each, evaluation.best=task). Runs that are finished are not run again, so a stopped study goes on.
+The learning rates and starts are those of results/tuning.csv; `--tune` chooses them anew and writes that file.
 """
 
 import argparse
@@ -15,12 +16,14 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+from mpt.results import write_csv
 from mpt.world.tasks import SOURCE_TASKS, TARGET_TASKS
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 RUNS = Path("runs") / "few_shot"
-RESULTS = HERE / "results"
+TUNING = HERE / "results" / "tuning.csv"
+TUNING_HEADER = ("method", "candidate", "mean validation score")
 # Source tasks, and the steps of their training.
 MIXTURES = {
     "three": (("sum", "mt", "dlg"), 300),
@@ -34,6 +37,8 @@ KINDS = {
     "generic": ("prompt=shared",),
 }
 """How a source is trained."""
+GRID = ("all:4", "all:16", "all:32", "all:all", "three:16", "family:16")
+"""Source mixtures and numbers of examples that the study fills."""
 STEPS, ROWS, VALIDATE_EVERY, TEST_ROWS = 60, 4, 10, 100
 """Of a run: steps, rows of a task in each, steps between validations; test rows of a task."""
 TUNING_DRAW = 100
@@ -89,6 +94,7 @@ METHODS = {
 class Cell:
     """One line of the study: runs that differ in draw, and for some methods in target."""
 
+    runs: Path
     method: str
     mixture: str
     k: str
@@ -103,15 +109,15 @@ class Cell:
         """Where its runs lie."""
         if self.tuning:
             named = "_".join(text.split(".", 1)[1].replace("=", "-") for text in self.told)
-            return RUNS / "tuning" / self.method / named
-        return RUNS / "target" / self.mixture / f"k{self.k}" / self.method
+            return self.runs / "tuning" / self.method / named
+        return self.runs / "target" / self.mixture / f"k{self.k}" / self.method
 
     def overrides(self) -> list[str]:
         """The command line of the sweep."""
         method = METHODS[self.method]
         told = ["task=target", *method.overrides, *self.told]
         if method.kind is not None:
-            told.append(f"source={source_folder(method.kind, self.mixture)}")
+            told.append(f"source={source_folder(self.runs, method.kind, self.mixture)}")
         if method.alone:
             told.append(f"tasks={','.join(f'[{name}]' for name in self.targets)}")
         else:
@@ -133,9 +139,9 @@ class Cell:
         ]  # fmt: skip
 
 
-def source_folder(kind: str, mixture: str) -> Path:
+def source_folder(runs: Path, kind: str, mixture: str) -> Path:
     """Where the source run lies; its only run."""
-    return RUNS / "source" / mixture / kind / "run"
+    return runs / "source" / mixture / kind / "run"
 
 
 def candidates(name: str) -> Iterator[tuple[str, ...]]:
@@ -156,64 +162,91 @@ def train(overrides: Sequence[str]) -> None:
         raise SystemExit(f"{' '.join(command)}\n{done.stdout[-2000:]}\n{done.stderr[-2000:]}")
 
 
-def train_source(kind: str, mixture: str) -> None:
+def train_source(runs: Path, kind: str, mixture: str) -> None:
     """Train one source, unless it is there."""
     tasks, steps = MIXTURES[mixture]
     train([
         "task=source", f"tasks=[{','.join(tasks)}]", *KINDS[kind], "mixture=equal", f"trainer.max_steps={steps}",
         "evaluation.validation_rows=20", "evaluation.validate_every=100", "evaluation.test_rows=50",
-        "evaluation.before=false", f"hydra.run.dir={source_folder(kind, mixture)}",
+        "evaluation.before=false", f"hydra.run.dir={source_folder(runs, kind, mixture)}",
     ])  # fmt: skip
 
 
-def tuned(name: str) -> tuple[str, ...]:
-    """The candidate with the best mean validation score over targets; the first one of equals."""
+def trial(runs: Path, name: str, told: tuple[str, ...]) -> Cell:
+    """The cell that tries a candidate: mixture of all sources, k = 16, one draw of its own."""
+    return Cell(runs, name, "all", "16", (TUNING_DRAW,), tuple(TARGET_TASKS), told, tuning=True)
 
-    def mean(told: tuple[str, ...]) -> float:
-        folder = ROOT / Cell(name, "all", "16", (TUNING_DRAW,), (), told, tuning=True).folder
+
+def tune(runs: Path, names: Sequence[str], pool: ThreadPoolExecutor) -> None:
+    """Try every candidate of some methods, and put their mean validation scores over targets into `TUNING`."""
+    cells = [trial(runs, name, told) for name in names for told in candidates(name)]
+    list(pool.map(lambda cell: train(["-m", *cell.overrides()]), cells))
+    rows = [row for row in read_tuning() if row[0] not in names]
+    for cell in cells:
         scores = []
-        for path in sorted(folder.rglob("metrics.json")):
+        for path in sorted((ROOT / cell.folder).rglob("metrics.json")):
             found = json.loads(path.read_text(encoding="utf-8"))["validation"]
             scores += [row["score"] for task, row in found.items() if task != "average"]
-        return statistics.fmean(scores)
+        rows.append([cell.method, " ".join(cell.told), f"{statistics.fmean(scores):.4f}"])
+    write_csv(TUNING, TUNING_HEADER, sorted(rows, key=lambda row: list(METHODS).index(row[0])))
 
-    means = {told: mean(told) for told in candidates(name)}
-    with (RESULTS / "tuning" / f"{name}.csv").open("w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(["method", "candidate", "mean validation score"])
-        writer.writerows([name, " ".join(told), f"{value:.4f}"] for told, value in means.items())
-    return max(means, key=lambda told: means[told])
+
+def read_tuning() -> list[list[str]]:
+    """The rows of `TUNING`."""
+    if not TUNING.is_file():
+        return []
+    with TUNING.open(encoding="utf-8", newline="") as file:
+        return list(csv.reader(file))[1:]
+
+
+def tuned() -> dict[str, tuple[str, ...]]:
+    """The candidate of each method with the best mean validation score; the first one of equals."""
+    best: dict[str, tuple[float, str]] = {}
+    for name, candidate, score in read_tuning():
+        if name not in best or float(score) > best[name][0]:
+            best[name] = float(score), candidate
+    return {name: tuple(candidate.split()) for name, (_, candidate) in best.items()}
+
+
+def grid(text: str) -> tuple[str, str]:
+    """A mixture and a k from the command line."""
+    mixture, _, k = text.partition(":")
+    if mixture not in MIXTURES or not (k == "all" or (k.isdecimal() and int(k) > 0)):
+        raise argparse.ArgumentTypeError(
+            f"{text!r}: give MIXTURE:K, a mixture of {', '.join(MIXTURES)} and a number or all, such as all:16"
+        )
+    return mixture, k
 
 
 def main() -> None:
     """Train the sources, choose learning rates, adapt; `report.py` beside this file writes the results."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=METHODS)
-    parser.add_argument("--mixtures", nargs="+", default=["all"], choices=MIXTURES)
-    parser.add_argument("--k", nargs="+", default=["16"], help="4, 16, 32, all, ...")
+    parser.add_argument("--cells", nargs="+", default=[grid(text) for text in GRID], type=grid,
+                        metavar="MIXTURE:K", help=f"{', '.join(MIXTURES)}; 4, 16, 32, all, ...")  # fmt: skip
     parser.add_argument("--draws", type=int, default=5)
     parser.add_argument("--targets", nargs="+", default=list(TARGET_TASKS), choices=TARGET_TASKS)
+    parser.add_argument("--tune", action="store_true", help="choose learning rates and starts anew")
+    parser.add_argument("--runs", type=Path, default=RUNS, help="where runs lie, from the project's root")
     parser.add_argument("--jobs", type=int, default=2, help="sweeps side by side, each with one thread")
     told = parser.parse_args()
-    (RESULTS / "tuning").mkdir(parents=True, exist_ok=True)
     kinds = dict.fromkeys(METHODS[name].kind for name in told.methods)
+    # The rates are chosen on the mixture of all sources.
+    mixtures = dict.fromkeys((["all"] if told.tune else []) + [mixture for mixture, _ in told.cells])
     with ThreadPoolExecutor(told.jobs) as pool:
-        # The rates are chosen on the mixture of all sources.
-        wanted = [
-            (kind, mixture) for mixture in {"all": 0} | dict.fromkeys(told.mixtures) for kind in kinds if kind
-        ]
-        list(pool.map(lambda pair: train_source(*pair), wanted))
-        trials = [
-            Cell(name, "all", "16", (TUNING_DRAW,), tuple(TARGET_TASKS), candidate, tuning=True)
-            for name in told.methods for candidate in candidates(name)
-        ]  # fmt: skip
-        list(pool.map(lambda cell: train(["-m", *cell.overrides()]), trials))
-        chosen = {name: tuned(name) for name in told.methods}
+        sources = [(kind, mixture) for mixture in mixtures for kind in kinds if kind]
+        list(pool.map(lambda pair: train_source(told.runs, *pair), sources))
+        if told.tune:
+            tune(told.runs, told.methods, pool)
+        chosen = tuned()
+        missing = [name for name in told.methods if name not in chosen]
+        if missing:
+            raise SystemExit(f"{TUNING}: no line for {', '.join(missing)}; give --tune")
         cells = [
             # What starts from nothing has no mixture.
-            Cell(name, mixture if METHODS[name].kind else "none", k, tuple(range(told.draws)), tuple(told.targets),
-                 chosen[name])
-            for k in told.k for mixture in told.mixtures for name in told.methods
+            Cell(told.runs, name, mixture if METHODS[name].kind else "none", k, tuple(range(told.draws)),
+                 tuple(told.targets), chosen[name])
+            for mixture, k in told.cells for name in told.methods
         ]  # fmt: skip
         list(pool.map(lambda cell: train(["-m", *cell.overrides()]), dict.fromkeys(cells)))
 

@@ -1,7 +1,6 @@
 """Gather the runs of `few_shot.py` into results/: `python experiments/few_shot/report.py`."""
 
 import argparse
-import csv
 import statistics
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
@@ -9,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib
-from few_shot import METHODS, RESULTS, ROOT, RUNS
+from few_shot import HERE, METHODS, ROOT, RUNS
 
 from mpt.report import Estimate, Line, compare, estimate, gather, learning_curve, markdown
 from mpt.results import write_csv
@@ -96,7 +95,7 @@ def by_target(lines: Sequence[Line], mixture: str, k: str) -> str:
     return markdown(["target", *(f"`{method}`" for method in methods)], rows) + "\n"
 
 
-def draw_quality(lines: Sequence[Line]) -> None:
+def draw_quality(lines: Sequence[Line], output: Path) -> None:
     """Quality over k, a line per method, and over trained parameters at k = 16, sources: all."""
     found = {k: here for (mixture, k), here in cells(lines).items() if mixture == "all"}
     figure, (left, right) = pyplot.subplots(1, 2, figsize=(13, 5), sharey=True)
@@ -135,11 +134,11 @@ def draw_quality(lines: Sequence[Line]) -> None:
     left.legend(fontsize="small", ncols=2)
     right.set(xlabel="numbers trained for a target", xscale="log", title="sources: all, k = 16")
     figure.tight_layout()
-    figure.savefig(RESULTS / "quality.svg")
+    figure.savefig(output / "quality.svg")
     pyplot.close(figure)
 
 
-def draw_curves(lines: Sequence[Line]) -> None:
+def draw_curves(lines: Sequence[Line], output: Path) -> None:
     """Validation score over steps at k = 16, sources: all, mean over targets and draws; also as curves.csv."""
     here = cells(lines)["all", "16"]
     figure, axis = pyplot.subplots(figsize=(8, 5))
@@ -158,28 +157,24 @@ def draw_curves(lines: Sequence[Line]) -> None:
     )
     axis.legend(fontsize="small", ncols=2)
     figure.tight_layout()
-    figure.savefig(RESULTS / "curves.svg")
+    figure.savefig(output / "curves.svg")
     pyplot.close(figure)
-    write_csv(RESULTS / "curves.csv", ["method", "step", "validation score"], rows)
+    write_csv(output / "curves.csv", ["method", "step", "validation score"], rows)
 
 
 def main() -> None:
     """Write the results of the runs that are finished."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--output", type=Path, default=RESULTS)
-    globals()["RESULTS"] = parser.parse_args().output
-    lines = lines_of(ROOT / RUNS / "target")
-    write_csv(RESULTS / "runs.csv", KEPT, ([line.get(key, "") for key in KEPT] for line in lines))
-    (RESULTS / "table.md").write_text(overview(lines), encoding="utf-8")
-    (RESULTS / "targets.md").write_text(by_target(lines, "all", "16"), encoding="utf-8")
-    draw_quality(lines)
-    draw_curves(lines)
-    tuning = [
-        row
-        for path in sorted((RESULTS / "tuning").glob("*.csv"))
-        for row in list(csv.reader(path.open()))[1:]
-    ]
-    write_csv(RESULTS / "tuning.csv", ["method", "candidate", "mean validation score"], tuning)
+    parser.add_argument("--runs", type=Path, default=RUNS, help="where runs lie, from the project's root")
+    parser.add_argument("--output", type=Path, default=HERE / "results")
+    arguments = parser.parse_args()
+    output: Path = arguments.output
+    lines = lines_of(ROOT / arguments.runs / "target")
+    write_csv(output / "runs.csv", KEPT, ([line.get(key, "") for key in KEPT] for line in lines))
+    (output / "table.md").write_text(overview(lines), encoding="utf-8")
+    (output / "targets.md").write_text(by_target(lines, "all", "16"), encoding="utf-8")
+    draw_quality(lines, output)
+    draw_curves(lines, output)
 
 
 if __name__ == "__main__":
