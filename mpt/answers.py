@@ -9,6 +9,7 @@ from mpt import metrics, results
 from mpt.config import TaskConfig
 from mpt.data import MixtureDataModule
 from mpt.module import MPTModule, Prediction
+from mpt.progress import track_batches
 
 Predictions = dict[str, list[Prediction]]
 """Task to its answered rows."""
@@ -17,19 +18,22 @@ ROW_METRICS = ("accuracy", "exact_match", "token_f1", "rouge", "chrf", "squad")
 """Metrics that mean something for one row."""
 
 
-def answered(module: MPTModule, data: MixtureDataModule, split: str, oracle: bool = False) -> Predictions:
-    """Answer the rows of a split.
+def answered(
+    module: MPTModule, data: MixtureDataModule, split: str, oracle: bool = False, doing: str = "answering"
+) -> Predictions:
+    """Answer the rows of a split; of several processes each answers its share, and all get all answers.
 
     Args:
         module: Backbone and prompt.
         data: The rows.
         split: validation or test.
         oracle: Answer with each task's natural prefix in place of a prompt; tasks without one are left out.
+        doing: What the progress says.
     """
     by_task: Predictions = {}
-    for answer in module.evaluate_rows(
-        data.eval_loader(split, prefixed=oracle), split, use_prompt=not oracle
-    ):
+    loader = data.eval_loader(split, prefixed=oracle, shared_out=True)
+    batches = track_batches(loader, doing, len(loader))
+    for answer in module.evaluate_rows(batches, split, use_prompt=not oracle):
         by_task.setdefault(answer.task, []).append(answer)
     return by_task
 

@@ -15,13 +15,12 @@ from transformers import AutoConfig, AutoModelForSeq2SeqLM, AutoTokenizer, PreTr
 from transformers.utils import logging as transformers_logging
 
 from mpt import world
-from mpt.config import BackboneConfig
+from mpt.config import DTYPES, BackboneConfig
 
 TINY = Path(world.__file__).parent / "tiny"
 """The folder of the embedded backbone."""
 FAMILY = ("t5", "mt5", "umt5")
 """Values of ``model_type`` that are known to work."""
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 _FINGERPRINT_SAMPLE = 4096
 
 
@@ -86,7 +85,7 @@ class Backbone(nn.Module):
             settings = AutoConfig.from_pretrained(where, **options)
             _check_architecture(where, settings)
             model = AutoModelForSeq2SeqLM.from_pretrained(
-                where, config=settings, dtype=DTYPES[config.dtype], use_safetensors=True, **options
+                where, config=settings, dtype=getattr(torch, config.dtype), use_safetensors=True, **options
             )
             tokenizer = AutoTokenizer.from_pretrained(where, **options)
         except OSError as error:

@@ -1,34 +1,21 @@
-"""What happens around the training loop: the best prompt is kept, and a bar shows the steps."""
+"""Keep what a run needs later: the best prompt, and the checkpoint that an unfinished run goes on from."""
 
 from pathlib import Path
 from typing import Any
 
 import lightning
-from lightning.pytorch.callbacks import Callback, RichProgressBar
+from lightning.pytorch.callbacks import Callback, Checkpoint, EarlyStopping
+from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_only
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from mpt.atomic import write_atomically
+from mpt.checkpoint import RESUME_NEVER, cannot_write
+from mpt.interrupt import Interrupted, StopSignals
+from mpt.loggers import CurvesFile
 from mpt.module import MPTModule
-
-
-class StepBar(RichProgressBar):
-    """Lightning's bar over all steps of a run, which knows no epochs."""
-
-    def _get_train_description(self, current_epoch: int) -> str:
-        return f"{'Training':{len(self.validation_description)}}"
-
-    @property
-    def total_train_batches(self) -> int | float:
-        """All of a resumed run's, as the bar starts where the run stopped."""
-        return self.trainer.num_training_batches
-
-    def get_metrics(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> Any:
-        """The weighted loss of the step, and the average score of the last validation."""
-        told = super().get_metrics(trainer, pl_module)
-        short = {"train/loss": "loss", "validation/average/score": "score"}
-        return {short[key]: value for key, value in told.items() if key in short}
 
 
 class BestPrompt(Callback):
@@ -89,16 +76,80 @@ class BestPrompt(Callback):
         """Go on with the best of an interrupted run.
 
         Raises:
-            FileNotFoundError: The file has gone.
+            FileNotFoundError: The file is missing.
+            ValueError: The file is damaged.
         """
         self.scores, self.steps = dict(state_dict["scores"]), dict(state_dict["steps"])
         if not self.scores:
             return
         if not self.path.is_file():
-            raise FileNotFoundError(f"{self.path}: has gone, and the run cannot go on; use resume=never")
-        self._tensors = load_file(self.path)
+            raise FileNotFoundError(f"{self.path}: is missing, so the run cannot go on; {RESUME_NEVER}")
+        try:
+            self._tensors = load_file(self.path)
+        except (OSError, SafetensorError) as error:
+            raise ValueError(
+                f"{self.path}: damaged, so the run cannot go on from it; {RESUME_NEVER}"
+            ) from error
 
     @rank_zero_only
     def _write(self) -> None:
-        with write_atomically(self.path) as temporary:
-            save_file(self._tensors, temporary, metadata={"format": "pt"})
+        try:
+            with write_atomically(self.path) as temporary:
+                save_file(self._tensors, temporary, metadata={"format": "pt"})
+        except (OSError, SafetensorError) as error:
+            raise cannot_write(self.path, error) from error
+
+
+class LastCheckpoint(Checkpoint):
+    """Write ``last.ckpt`` after each validation, and between two steps where the run is asked to stop.
+
+    Nowhere else: within a step, what has been drawn and what has been learned do not belong together.
+
+    Args:
+        path: The checkpoint.
+        signals: The run's.
+
+    Attributes:
+        step: Steps that the checkpoint on the disk has behind it; 0 where this process has written none.
+    """
+
+    def __init__(self, path: Path, signals: StopSignals) -> None:
+        self.path, self.signals = path, signals
+        self.step = 0
+
+    def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """From here on a signal waits for the end of its step."""
+        self.signals.install()
+        self.signals.training = True
+
+    def on_validation_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """Handle the signals again: Lightning took SIGTERM for itself where it validates by itself."""
+        self.signals.install()
+
+    def on_validation_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """Save, in a training."""
+        if trainer.state.fn == TrainerFn.FITTING:
+            self._save(trainer)
+
+    def on_exception(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, exception: BaseException
+    ) -> None:
+        """Save where the run was stopped between two steps; what failed goes on from the checkpoint before."""
+        if isinstance(exception, Interrupted) and self.signals.training:
+            self._save(trainer)
+
+    def _save(self, trainer: lightning.Trainer) -> None:
+        for logger in trainer.loggers:
+            if isinstance(logger, CurvesFile):
+                logger.write()  # the curves on the disk reach at least as far as the checkpoint
+        trainer.save_checkpoint(self.path)
+        self.step = trainer.global_step
+
+
+class EarlyStop(EarlyStopping):
+    """Lightning's early stopping, which stays stopped when the run is resumed after its last validation."""
+
+    def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """Stop again where the checkpoint was written by the validation that stopped the run."""
+        if self.wait_count >= self.patience:
+            trainer.should_stop = True

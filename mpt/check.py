@@ -3,16 +3,27 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-from mpt.baselines import METHODS
 from mpt.complaints import unknown
-from mpt.config import RunConfig
-from mpt.distill import PARTS
-from mpt.prompt import MultitaskPromptTuningInit
-from mpt.prompt.config import FORMS, OF_SOURCE, PLAIN
+from mpt.config import (
+    BEST,
+    DTYPES,
+    FACTOR_INITS,
+    FEW_SHOT_VALIDATIONS,
+    FORMS,
+    HIDDEN_PARTS,
+    METHODS,
+    OF_SOURCE,
+    PLAIN,
+    RESUME,
+    SAMPLINGS,
+    SCHEDULES,
+    SOURCE_SCORES,
+    STAGES,
+    WANDB_MODES,
+    MultitaskPromptTuningInit,
+    RunConfig,
+)
 from mpt.tasks import check_task
-
-FROM_SOURCE = tuple(init.value for init in OF_SOURCE)
-"""Inits that start from the prompt of a source run."""
 
 
 def check(config: RunConfig) -> list[str]:
@@ -38,22 +49,19 @@ def check(config: RunConfig) -> list[str]:
 def _choices(config: RunConfig) -> Iterator[str]:
     """Keys that take one of a few words."""
     words = {
-        "task": (config.stage, ("source", "target", "teachers")),
-        "backbone.dtype": (config.backbone.dtype, ("float32", "bfloat16", "float16")),
+        "task": (config.stage, STAGES),
+        "backbone.dtype": (config.backbone.dtype, DTYPES),
         "prompt.form": (config.prompt.form, FORMS),
-        "prompt.init": (config.prompt.init, tuple(init.value for init in MultitaskPromptTuningInit)),
-        "prompt.factor_init": (config.prompt.factor_init, ("ones", "normal")),
-        "prompt.source_scores": (config.prompt.source_scores, ("loss", "similarity")),
+        "prompt.init": (config.prompt.init, tuple(MultitaskPromptTuningInit)),
+        "prompt.factor_init": (config.prompt.factor_init, FACTOR_INITS),
+        "prompt.source_scores": (config.prompt.source_scores, SOURCE_SCORES),
         "method.name": (config.method.name, METHODS),
-        "mixture.sampling": (
-            config.mixture.sampling,
-            ("proportional", "equal", "temperature", "log_size", "stochastic", "each"),
-        ),
-        "evaluation.best": (config.evaluation.best, ("average", "task")),
-        "optim.schedule": (config.optim.schedule, ("linear", "constant")),
-        "logger.wandb_mode": (config.logger.wandb_mode, ("auto", "online", "offline", "disabled")),
-        "few_shot.validation": (config.few_shot.validation, ("draw", "split")),
-        "resume": (config.resume, ("auto", "never")),
+        "mixture.sampling": (config.mixture.sampling, SAMPLINGS),
+        "evaluation.best": (config.evaluation.best, BEST),
+        "optim.schedule": (config.optim.schedule, SCHEDULES),
+        "logger.wandb_mode": (config.logger.wandb_mode, WANDB_MODES),
+        "few_shot.validation": (config.few_shot.validation, FEW_SHOT_VALIDATIONS),
+        "resume": (config.resume, RESUME),
     }
     for key, (value, options) in words.items():
         if value not in options:
@@ -118,6 +126,11 @@ def _ranges(config: RunConfig) -> Iterator[str]:
             f"trainer.batch_size: is {config.trainer.batch_size}, for {parts} processes and micro-batches; it is the "
             "size of a whole step, so give each at least one row"
         )
+    if any(word in config.trainer.strategy for word in ("fork", "spawn", "notebook")):
+        yield (
+            f"trainer.strategy: is {config.trainer.strategy}, whose processes do not hand back what they trained; "
+            "use ddp"
+        )
     if config.optim.warmup > 1:
         yield f"optim.warmup: is {config.optim.warmup}; it is a share of max_steps, at most 1"
     if len(config.optim.betas) != 2 or not all(0 <= beta < 1 for beta in config.optim.betas):
@@ -155,14 +168,11 @@ def _prompt(config: RunConfig) -> Iterator[str]:
     if config.stage != "target":
         if config.source is not None:
             yield f"source: is {config.source!r}, but a {config.stage} run starts from nothing; use task=target"
-        if prompt.init in FROM_SOURCE:
+        if prompt.init in OF_SOURCE:
             yield f"prompt.init: {prompt.init} starts from a source run; use task=target source=RUN_FOLDER"
         return
-    if prompt.init in FROM_SOURCE and config.source is None:
+    if prompt.init in OF_SOURCE and config.source is None:
         yield f"source: not given, and prompt.init={prompt.init} starts from it; add source=RUN_FOLDER"
-    if prompt.init not in FROM_SOURCE and config.source is not None and config.method.name == "prompt":
-        inits = " or ".join(FROM_SOURCE)
-        yield f"source: is {config.source!r}, but prompt.init={prompt.init} does not use it; use {inits}"
     if prompt.init == "EXACT_SOURCE_TASK" and not prompt.init_task:
         yield "prompt.init_task: empty; name the source task that EXACT_SOURCE_TASK starts from"
     if prompt.init_task and prompt.init != "EXACT_SOURCE_TASK":
@@ -238,8 +248,8 @@ def _distillation(config: RunConfig) -> Iterator[str]:
                 "evaluation.best=task, as task=teachers has them"
             )
     told = config.distillation
-    if unknown_parts := sorted(set(told.hidden) - set(PARTS)):
-        yield f"distillation.hidden: unknown {', '.join(unknown_parts)}; choose from {', '.join(PARTS)}"
+    if unknown_parts := sorted(set(told.hidden) - set(HIDDEN_PARTS)):
+        yield f"distillation.hidden: unknown {', '.join(unknown_parts)}; choose from {', '.join(HIDDEN_PARTS)}"
     if told.weight_hidden > 0 and not (told.hidden and told.layers):
         yield "distillation.weight_hidden: there are no hidden states to compare; set it to 0"
     if config.distill is None:
@@ -260,5 +270,7 @@ def _places(config: RunConfig) -> Iterator[str]:
     for key, folder in folders.items():
         if folder is not None and not Path(folder).is_dir():
             yield f"{key}: no folder {folder!r}; give one that is there"
+    if not config.output_root:
+        yield "output_root: is empty; give the folder that holds the runs, such as runs"
     if config.source is not None and not Path(config.source).exists():
         yield f"source: no folder or file {config.source!r}; give one that is there"

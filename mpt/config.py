@@ -1,9 +1,47 @@
-"""What ``conf/`` may say: dataclasses that type the composed configuration."""
+"""The keys of ``conf/`` and the words that they take: dataclasses that type the composed configuration.
+
+Imports nothing heavy, so that a mistake on the command line is answered in a second.
+"""
 
 from dataclasses import dataclass, field
+from enum import StrEnum
 from typing import Any
 
 from omegaconf import MISSING
+
+
+class MultitaskPromptTuningInit(StrEnum):
+    """First values of P, and with those of a source of the factors; the last three are ours, not PEFT's."""
+
+    RANDOM = "RANDOM"
+    TEXT = "TEXT"
+    VOCABULARY = "VOCABULARY"
+    AVERAGE_SOURCE_TASKS = "AVERAGE_SOURCE_TASKS"
+    EXACT_SOURCE_TASK = "EXACT_SOURCE_TASK"
+    ONLY_SOURCE_SHARED = "ONLY_SOURCE_SHARED"
+    AVERAGE_PRODUCT = "AVERAGE_PRODUCT"
+    NEAREST_SOURCE_TASK = "NEAREST_SOURCE_TASK"
+    WEIGHTED_SOURCE_TASKS = "WEIGHTED_SOURCE_TASKS"
+
+
+OF_SOURCE = tuple(init for init in MultitaskPromptTuningInit if "SOURCE" in init or init == "AVERAGE_PRODUCT")
+"""Inits that start from the prompt of a source run."""
+STAGES = ("source", "target", "teachers")
+FORMS = ("product", "residual", "additive", "none", "shared")
+PLAIN = ("none", "shared")
+"""Forms without factors."""
+FACTOR_INITS = ("normal", "ones")
+SOURCE_SCORES = ("loss", "similarity")
+METHODS = ("prompt", "attempt", "dept", "lora", "full")
+HIDDEN_PARTS = ("encoder", "decoder")
+"""Where distillation compares hidden states."""
+SAMPLINGS = ("proportional", "equal", "temperature", "log_size", "stochastic", "each")
+DTYPES = ("float32", "bfloat16", "float16")
+SCHEDULES = ("linear", "constant")
+BEST = ("average", "task")
+FEW_SHOT_VALIDATIONS = ("draw", "split")
+WANDB_MODES = ("auto", "online", "offline", "disabled")
+RESUME = ("auto", "never")
 
 
 @dataclass
@@ -193,6 +231,7 @@ class FewShotConfig:
     k: int | None = None
     """Training examples per target task in all; None: all rows."""
     seed: int = 0
+    """Of the draw; on the command line it follows ``seed`` unless it is set."""
     balanced: bool = True
     """As many examples of each class of a classification as of the next."""
     validation: str = "draw"
@@ -210,7 +249,8 @@ class EvaluationConfig:
     """Optimiser steps between validations."""
     validation_rows: int | None = 200
     """First rows of the validation split that a validation scores; None: all."""
-    test_rows: int | None = 500
+    test_rows: int | None = None
+    """First rows of the test split that are scored; None: all."""
     before: bool = True
     """Also score the test rows with the prompt as it starts (``before`` in metrics.json)."""
     oracle: bool = True
@@ -249,6 +289,8 @@ class LoggerConfig:
     """auto: online where an API key is at hand, else offline; or online, offline, disabled."""
     project: str = "mpt"
     entity: str | None = None
+    group: str | None = None
+    """W&B's group of the run; None: the sweep that it is a job of."""
     tensorboard: bool = False
     samples: int = 20
     """Predictions per task in the logged table."""
@@ -274,7 +316,8 @@ class RunConfig:
     seed: int = 0
     data_root: str | None = None
     source: str | None = None
-    """What a target starts from: a source run's folder, a prompt folder, a PEFT adapter, or a file of tensors."""
+    """What a target starts from: a source run's folder, a prompt folder, a PEFT adapter, or a file of tensors. A
+    ``prompt.init`` that needs none leaves it unread, so that a method and its control are one sweep."""
     distill: str | None = None
     """Run of ``task=teachers`` that a source distils from."""
     resume: str = "auto"
@@ -282,3 +325,12 @@ class RunConfig:
     overwrite: bool = False
     """Run a finished run again."""
     output_root: str = "runs"
+    optimized_metric: str = "validation/average/score"
+    """What a job of a sweep returns to its sweeper, as a path into metrics.json."""
+
+
+def uses_source(config: RunConfig) -> bool:
+    """Whether anything of ``source`` is used: a start that needs none leaves it unread."""
+    return config.method.name == "attempt" or (
+        config.method.name in ("prompt", "dept") and (config.prompt.init in OF_SOURCE or config.prompt.extend)
+    )

@@ -4,7 +4,7 @@ Shape legend: B rows in a batch, S input tokens, L target tokens, T tasks.
 """
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -91,6 +91,7 @@ class TrainLoader:
         pad_token_id: Fills up inputs.
         rank: Number of this process.
         world_size: Number of processes.
+        before_step: Called before each step is drawn, when the one before is done with; may raise to stop there.
 
     Raises:
         ValueError: A step has fewer rows than processes times micro-batches.
@@ -106,8 +107,10 @@ class TrainLoader:
         pad_token_id: int,
         rank: int = 0,
         world_size: int = 1,
+        before_step: Callable[[], None] | None = None,
     ) -> None:
         self.rows, self.mixture, self.pad_token_id = rows, mixture, pad_token_id
+        self.before_step = before_step
         self.max_steps, self.accumulate, self.rank, self.world_size = max_steps, accumulate, rank, world_size
         if mixture.batch_size < accumulate * world_size:
             raise ValueError(
@@ -125,6 +128,8 @@ class TrainLoader:
         # A resumed loader stands within a step: that step is drawn again, from the state before it.
         self.mixture.load_state_dict(self._before_step)
         for _ in range(done, self.max_steps):
+            if self.before_step is not None and within == 0:
+                self.before_step()
             self._before_step = self.mixture.state_dict()
             step = self.mixture.next_batch()
             inputs, targets = torch.zeros(2, len(self.rows))
@@ -153,12 +158,15 @@ class TrainLoader:
 class EvalLoader:
     """All rows of all tasks once, sorted by length; the rows of a batch share their generation settings.
 
+    Of several processes each gets its share of the batches. One that would get none gets a single row of another's
+    once more, since Lightning lets no process be without a batch; who gathers the answers drops it.
+
     Args:
         rows: The tokenised rows of each task.
         generation: Arguments for ``generate`` of each task.
         batch_size: Rows of a batch.
         pad_token_id: Fills up inputs.
-        rank: Number of this process; the batches are dealt out, no row twice.
+        rank: Number of this process.
         world_size: Number of processes.
     """
 
@@ -180,9 +188,11 @@ class EvalLoader:
         for tasks in alike.values():
             picked = [(task, row) for task in tasks for row in range(len(rows[task].inputs))]
             picked.sort(key=lambda pair: len(rows[pair[0]].inputs[pair[1]]))
-            for start in range(0, len(picked), batch_size):
-                self._batches.append((generation[tasks[0]], picked[start : start + batch_size]))
-        self._batches = self._batches[rank::world_size]
+            size = min(batch_size, max(1, -(-len(picked) // world_size)))  # so that no process is idle
+            for start in range(0, len(picked), size):
+                self._batches.append((generation[tasks[0]], picked[start : start + size]))
+        once_more = [(settings, picked[:1]) for settings, picked in self._batches[:1]]
+        self._batches = self._batches[rank::world_size] or once_more
 
     def __len__(self) -> int:
         return len(self._batches)
@@ -211,6 +221,7 @@ class MixtureDataModule(LightningDataModule):
 
     Attributes:
         truncation: Split to task to the share of cut inputs and targets.
+        before_step: Called between training steps, as by :class:`TrainLoader`.
     """
 
     def __init__(
@@ -230,6 +241,7 @@ class MixtureDataModule(LightningDataModule):
         seed: int,
     ) -> None:
         super().__init__()
+        self.before_step: Callable[[], None] | None = None
         self.task_names, self.configs, self.tokenizer = list(task_names), list(configs), tokenizer
         self.examples = {"train": train, "validation": validation, "test": test}
         self.batch_size, self.accumulate, self.eval_batch_size = batch_size, accumulate, eval_batch_size
@@ -259,6 +271,7 @@ class MixtureDataModule(LightningDataModule):
             pad_token_id=self.tokenizer.pad_token_id,
             rank=rank,
             world_size=world_size,
+            before_step=self.before_step,
         )
 
     @property
@@ -268,13 +281,11 @@ class MixtureDataModule(LightningDataModule):
 
     def val_dataloader(self) -> EvalLoader:
         """The validation rows of this process."""
-        rank, world_size = self._place()
-        return self.eval_loader("validation", rank=rank, world_size=world_size)
+        return self.eval_loader("validation", shared_out=True)
 
     def test_dataloader(self) -> EvalLoader:
         """The test rows of this process."""
-        rank, world_size = self._place()
-        return self.eval_loader("test", rank=rank, world_size=world_size)
+        return self.eval_loader("test", shared_out=True)
 
     def eval_loader(
         self,
@@ -282,19 +293,18 @@ class MixtureDataModule(LightningDataModule):
         *,
         prefixed: bool = False,
         tasks: Sequence[str] | None = None,
-        rank: int = 0,
-        world_size: int = 1,
+        shared_out: bool = False,
     ) -> EvalLoader:
-        """All rows of a split.
+        """All rows of a split, or this process's share of them.
 
         Args:
             split: train, validation or test.
             prefixed: Put each task's natural prefix before its input, for the oracle; a task without one is left
                 out.
             tasks: Names of the tasks that are wanted; None: all.
-            rank: Number of this process.
-            world_size: Number of processes.
+            shared_out: Give this process's share, where a Trainer runs several.
         """
+        rank, world_size = self._place() if shared_out else (0, 1)
         rows = []
         for task, (name, config) in enumerate(zip(self.task_names, self.configs, strict=True)):
             if (tasks is not None and name not in tasks) or (prefixed and config.prefix is None):

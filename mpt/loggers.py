@@ -1,11 +1,11 @@
 """Where curves go: metrics.csv always, W&B (offline without an account), TensorBoard as an option."""
 
 import csv
-import netrc
 import os
 import re
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -15,9 +15,13 @@ from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
 from lightning.pytorch.utilities import rank_zero_only, rank_zero_warn
 
 from mpt import results
-from mpt.config import LoggerConfig
+from mpt.checkpoint import RESUME_NEVER
+from mpt.config import LoggerConfig, RunConfig
 
 SECONDS_BETWEEN_WRITES = 5.0
+INIT_TIMEOUT = 15
+"""Seconds after which W&B counts as out of reach."""
+MOST_TASK_TAGS, LONGEST_TAG = 20, 64  # W&B refuses longer tags
 
 
 class CurvesFile(Logger):
@@ -25,20 +29,23 @@ class CurvesFile(Logger):
 
     Args:
         path: The file; lines that are in it already up to ``step`` stay.
-        step: Optimiser steps that the run has behind it.
+        step: Optimizer steps that the run has behind it.
+        clock: Seconds that the run has trained for; the column ``seconds`` of each line.
+
+    Raises:
+        ValueError: The file is damaged.
     """
 
-    def __init__(self, path: Path, step: int = 0) -> None:
+    def __init__(self, path: Path, step: int = 0, clock: Callable[[], float] | None = None) -> None:
         super().__init__()
-        self.path = path
+        self.path, self.clock = path, clock
         self._lines: dict[int, dict[str, float | str]] = {}
         self._written = time.monotonic()
         if step and path.is_file():
-            with path.open(encoding="utf-8", newline="") as file:
-                for line in csv.DictReader(file):
-                    if int(line["step"]) <= step:
-                        kept = {key: value for key, value in line.items() if value != "" and key != "step"}
-                        self._lines[int(line["step"])] = dict(kept)
+            try:
+                self._lines = _read_lines(path, step)
+            except (ValueError, KeyError, TypeError, csv.Error) as error:
+                raise ValueError(f"{path}: damaged, so the run cannot go on; {RESUME_NEVER}") from error
 
     @property
     def name(self) -> str:
@@ -57,26 +64,44 @@ class CurvesFile(Logger):
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         """Add numbers to the line of a step."""
-        told = {key: value for key, value in metrics.items() if key != "epoch"}
-        if told:
-            self._lines.setdefault(step or 0, {}).update(told)
+        numbers = {key: value for key, value in metrics.items() if key != "epoch"}
+        if numbers:
+            line = self._lines.setdefault(step or 0, {})
+            if self.clock is not None:
+                line.setdefault("seconds", round(self.clock(), 3))
+            line.update(numbers)
 
     @rank_zero_only
     def save(self) -> None:
         """Write the file, at most every few seconds."""
         if time.monotonic() - self._written > SECONDS_BETWEEN_WRITES:
-            self._write()
+            self.write()
 
     @rank_zero_only
     def finalize(self, status: str) -> None:
         """Write the file; Lightning calls this at the end, an error's included."""
-        self._write()
+        self.write()
 
-    def _write(self) -> None:
+    @rank_zero_only
+    def write(self) -> None:
+        """Write the file now."""
         self._written = time.monotonic()
-        columns = sorted({key for line in self._lines.values() for key in line})
+        # The seconds come right after the step.
+        columns = sorted(
+            {key for line in self._lines.values() for key in line}, key=lambda key: (key != "seconds", key)
+        )
         rows = ([step, *(line.get(key, "") for key in columns)] for step, line in sorted(self._lines.items()))
         results.write_csv(self.path, ["step", *columns], rows)
+
+
+def _read_lines(path: Path, step: int) -> dict[int, dict[str, float | str]]:
+    """The lines of a file of curves up to a step."""
+    with path.open(encoding="utf-8", newline="") as file:
+        return {
+            int(line["step"]): {key: value for key, value in line.items() if value != "" and key != "step"}
+            for line in csv.DictReader(file, strict=True)
+            if int(line["step"]) <= step
+        }
 
 
 def wandb_mode(config: LoggerConfig) -> str:
@@ -89,8 +114,9 @@ def wandb_mode(config: LoggerConfig) -> str:
         return "disabled"
     mode = config.wandb_mode
     if mode == "auto":
-        told = os.environ.get("WANDB_MODE", "")
-        mode = told if told in ("online", "offline", "disabled") else "online" if _has_key() else "offline"
+        mode = os.environ.get("WANDB_MODE", "")
+        if mode not in ("online", "offline", "disabled"):
+            mode = "online"
         return "offline" if mode == "online" and not _has_key() else mode
     if mode == "online" and not _has_key():
         raise ValueError(
@@ -101,37 +127,58 @@ def wandb_mode(config: LoggerConfig) -> str:
 
 
 def _has_key() -> bool:
-    if os.environ.get("WANDB_API_KEY"):
-        return True
-    host = re.sub(r"^https?://", "", os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")).split("/")[0]
+    """Whether W&B finds an API key, wherever `wandb login` keeps it; asks nobody and needs no network."""
     try:
-        return netrc.netrc().authenticators(host) is not None
-    except (OSError, netrc.NetrcParseError):
+        with _environment(WANDB_MODE="online", WANDB_SILENT="true"):
+            wandb.setup(wandb.Settings(silent=True))
+            return bool(wandb.login(prompt=False))
+    except Exception:  # W&B's own; a key that cannot be read is no key
         return False
 
 
+@contextmanager
+def _environment(**values: str) -> Iterator[None]:
+    """Set environment variables for a while: W&B reads some of its settings nowhere else."""
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
+
 def open_loggers(
-    config: LoggerConfig, folder: Path, *, run_id: str, stage: str, values: Mapping[str, Any], step: int = 0
+    config: RunConfig,
+    folder: Path,
+    *,
+    run_id: str,
+    values: Mapping[str, Any],
+    step: int = 0,
+    clock: Callable[[], float] | None = None,
 ) -> list[Logger]:
     """Open the loggers of one run.
 
     Args:
-        config: Which ones.
+        config: The configuration; ``config.logger`` says which ones.
         folder: The run folder, where all of them write.
         run_id: Identity of the run for W&B; a resumed run goes on under the same one.
-        stage: source or target, W&B's job type.
-        values: The whole configuration.
-        step: Optimiser steps that the run has behind it.
+        values: The whole configuration as plain values, with what else describes the run under ``run``.
+        step: Optimizer steps that the run has behind it.
+        clock: Seconds that the run has trained for.
 
     Raises:
-        ValueError: TensorBoard is not installed, or W&B should be online without a key.
+        ValueError: TensorBoard is not installed, W&B should be online and cannot, or metrics.csv is damaged.
     """
-    loggers: list[Logger] = [CurvesFile(folder / "metrics.csv", step)]
-    mode = wandb_mode(config)
-    if mode != "disabled":
-        loggers.append(_open_wandb(config, folder, mode, run_id, stage, values))
-    if config.tensorboard:
-        check_tensorboard(config)
+    loggers: list[Logger] = [CurvesFile(folder / "metrics.csv", step, clock)]
+    mode = wandb_mode(config.logger)
+    if mode != "disabled" and (opened := _open_wandb(config, folder, mode, run_id, values)):
+        loggers.append(opened)
+    if config.logger.tensorboard:
+        check_tensorboard(config.logger)
         loggers.append(TensorBoardLogger(str(folder), name="", version="tensorboard"))
     return loggers
 
@@ -148,33 +195,80 @@ def check_tensorboard(config: LoggerConfig) -> None:
         )
 
 
+class SafeWandbLogger(WandbLogger):
+    """Lightning's W&B logger; where W&B fails in the middle of a run it falls silent, and the run goes on."""
+
+    _failed = False
+
+    @rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        """Send numbers, or warn once."""
+        if self._failed:
+            return
+        try:
+            super().log_metrics(dict(metrics), step)
+        except Exception as error:
+            self._failed = True
+            rank_zero_warn(f"W&B failed ({_reason(error)}); metrics.csv has the curves, and the run goes on")
+
+
 def _open_wandb(
-    config: LoggerConfig, folder: Path, mode: str, run_id: str, stage: str, values: Mapping[str, Any]
+    config: RunConfig, folder: Path, mode: str, run_id: str, values: Mapping[str, Any]
+) -> WandbLogger | None:
+    """Open W&B; where it may choose, go offline when it cannot be reached, and go without when that fails too."""
+    try:
+        return _start_wandb(config, folder, mode, run_id, values)
+    except Exception as error:
+        if config.logger.wandb_mode == "online":
+            raise ValueError(
+                f"logger.wandb_mode: online, but W&B cannot be reached ({_reason(error)}); use offline or auto"
+            ) from error
+        failure = error
+    where = "offline" if mode == "online" else "nowhere"
+    try:
+        wandb.teardown()  # its service still holds the id of the run that failed
+        opened = _start_wandb(config, folder, "offline", run_id, values) if mode == "online" else None
+    except Exception:
+        opened, where = None, "nowhere"
+    rank_zero_warn(f"W&B cannot be used as asked ({_reason(failure)}); this run is logged {where} in W&B")
+    return opened
+
+
+def _start_wandb(
+    config: RunConfig, folder: Path, mode: str, run_id: str, values: Mapping[str, Any]
 ) -> WandbLogger:
-    def opened(mode: str) -> WandbLogger:
+    with _environment(WANDB_MODE=mode):
         run = wandb.init(
             name=folder.name,
             dir=str(folder),
             id=run_id,
             resume="allow",
-            project=config.project,
-            entity=config.entity,
+            project=config.logger.project,
+            entity=config.logger.entity,
+            group=config.logger.group or os.environ.get("WANDB_RUN_GROUP"),
+            job_type=config.stage,
+            tags=_tags(config),
+            notes=os.environ.get("WANDB_NOTES") or values.get("run", {}).get("command"),
             config=dict(values),
-            job_type=stage,
             mode="offline" if mode == "offline" else "online",
-            settings=wandb.Settings(silent=mode == "offline", console="off", init_timeout=60),
+            settings=wandb.Settings(silent=mode == "offline", console="off", init_timeout=INIT_TIMEOUT),
         )
-        run.define_metric("trainer/global_step")
-        run.define_metric("*", step_metric="trainer/global_step", step_sync=True)
-        return WandbLogger(experiment=run, save_dir=str(folder), project=config.project)
+    run.define_metric("trainer/global_step")
+    run.define_metric("*", step_metric="trainer/global_step", step_sync=True)
+    return SafeWandbLogger(experiment=run, save_dir=str(folder), project=config.logger.project)
 
-    try:
-        return opened(mode)
-    except wandb.errors.Error as error:
-        if config.wandb_mode != "auto" or mode == "offline":
-            raise
-        rank_zero_warn(f"W&B cannot be reached ({error}); the run is logged offline in {folder / 'wandb'}")
-        return opened("offline")
+
+def _tags(config: RunConfig) -> list[str]:
+    """The tasks, the method and k, by which runs are found again."""
+    own = [*list(config.tasks)[:MOST_TASK_TAGS], config.method.name]
+    if config.few_shot.k is not None:
+        own.append(f"k={config.few_shot.k}")
+    others = [tag for tag in os.environ.get("WANDB_TAGS", "").split(",") if tag]
+    return list(dict.fromkeys(tag[:LONGEST_TAG] for tag in (*own, *others)))
+
+
+def _reason(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 @rank_zero_only
@@ -190,27 +284,37 @@ def log_results(
         loggers: From :func:`open_loggers`.
         numbers: Final metrics.
         predictions: Rows of the table of sample predictions, all with the same keys.
-        folder: The run folder; its prompt becomes W&B's artifact, its heat map of the tasks an image.
+        folder: The run folder; its prompt or adapter becomes W&B's artifact, its heat map of the tasks an image.
     """
     for logger in loggers:
         if not isinstance(logger, WandbLogger):
             continue
         run = logger.experiment
         run.summary.update(dict(numbers))
-        if predictions:
-            rows = [list(row.values()) for row in predictions]
-            run.log({"test/predictions": wandb.Table([*predictions[0]], rows)})
-        if (folder / "similarity.png").is_file():
-            run.log({"similarity": wandb.Image(str(folder / "similarity.png"))})
-        artifact = wandb.Artifact(re.sub(r"[^\w.-]", "-", f"prompt-{folder.name}"), type="prompt")
-        for path in sorted((folder / "prompt").iterdir()):
-            artifact.add_file(str(path))
-        run.log_artifact(artifact)
+        # W&B stages an artifact's files in the user's home; there they would not travel with the run.
+        staging = os.environ.get("WANDB_DATA_DIR", str(folder / "wandb"))
+        with _environment(WANDB_DATA_DIR=staging):
+            if predictions:
+                rows = [list(row.values()) for row in predictions]
+                run.log({"test/predictions": wandb.Table([*predictions[0]], rows)})
+            if (folder / "similarity.png").is_file():
+                run.log({"similarity": wandb.Image(str(folder / "similarity.png"))})
+            for kind in ("prompt", "adapter"):
+                if (folder / kind).is_dir():
+                    artifact = wandb.Artifact(re.sub(r"[^\w.-]", "-", f"{kind}-{folder.name}"), type=kind)
+                    artifact.add_dir(str(folder / kind))
+                    run.log_artifact(artifact)
 
 
 def close_loggers(loggers: Sequence[Logger], status: str) -> None:
     """Write what is left, and finish the W&B run so that the next job of a sweep gets its own."""
     for logger in loggers:
-        logger.finalize(status)
-    if any(isinstance(logger, WandbLogger) for logger in loggers) and wandb.run is not None:
-        wandb.finish(exit_code=0 if status == "success" else 1)
+        if isinstance(logger, CurvesFile):
+            logger.finalize(status)
+            continue
+        try:
+            logger.finalize(status)
+            if isinstance(logger, WandbLogger):
+                wandb.finish(exit_code=0 if status == "success" else 1)
+        except Exception as error:
+            rank_zero_warn(f"{type(logger).__name__}: {_reason(error)}; the results are on the disk")

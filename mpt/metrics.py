@@ -1,21 +1,25 @@
-"""Answers to scores: each metric from a library, over all rows."""
+"""Answers to scores: each metric from a library, over all rows.
+
+A metric imports its library when it is used: together they take seconds, and a run uses one or two.
+"""
 
 import math
 import re
 from collections.abc import Callable, Sequence
+from functools import cache
 from typing import Any
-
-from rouge_score.rouge_scorer import RougeScorer
-from sacrebleu.metrics import BLEU, CHRF
-from scipy.stats import pearsonr, spearmanr
-from sklearn.metrics import f1_score, matthews_corrcoef
-from torchmetrics.functional.text import squad as squad_scores
 
 Texts = Sequence[str]
 References = Sequence[tuple[str, ...]]
 Scores = dict[str, float]
 ROUGE_KINDS = ("rougeL", "rouge1", "rouge2")
-_ROUGE = RougeScorer(list(ROUGE_KINDS), use_stemmer=True)
+
+
+@cache
+def _rouge_scorer() -> Any:
+    from rouge_score.rouge_scorer import RougeScorer
+
+    return RougeScorer(list(ROUGE_KINDS), use_stemmer=True)
 
 
 def _same(prediction: str, references: tuple[str, ...]) -> bool:
@@ -43,6 +47,8 @@ def token_f1(predictions: Texts, references: References) -> Scores:
 
 def squad(predictions: Texts, references: References) -> Scores:
     """SQuAD's exact match and F1 (Rajpurkar et al. 2016), which ignore case, articles and punctuation."""
+    from torchmetrics.functional.text import squad as squad_scores
+
     given = [{"prediction_text": text, "id": str(row)} for row, text in enumerate(predictions)]
     wanted: Any = [
         {"answers": {"answer_start": [0] * len(accepted), "text": list(accepted)}, "id": str(row)}
@@ -55,7 +61,7 @@ def squad(predictions: Texts, references: References) -> Scores:
 def rouge(predictions: Texts, references: References) -> Scores:
     """Mean F of ROUGE-L, ROUGE-1 and ROUGE-2 with stemming; of several references the best one counts."""
     rows = [
-        _ROUGE.score_multi(list(accepted), text)
+        _rouge_scorer().score_multi(list(accepted), text)
         for text, accepted in zip(predictions, references, strict=True)
     ]
     return {kind: sum(row[kind].fmeasure for row in rows) / len(rows) for kind in ROUGE_KINDS}
@@ -69,24 +75,32 @@ def _columns(references: References) -> list[list[str | None]]:
 
 def bleu(predictions: Texts, references: References) -> Scores:
     """Corpus BLEU of sacrebleu, divided by 100."""
+    from sacrebleu.metrics import BLEU
+
     score = BLEU().corpus_score(list(predictions), _columns(references)).score
     return {"bleu": min(1.0, score / 100)}  # rounding takes it a hair above 1
 
 
 def chrf(predictions: Texts, references: References) -> Scores:
     """Corpus chrF2 of sacrebleu, divided by 100."""
+    from sacrebleu.metrics import CHRF
+
     score = CHRF().corpus_score(list(predictions), _columns(references)).score
     return {"chrf": min(1.0, score / 100)}
 
 
 def matthews(predictions: Texts, references: References) -> Scores:
     """Matthews correlation of the classes, -1 to 1; an answer that is no class is a class of its own."""
+    from sklearn.metrics import matthews_corrcoef
+
     wanted = [accepted[0].strip() for accepted in references]
     return {"matthews": float(matthews_corrcoef(wanted, [text.strip() for text in predictions]))}
 
 
 def f1_true(predictions: Texts, references: References) -> Scores:
-    """F1 of the class ``true`` over all rows, as MultiRC's over its answers; 0 where nothing is true or told so."""
+    """F1 of the class ``true`` over all rows, as MultiRC's over its answers; 0 when no row is or is predicted true."""
+    from sklearn.metrics import f1_score
+
     wanted = [accepted[0].strip() == "true" for accepted in references]
     return {
         "f1_true": float(
@@ -97,11 +111,15 @@ def f1_true(predictions: Texts, references: References) -> Scores:
 
 def pearson(predictions: Texts, references: References) -> Scores:
     """Pearson correlation, -1 to 1; see :func:`_numbers` for answers that are no number."""
+    from scipy.stats import pearsonr
+
     return {"pearson": _correlation(pearsonr, predictions, references)}
 
 
 def spearman(predictions: Texts, references: References) -> Scores:
     """Spearman rank correlation, -1 to 1; see :func:`_numbers` for answers that are no number."""
+    from scipy.stats import spearmanr
+
     return {"spearman": _correlation(spearmanr, predictions, references)}
 
 

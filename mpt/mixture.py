@@ -11,8 +11,6 @@ from torch import Tensor
 
 from mpt.config import MixtureConfig
 
-SAMPLINGS = ("proportional", "equal", "temperature", "log_size", "stochastic", "each")
-
 
 def sampling_rates(sizes: Sequence[int], config: MixtureConfig) -> Tensor:
     """The share of rows that each task has in the long run.

@@ -219,13 +219,10 @@ class MPTModule(lightning.LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         """Score all rows of all processes, and log them task by task."""
-        if self.trainer.world_size > 1:
-            parts: list[Any] = [None] * self.trainer.world_size
-            torch.distributed.all_gather_object(parts, self._predictions)
-            self._predictions = [answer for part in parts for answer in part]
+        self._predictions = gather(self._predictions)
         scores = []
         for task, name in enumerate(self.task_names):
-            answers = sorted(answer for answer in self._predictions if answer[0] == task)
+            answers = [answer for answer in self._predictions if answer[0] == task]
             examples = [self.data.examples["validation"][task][row] for _, row, *_ in answers]
             references = [example.references for example in examples]
             scored = metrics.score(
@@ -248,12 +245,12 @@ class MPTModule(lightning.LightningModule):
         """Answer rows outside of a Trainer.
 
         Args:
-            loader: Such as ``data.eval_loader(split)``.
+            loader: Such as ``data.eval_loader(split)``; of several processes, each gives its share.
             split: Where the loader's rows come from.
             use_prompt: Put each row's prompt before it; False for the oracle, whose rows have a prefix instead.
 
         Returns:
-            One prediction per row, in the order of tasks and rows.
+            One prediction per row, in the order of tasks and rows; in every process those of all.
         """
         self.to(self.backbone.device)
         answers: list[tuple[int, int, str, float, int]] = []
@@ -264,7 +261,7 @@ class MPTModule(lightning.LightningModule):
             }
             answers += self._answer(batch, use_prompt)
         predictions = []
-        for task, row, text, *_ in sorted(answers):
+        for task, row, text, *_ in gather(answers):
             example = self.data.examples[split][task][row]
             predictions.append(
                 Prediction(self.task_names[task], example.row_id, example.input, example.references, text)
@@ -311,3 +308,12 @@ class MPTModule(lightning.LightningModule):
             if self._resumed[1] is not None and torch.cuda.is_available():
                 torch.cuda.set_rng_state(self._resumed[1].cpu())
             self._resumed = None
+
+
+def gather(answers: list[tuple[int, int, str, float, int]]) -> list[tuple[int, int, str, float, int]]:
+    """The answers of all processes, each row once, in the order of tasks and rows."""
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        parts: list[Any] = [None] * torch.distributed.get_world_size()
+        torch.distributed.all_gather_object(parts, answers)
+        answers = [answer for part in parts for answer in part]
+    return list({answer[:2]: answer for answer in sorted(answers)}.values())

@@ -17,6 +17,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import yaml
 from omegaconf import OmegaConf
 from rich.table import Table
 
@@ -103,7 +104,10 @@ def read_config(folder: Path) -> tuple[dict[str, Any], dict[str, Any]] | None:
     path = folder / "config.yaml"
     if not path.is_file():
         return None
-    config = OmegaConf.to_container(OmegaConf.load(path))
+    try:
+        config = OmegaConf.to_container(OmegaConf.load(path))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path}: damaged; overwrite=true runs the run again") from error
     if not isinstance(config, dict) or not isinstance(config.get("run"), dict):
         raise ValueError(f"{path}: not the configuration of a run; it must be a mapping with the key 'run'")
     values = {str(key): value for key, value in config.items()}
@@ -137,6 +141,7 @@ def finished(folder: Path, config: Mapping[str, Any]) -> dict[str, Any] | None:
     Raises:
         ValueError: The folder holds another run, or what it learned from was trained anew since.
     """
+    refuse_foreign(folder)
     if config["overwrite"] or state_of(folder, config) != "finished":
         return None
     _, run = read_config(folder) or ({}, {})
@@ -149,6 +154,24 @@ def finished(folder: Path, config: Mapping[str, Any]) -> dict[str, Any] | None:
     return read_metrics(folder)
 
 
+def refuse_foreign(folder: Path) -> None:
+    """Refuse a folder that holds something and is not a run: its files might be lost.
+
+    Raises:
+        ValueError: As said.
+        NotADirectoryError: It is a file.
+    """
+    if not folder.exists() or (folder / "config.yaml").is_file():
+        return
+    # What a run that was killed while it wrote its config.yaml leaves.
+    others = [path.name for path in folder.iterdir() if not re.match(r"\.[0-9a-f]{12}\.", path.name)]
+    if others:
+        raise ValueError(
+            f"{folder}: is not the folder of a run (it has {', '.join(sorted(others)[:3])}, but no config.yaml); "
+            "give hydra.run.dir a folder that is new, empty, or a run's"
+        )
+
+
 def begin(folder: Path, config: Mapping[str, Any], *, fingerprint: str) -> None:
     """Make a folder that of a new run: empty of an older one's files, with ``config.yaml``.
 
@@ -158,7 +181,6 @@ def begin(folder: Path, config: Mapping[str, Any], *, fingerprint: str) -> None:
         fingerprint: The backbone's.
     """
     clear(folder)
-    (folder / "checkpoints").mkdir(parents=True)
     versions = {"mpt": __version__, "python": platform.python_version()}
     versions |= {library: metadata.version(library) for library in LIBRARIES}
     run = {
@@ -170,7 +192,9 @@ def begin(folder: Path, config: Mapping[str, Any], *, fingerprint: str) -> None:
         "versions": versions,
         "git": _git_revision(),
     }
+    folder.mkdir(parents=True, exist_ok=True)
     write_config(folder, config, run)
+    (folder / "checkpoints").mkdir()
 
 
 def _digests(config: Mapping[str, Any]) -> dict[str, str | None]:
@@ -198,6 +222,8 @@ def clear(folder: Path) -> None:
 def averaged(scores: Scores) -> Scores:
     """Add ``average``: the mean over tasks of score, before and oracle, each where all tasks have it."""
     average: dict[str, float] = {"n": sum(int(task["n"]) for task in scores.values())}
+    if all("n_available" in task for task in scores.values()):
+        average["n_available"] = sum(int(task["n_available"]) for task in scores.values())
     for key in ("score", "before", "oracle"):
         values = [task[key] for task in scores.values() if key in task]
         if len(values) == len(scores):
@@ -271,7 +297,9 @@ def table(metrics: Mapping[str, Any]) -> Table:
         if name == "average":
             shown.add_section()
         cells: Sequence[str] = [f"{row[key]:.3f}" if key in row else "–" for key in columns]
-        shown.add_row(name, metrics.get("metric", {}).get(name, ""), *cells, str(int(row["n"])))
+        count, available = int(row["n"]), int(row.get("n_available", row["n"]))
+        rows = f"{count:,}" if count == available else f"{count:,} of {available:,}"
+        shown.add_row(name, metrics.get("metric", {}).get(name, ""), *cells, rows)
     return shown
 
 

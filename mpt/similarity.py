@@ -15,6 +15,9 @@ from mpt.data import Batch
 from mpt.module import MPTModule
 from mpt.prompt import MultitaskPromptEmbedding
 
+MOST_LABELS = 60
+"""Tasks that the heat map names and has room for; of more it names every second, third, ..."""
+
 
 @torch.no_grad()
 def task_cosines(prompt: MultitaskPromptEmbedding) -> Tensor:
@@ -50,11 +53,12 @@ def write_similarity(folder: Path, names: Sequence[str], cosines: Tensor) -> Non
         [name, *(f"{value:.6f}" for value in row)] for name, row in zip(names, cosines.tolist(), strict=True)
     ]
     results.write_csv(folder / "similarity.csv", ["task", *names], rows)
-    size = 2 + 0.35 * len(names)
+    size = 2 + 0.35 * min(len(names), MOST_LABELS)
     figure, axis = pyplot.subplots(figsize=(size + 1, size))
     image = axis.imshow(cosines.numpy(), vmin=-1, vmax=1, cmap="RdBu_r")
-    axis.set_xticks(range(len(names)), names, rotation=90)
-    axis.set_yticks(range(len(names)), names)
+    labeled = range(0, len(names), -(-len(names) // MOST_LABELS))
+    axis.set_xticks(labeled, [names[task] for task in labeled], rotation=90)
+    axis.set_yticks(labeled, [names[task] for task in labeled])
     figure.colorbar(image, label="cosine of W")
     figure.tight_layout()
     with write_atomically(folder / "similarity.png") as temporary:

@@ -3,6 +3,7 @@
 import copy
 import dataclasses
 import json
+import signal
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -12,7 +13,7 @@ from typing import Any
 import lightning
 import torch
 from lightning.pytorch.loggers import Logger
-from lightning.pytorch.utilities import rank_zero_only
+from lightning.pytorch.utilities import rank_zero_only, rank_zero_warn
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from rich.console import Console
 
@@ -21,10 +22,12 @@ from mpt.answers import Predictions, answered, samples, scored, write_prediction
 from mpt.artifact import SavedPrompt, check_fits, load_prompt, save_prompt
 from mpt.backbone import Backbone
 from mpt.baselines import Adapter, build_baseline
-from mpt.config import PromptConfig, RunConfig
+from mpt.checkpoint import RESUME_NEVER, read_checkpoint
+from mpt.config import PromptConfig, RunConfig, uses_source
 from mpt.data import MixtureDataModule
 from mpt.distill import Distiller
 from mpt.few_shot import DRAWS, draw, replay, row_ids
+from mpt.interrupt import Interrupted, StopSignals
 from mpt.loggers import check_tensorboard, close_loggers, log_results, open_loggers, wandb_mode
 from mpt.module import MPTModule
 from mpt.prompt import MultitaskPromptEmbedding, MultitaskPromptTuningConfig
@@ -38,8 +41,18 @@ from mpt.similarity import (
 )
 from mpt.summary import parameters, shortest, summary
 from mpt.tasks import Example, load_split
-from mpt.trainer import build_trainer, hush
+from mpt.trainer import TrainerParts, build_trainer, close_processes, hush
 
+RESULTS_TO_LOG = (
+    "test",
+    "validation",
+    "moved",
+    "parameters",
+    "seconds",
+    "examples_per_second",
+    "best_step",
+    "steps",
+)
 Examples = dict[str, dict[str, list[Example]]]
 """Split to task to examples."""
 
@@ -58,7 +71,7 @@ def source(config: RunConfig, folder: Path) -> dict[str, Any]:
         ValueError: The data, the backbone or the folder does not fit the configuration.
         FileNotFoundError: Something that the configuration names is not there.
     """
-    return _train(config, folder, None)
+    return _train(config, folder)
 
 
 def target(config: RunConfig, folder: Path) -> dict[str, Any]:
@@ -75,7 +88,7 @@ def target(config: RunConfig, folder: Path) -> dict[str, Any]:
         ValueError: As :func:`source`, or the source does not fit the backbone.
         FileNotFoundError: As :func:`source`.
     """
-    return _train(config, folder, load_prompt(Path(config.source)) if config.source else None)
+    return _train(config, folder)
 
 
 def teachers(config: RunConfig, folder: Path) -> dict[str, Any]:
@@ -92,7 +105,7 @@ def teachers(config: RunConfig, folder: Path) -> dict[str, Any]:
         ValueError: As :func:`source`.
         FileNotFoundError: As :func:`source`.
     """
-    return _train(config, folder, None)
+    return _train(config, folder)
 
 
 STAGES: dict[str, Callable[[RunConfig, Path], dict[str, Any]]] = {
@@ -102,8 +115,12 @@ STAGES: dict[str, Callable[[RunConfig, Path], dict[str, Any]]] = {
 }
 
 
-def load_examples(config: RunConfig) -> Examples:
-    """Read every split of every task, with the few-shot draw in place of what it stands for."""
+def load_examples(config: RunConfig) -> tuple[Examples, dict[str, dict[str, int]]]:
+    """Read every split of every task, with the few-shot draw in place of what it stands for.
+
+    Returns:
+        The examples, and of validation and test, by split and task, how many the data have.
+    """
     shots = config.few_shot
     limits = {
         "train": None,
@@ -111,16 +128,18 @@ def load_examples(config: RunConfig) -> Examples:
         "test": config.evaluation.test_rows,
     }
     examples: Examples = {split: {} for split in limits}
+    available: dict[str, dict[str, int]] = {"validation": {}, "test": {}}
     for name, task in config.tasks.items():
-        train = load_split(name, task, "train", config.data_root, None)
+        train = load_split(name, task, "train", config.data_root)
         drawn = {"train": train}
         if shots.k is not None:
             drawn = (draw if shots.draws is None else replay)(name, train, shots)
         for split, limit in limits.items():
-            examples[split][name] = (
-                drawn[split] if split in drawn else load_split(name, task, split, config.data_root, limit)
-            )
-    return examples
+            whole = drawn[split] if split in drawn else load_split(name, task, split, config.data_root)
+            examples[split][name] = whole if split in drawn else whole[:limit]
+            if split in available:
+                available[split][name] = len(whole)
+    return examples, available
 
 
 def start_prompt(
@@ -224,65 +243,146 @@ def _started(
     return build_baseline(config.method, backbone, prompt, sources, longest)
 
 
-def _train(config: RunConfig, folder: Path, given: SavedPrompt | None) -> dict[str, Any]:
-    """The staircase of both stages."""
-    started = time.monotonic()
+def _train(config: RunConfig, folder: Path) -> dict[str, Any]:
+    """The staircase of all stages; a signal stops it where it can go on."""
     wandb_mode(config.logger)
     check_tensorboard(config.logger)
     hush()
-    trainer, best = build_trainer(config, folder)
+    with StopSignals() as signals:
+        start = _Start(config, folder)
+        parts = build_trainer(config, folder, signals, start.score)
+        interrupted = False
+        try:
+            return _run(config, folder, signals, parts, start)
+        except (Interrupted, SIGTERMException) as stop:
+            interrupted = True
+            if not _is_main():
+                sys.exit(0)  # Lightning kills the main process where another one of its own fails
+            _explain_stop(folder, parts.last.step)
+            raise stop if isinstance(stop, Interrupted) else Interrupted(signal.SIGTERM) from stop
+        finally:
+            close_processes(parts.trainer, kill=interrupted and not signals.training)
+
+
+def _run(
+    config: RunConfig, folder: Path, signals: StopSignals, parts: TrainerParts, start: "_Start"
+) -> dict[str, Any]:
+    """Load, build, train, test, record."""
+    began = time.monotonic()
+    trainer, best = parts.trainer, parts.best
     if config.trainer.threads is not None:
         torch.set_num_threads(config.trainer.threads)
     lightning.seed_everything(config.seed, verbose=False)
-    examples = load_examples(config)
+    given = load_prompt(Path(config.source)) if config.source and uses_source(config) else None
+    examples, available = load_examples(config)
     backbone = Backbone.load(config.backbone)
     data = _data(config, examples, backbone)
+    data.before_step = signals.check
     weights = _source_weights(config, backbone, given, examples, data)
     adapter = start_adapter(config, backbone, given, weights)
     tasks = list(config.tasks.values())
     distiller = _distiller(config, backbone, data)
     module = MPTModule(backbone, adapter, data, tasks, config.optim, config.trainer.max_steps, distiller)
     checkpoint = _begin(config, folder, examples, backbone)
-    loggers = _loggers(config, folder, checkpoint)
+    loggers = _loggers(config, folder, checkpoint, parts.timer.time_elapsed)
     status = "failed"
     try:
         trainer.loggers = loggers
         for part in summary(config, folder, module, data, trainer.world_size, trainer.strategy.root_device):
             _say(part)
-        seconds = {"setup": time.monotonic() - started}
-        before = _before(config, folder, module, data, trainer)
-        seconds["before"] = time.monotonic() - started - sum(seconds.values())
-        # Whether the start was scored must not change the training.
-        lightning.seed_everything(config.seed, verbose=False)
         module.train()  # Lightning leaves the mode as it is; whether dropout is on is the backbone's to say
-        try:
-            trainer.fit(module, data, ckpt_path=checkpoint)
-            if trainer.global_step % config.evaluation.validate_every:  # the end is a candidate as well
-                trainer.validate(module, data, verbose=False)
-        except SIGTERMException:
-            sys.exit(143)  # Lightning has saved last.ckpt and would exit with 0
-        seconds["fit"] = time.monotonic() - started - sum(seconds.values())
-        if not _is_main():
-            return {}
+        trainer.fit(module, data, ckpt_path=checkpoint)
+        if trainer.global_step % config.evaluation.validate_every:  # the end is a candidate as well
+            trainer.validate(module, data, verbose=False)
+        signals.check()
+        signals.training = False
         best.restore(module)
         # Outside of the Trainer's loops the model lies on the CPU.
         module.to(trainer.strategy.root_device)
-        tested = answered(module, data, "test")
+        tests_began = time.monotonic()
+        tested = answered(module, data, "test", doing="testing")
+        validated = answered(module, data, "validation", doing="validating")
+        if not _is_main():
+            return {}
         write_predictions(folder, config.tasks, tested)
-        result = _result(config, module, data, tested, before)
-        seconds["test"] = time.monotonic() - started - sum(seconds.values())
+        fit_seconds = parts.timer.time_elapsed()
+        result = _result(config, module, data, tested, validated, start.scores, available)
+        result["seconds"] = {
+            "setup": start.began - began,
+            "before": start.seconds,
+            "fit": fit_seconds,
+            "test": time.monotonic() - tests_began,
+        }
+        rows_per_step = config.trainer.batch_size * (len(tasks) if config.mixture.sampling == "each" else 1)
+        result["examples_per_second"] = trainer.global_step * rows_per_step / max(fit_seconds, 1e-9)
         if given is not None and weights is not None:
             result["source_weights"] = {
                 name: dict(zip(given.task_names, row, strict=True))
                 for name, row in zip(config.tasks, weights.tolist(), strict=True)
             }
         result |= {"steps": trainer.global_step, "best_step": best.steps_of(module.task_names)}
-        result["seconds"] = seconds
-        _finish(config, folder, module, given, loggers, result, samples(tested, config.logger.samples))
+        _record(config, folder, module, given, result)
+        _show(folder, module, loggers, result, samples(tested, config.logger.samples))
         status = "success"
         return result
     finally:
         close_loggers(loggers, status)
+
+
+class _Start:
+    """Scores the start and the natural prefixes when all processes are up, once: a resumed run reads it back.
+
+    Attributes:
+        scores: Task to ``before`` and ``oracle``, each where it is wanted and there is one.
+        began: When it began, as :func:`time.monotonic`.
+        seconds: How long it took.
+    """
+
+    def __init__(self, config: RunConfig, folder: Path) -> None:
+        self.config, self.path = config, folder / "checkpoints" / "before.json"
+        self.scores: results.Scores = {}
+        self.began = self.seconds = 0.0
+
+    def score(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
+        """Score, and leave no trace in the training: the random state is that of a run that scores nothing."""
+        assert isinstance(module, MPTModule)
+        self.began = time.monotonic()
+        if self.path.is_file():
+            try:
+                self.scores = json.loads(self.path.read_text(encoding="utf-8"))
+            except ValueError as error:
+                raise ValueError(f"{self.path}: damaged, so the run cannot go on; {RESUME_NEVER}") from error
+        else:
+            self.scores = self._answer(module)
+            if _is_main():
+                results.write_json(self.path, self.scores)
+        lightning.seed_everything(self.config.seed, verbose=False)
+        self.seconds = time.monotonic() - self.began
+
+    def _answer(self, module: MPTModule) -> results.Scores:
+        config = self.config
+        scores: results.Scores = {name: {} for name in config.tasks}
+        if config.evaluation.before:
+            answers = answered(module, module.data, "test", doing="scoring the start")
+            for name, row in scored(config.tasks, answers).items():
+                scores[name]["before"] = row["score"]
+        if config.evaluation.oracle:
+            answers = answered(module, module.data, "test", oracle=True, doing="scoring the oracle")
+            for name, row in scored(config.tasks, answers).items():
+                scores[name]["oracle"] = row["score"]
+        return scores
+
+
+def _explain_stop(folder: Path, step: int) -> None:
+    """Say in one line how the run goes on."""
+    where = shortest(folder)
+    if step:
+        how = f"stopped after step {step}, which is saved; the same command goes on from there"
+    elif (folder / "checkpoints" / "last.ckpt").is_file():
+        how = "stopped; the same command goes on from the last checkpoint"
+    else:
+        how = "stopped before anything was trained; the same command starts again"
+    print(f"{where}: {how}", file=sys.stderr)
 
 
 def _data(
@@ -375,39 +475,15 @@ def _begin(config: RunConfig, folder: Path, examples: Examples, backbone: Backbo
     return None
 
 
-def _loggers(config: RunConfig, folder: Path, checkpoint: Path | None) -> list[Logger]:
+def _loggers(
+    config: RunConfig, folder: Path, checkpoint: Path | None, clock: Callable[[], float]
+) -> list[Logger]:
     if not _is_main():
         return []
     values, run = results.read_config(folder) or ({}, {})
-    step = 0 if checkpoint is None else int(torch.load(checkpoint, weights_only=True)["global_step"])
+    step = 0 if checkpoint is None else int(read_checkpoint(checkpoint)["global_step"])
     values["run"] = run
-    return open_loggers(config.logger, folder, run_id=run["id"], stage=config.stage, values=values, step=step)
-
-
-def _before(
-    config: RunConfig, folder: Path, module: MPTModule, data: MixtureDataModule, trainer: lightning.Trainer
-) -> results.Scores:
-    """Score the start and the natural prefixes, once: a resumed run reads it back.
-
-    Returns:
-        Task to ``before`` and ``oracle``, each where it is wanted and there is one.
-    """
-    path = folder / "checkpoints" / "before.json"
-    if not _is_main():
-        return {}
-    if path.is_file():
-        read: results.Scores = json.loads(path.read_text(encoding="utf-8"))
-        return read
-    module.to(trainer.strategy.root_device)
-    told: results.Scores = {name: {} for name in config.tasks}
-    if config.evaluation.before:
-        for name, row in scored(config.tasks, answered(module, data, "test")).items():
-            told[name]["before"] = row["score"]
-    if config.evaluation.oracle:
-        for name, row in scored(config.tasks, answered(module, data, "test", oracle=True)).items():
-            told[name]["oracle"] = row["score"]
-    results.write_json(path, told)
-    return told
+    return open_loggers(config, folder, run_id=run["id"], values=values, step=step, clock=clock)
 
 
 def _result(
@@ -415,44 +491,74 @@ def _result(
     module: MPTModule,
     data: MixtureDataModule,
     tested: Predictions,
-    before: results.Scores,
+    validated: Predictions,
+    start: results.Scores,
+    available: dict[str, dict[str, int]],
 ) -> dict[str, Any]:
     """What ``metrics.json`` says of the best step."""
-    test = scored(config.tasks, tested)
-    for name, row in before.items():
-        test[name] |= row
+    test, validation = scored(config.tasks, tested), scored(config.tasks, validated)
+    for name in config.tasks:
+        test[name] |= start[name] | {"n_available": available["test"][name]}
+        validation[name]["n_available"] = available["validation"][name]
     return {
         "stage": config.stage,
         "metric": {name: task.metrics[0] for name, task in config.tasks.items()},
         "test": results.averaged(test),
-        "validation": results.averaged(scored(config.tasks, answered(module, data, "validation"))),
+        "validation": results.averaged(validation),
         "moved": module.adapter.displacement(module.start),
         "parameters": parameters(module),
         "truncated": data.truncation,
     }
 
 
-def _finish(
-    config: RunConfig,
-    folder: Path,
-    module: MPTModule,
-    given: SavedPrompt | None,
-    loggers: Sequence[Logger],
-    result: dict[str, Any],
-    sampled: list[dict[str, str]],
+def _record(
+    config: RunConfig, folder: Path, module: MPTModule, given: SavedPrompt | None, result: dict[str, Any]
 ) -> None:
-    """Save what was trained and the numbers, tell the loggers, print the table."""
+    """Save what was trained, then the numbers, with which the run is finished."""
     if isinstance(module.adapter, MultitaskPromptEmbedding):
         _save_prompt(config, folder, module.adapter, module.backbone, given)
     else:
         module.adapter.save(folder / "adapter", module.backbone)
-    numbers = results.flatten({key: result[key] for key in ("test", "validation", "moved")})
-    told = {key.replace(".", "/"): value for key, value in numbers.items()}
-    log_results(loggers, told, sampled, folder)
     results.write_metrics(folder, result)
-    moved = ", ".join(f"{name} {share:.0%}" for name, share in result["moved"].items())
-    _say(results.table(result))
-    _say(f"moved from the start: {moved}\nrun folder: {shortest(folder)}")
+
+
+def _show(
+    folder: Path,
+    module: MPTModule,
+    loggers: Sequence[Logger],
+    result: dict[str, Any],
+    sampled: list[dict[str, str]],
+) -> None:
+    """Draw, log and print a finished run; what fails here is a warning, since its results are on the disk."""
+    numbers = {
+        key.replace(".", "/"): value
+        for key, value in results.flatten({key: result[key] for key in RESULTS_TO_LOG}).items()
+    }
+
+    def print_table() -> None:
+        moved = ", ".join(f"{name} {share:.0%}" for name, share in result["moved"].items())
+        _say(results.table(result))
+        _say(f"moved from the start: {moved}\nrun folder: {shortest(folder)}")
+
+    steps: dict[str, Callable[[], None]] = {
+        "similarity of the tasks": lambda: _write_similarity(folder),
+        "loggers": lambda: log_results(loggers, numbers, sampled, folder),
+        "table": print_table,
+    }
+    for name, step in steps.items():
+        try:
+            step()
+        except Exception as error:
+            rank_zero_warn(f"{name}: {type(error).__name__}: {error}; the results in {folder} are complete")
+
+
+def _write_similarity(folder: Path) -> None:
+    """Write how near the tasks of the saved prompt are to each other, where it holds several."""
+    if not (folder / "prompt").is_dir():
+        return
+    prompt = load_prompt(folder).prompt
+    if len(prompt.task_names) > 1 and prompt.config.form != "shared":
+        write_similarity(folder, prompt.task_names, task_cosines(prompt))
 
 
 def _save_prompt(
@@ -462,7 +568,7 @@ def _save_prompt(
     backbone: Backbone,
     given: SavedPrompt | None,
 ) -> None:
-    """Save a prompt, together with the source's where it extends that, and how near its tasks are."""
+    """Save a prompt, together with the source's where it extends that."""
     weights = {name: task.weight for name, task in config.tasks.items()}
     if given is not None and config.prompt.extend:
         given.prompt.join(prompt)
@@ -474,8 +580,6 @@ def _save_prompt(
         backbone_name=backbone.name,
         fingerprint=backbone.fingerprint,
     )
-    if len(prompt.task_names) > 1 and prompt.config.form != "shared":
-        write_similarity(folder, prompt.task_names, task_cosines(prompt))
 
 
 def _is_main() -> bool:

@@ -6,11 +6,9 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import pyarrow.parquet as parquet
 from omegaconf import OmegaConf
 
 from mpt import world
@@ -139,9 +137,7 @@ def _errors(config: TaskConfig) -> Iterator[str]:
             yield f".{key}: is {getattr(config, key)}; it must be at least 2, a token and the end"
 
 
-def load_split(
-    name: str, config: TaskConfig, split: str, data_root: str | None = None, limit: int | None = None
-) -> list[Example]:
+def load_split(name: str, config: TaskConfig, split: str, data_root: str | None = None) -> list[Example]:
     """Read one split of a task.
 
     Args:
@@ -149,7 +145,6 @@ def load_split(
         config: Its configuration.
         split: train, validation or test.
         data_root: Read ``data_root/<name>/<split>.jsonl`` in place of files or the hub.
-        limit: Only the first rows.
 
     Returns:
         At least one example.
@@ -159,7 +154,7 @@ def load_split(
         ValueError: A row is broken; the message says which line of which file, and what would be right.
     """
     templates = Template(config.input), Template(config.target)
-    rows = islice(_rows(name, config, split, data_root), limit)
+    rows = _rows(name, config, split, data_root)
     examples = [_example(name, config, templates, split, row) for row in rows]
     if not examples:
         raise ValueError(f"tasks.{name}: the {split} split has no rows; give at least one")
@@ -308,6 +303,8 @@ def _find_file(name: str, folder: Path, split: str) -> Path:
 
 def _read_file(path: Path) -> Iterator[Row]:
     if path.suffix == ".parquet":
+        from pyarrow import parquet  # takes a moment to import, and few files need it
+
         try:
             table = parquet.read_table(path).to_pylist()
         except (OSError, ValueError) as error:

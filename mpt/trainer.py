@@ -1,45 +1,70 @@
 """Lightning's Trainer as a run needs it: validation by steps, the best and the last prompt, and little noise."""
 
 import logging
+import os
+import signal
 import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import lightning
+import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
+from lightning.pytorch.callbacks import Callback, LambdaCallback, Timer
 
-from mpt.callbacks import BestPrompt, StepBar
+from mpt.callbacks import BestPrompt, EarlyStop, LastCheckpoint
+from mpt.checkpoint import AtomicCheckpointIO
 from mpt.config import RunConfig
+from mpt.interrupt import StopSignals
+from mpt.progress import build_progress
 
 
-def build_trainer(config: RunConfig, folder: Path) -> tuple[lightning.Trainer, BestPrompt]:
+@dataclass(frozen=True)
+class TrainerParts:
+    """A Trainer and the callbacks that a stage asks things of.
+
+    Attributes:
+        trainer: Still without loggers.
+        best: Keeps the best prompt.
+        last: Writes the checkpoint.
+        timer: Seconds of training, also of before an interruption.
+    """
+
+    trainer: lightning.Trainer
+    best: BestPrompt
+    last: LastCheckpoint
+    timer: Timer
+
+
+def build_trainer(
+    config: RunConfig,
+    folder: Path,
+    signals: StopSignals,
+    at_start: Callable[[lightning.Trainer, lightning.LightningModule], None],
+) -> TrainerParts:
     """Build the Trainer of a run, before anything long or written: Lightning refuses what the machine lacks.
 
     Args:
         config: The configuration.
         folder: The run folder; nothing is written to it yet.
-
-    Returns:
-        The Trainer, still without loggers, and the callback that keeps the best prompt.
+        signals: The run's.
+        at_start: Called when every process is up and before the first step.
 
     Raises:
         ValueError: Lightning does not know a word, or the machine has no such device.
     """
     best = BestPrompt(folder / "checkpoints" / "best.safetensors", by_task=config.evaluation.best == "task")
+    last = LastCheckpoint(folder / "checkpoints" / "last.ckpt", signals)
+    timer = Timer()
     told = config.trainer
-    last = ModelCheckpoint(
-        folder / "checkpoints",
-        filename="last",
-        enable_version_counter=False,
-        save_on_exception=True,
-        save_on_train_epoch_end=False,
-    )
-    callbacks: list[Callback] = [best, last]
+    # The timer and the progress count from where at_start ends.
+    callbacks: list[Callback] = [LambdaCallback(on_train_start=at_start), timer, best, last]
     if told.progress_bar:
-        callbacks.append(StepBar())
+        callbacks.append(build_progress())
     if config.evaluation.patience is not None:
         callbacks.append(
-            EarlyStopping("validation/average/score", mode="max", patience=config.evaluation.patience)
+            EarlyStop("validation/average/score", mode="max", patience=config.evaluation.patience)
         )
     try:
         trainer = lightning.Trainer(
@@ -62,10 +87,32 @@ def build_trainer(config: RunConfig, folder: Path) -> tuple[lightning.Trainer, B
             enable_progress_bar=told.progress_bar,
             enable_model_summary=False,
             use_distributed_sampler=False,
+            plugins=[AtomicCheckpointIO()],
         )
     except (ValueError, MisconfigurationException) as error:
         raise ValueError(f"trainer: {' '.join(str(error).split())}") from error
-    return trainer, best
+    return TrainerParts(trainer, best, last, timer)
+
+
+def close_processes(trainer: lightning.Trainer, *, kill: bool) -> None:
+    """End the other processes of a run and forget them, so that the next job of a sweep starts its own.
+
+    Args:
+        trainer: The run's.
+        kill: Do not wait for them: they may be waiting for this one.
+    """
+    others = getattr(trainer.strategy.launcher, "procs", [])
+    if kill:
+        for process in others:
+            process.send_signal(signal.SIGKILL)
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+    for process in others:
+        process.wait()
+    if others:
+        # Lightning set these; where they stand, the next Trainer takes its processes for started.
+        for name in ("MASTER_ADDR", "MASTER_PORT", "NODE_RANK", "LOCAL_RANK", "WORLD_SIZE"):
+            os.environ.pop(name, None)
 
 
 def hush() -> None:

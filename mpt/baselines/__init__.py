@@ -5,7 +5,7 @@ Plain prompts, SPoT and averages of prompts need no class of their own: they are
 
 from mpt.baselines.attempt import Attempt
 from mpt.baselines.baseline import Baseline
-from mpt.baselines.build import METHODS, build_baseline, load_baseline
+from mpt.baselines.build import build_baseline, load_baseline
 from mpt.baselines.dept import DePT
 from mpt.baselines.weights import FullFineTuning, LoRA
 from mpt.prompt import MultitaskPromptEmbedding
@@ -14,7 +14,6 @@ Adapter = MultitaskPromptEmbedding | Baseline
 """What is trained beside, or in, a backbone."""
 
 __all__ = [
-    "METHODS",
     "Adapter",
     "Attempt",
     "Baseline",

@@ -16,8 +16,6 @@ from mpt.baselines.weights import FullFineTuning, LoRA
 from mpt.config import MethodConfig
 from mpt.prompt import MultitaskPromptEmbedding
 
-METHODS = ("prompt", "attempt", "dept", "lora", "full")
-
 
 def build_baseline(
     method: MethodConfig,

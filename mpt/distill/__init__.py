@@ -5,7 +5,7 @@ so they add no second copy of the backbone; what they answer can be kept on disk
 """
 
 from mpt.distill.cache import AnswerCache
-from mpt.distill.distiller import PARTS, Distiller
+from mpt.distill.distiller import Distiller
 from mpt.distill.losses import hidden_losses, logit_losses
 
-__all__ = ["PARTS", "AnswerCache", "Distiller", "hidden_losses", "logit_losses"]
+__all__ = ["AnswerCache", "Distiller", "hidden_losses", "logit_losses"]

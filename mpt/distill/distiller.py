@@ -19,9 +19,6 @@ from mpt.distill.cache import AnswerCache, Answers
 from mpt.distill.losses import coarsened, hidden_losses, logit_losses
 from mpt.prompt import MultitaskPromptEmbedding
 
-PARTS = ("encoder", "decoder")
-"""Where hidden states are compared."""
-
 
 class Distiller:
     """Compares a student with the teachers of its tasks.

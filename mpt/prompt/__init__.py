@@ -1,6 +1,7 @@
 """The multitask prompt and its configuration."""
 
-from mpt.prompt.config import MultitaskPromptTuningConfig, MultitaskPromptTuningInit, TaskType
+from mpt.config import MultitaskPromptTuningInit
+from mpt.prompt.config import MultitaskPromptTuningConfig, TaskType
 from mpt.prompt.count import ParameterCount
 from mpt.prompt.embedding import LearnerGroup, MultitaskPromptEmbedding
 

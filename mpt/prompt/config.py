@@ -7,40 +7,14 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
+from mpt.config import FACTOR_INITS, FORMS, PLAIN, MultitaskPromptTuningInit
+
 
 class TaskType(StrEnum):
     """What the backbone does; PEFT drops a prompt that does not say."""
 
     SEQ_2_SEQ_LM = "SEQ_2_SEQ_LM"
     CAUSAL_LM = "CAUSAL_LM"
-
-
-class MultitaskPromptTuningInit(StrEnum):
-    """What P, and with those of a source the factors, start from; the last three are ours, not PEFT's."""
-
-    RANDOM = "RANDOM"
-    TEXT = "TEXT"
-    VOCABULARY = "VOCABULARY"
-    AVERAGE_SOURCE_TASKS = "AVERAGE_SOURCE_TASKS"
-    EXACT_SOURCE_TASK = "EXACT_SOURCE_TASK"
-    ONLY_SOURCE_SHARED = "ONLY_SOURCE_SHARED"
-    AVERAGE_PRODUCT = "AVERAGE_PRODUCT"
-    NEAREST_SOURCE_TASK = "NEAREST_SOURCE_TASK"
-    WEIGHTED_SOURCE_TASKS = "WEIGHTED_SOURCE_TASKS"
-
-
-FORMS = ("product", "residual", "additive", "none", "shared")
-PLAIN = ("none", "shared")
-"""Forms without factors."""
-FACTOR_INITS = ("normal", "ones")
-OF_SOURCE = (
-    MultitaskPromptTuningInit.AVERAGE_SOURCE_TASKS,
-    MultitaskPromptTuningInit.EXACT_SOURCE_TASK,
-    MultitaskPromptTuningInit.ONLY_SOURCE_SHARED,
-    MultitaskPromptTuningInit.AVERAGE_PRODUCT,
-    MultitaskPromptTuningInit.NEAREST_SOURCE_TASK,
-    MultitaskPromptTuningInit.WEIGHTED_SOURCE_TASKS,
-)
 
 
 @dataclass

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from mpt import initialize
-from mpt.prompt.config import OF_SOURCE, MultitaskPromptTuningConfig, MultitaskPromptTuningInit
+from mpt.config import OF_SOURCE, MultitaskPromptTuningInit
+from mpt.prompt.config import MultitaskPromptTuningConfig
 from mpt.prompt.count import ParameterCount
 from mpt.prompt.start import start_shared, width
 

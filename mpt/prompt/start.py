@@ -6,7 +6,8 @@ Shape legend: G groups of P, N virtual tokens, D token_dim.
 from torch import Tensor, nn
 
 from mpt import initialize
-from mpt.prompt.config import MultitaskPromptTuningConfig, MultitaskPromptTuningInit
+from mpt.config import MultitaskPromptTuningInit
+from mpt.prompt.config import MultitaskPromptTuningConfig
 
 
 def width(config: MultitaskPromptTuningConfig, word_embeddings: nn.Embedding | None) -> int:

@@ -1,0 +1,77 @@
+"""Stop a run on Ctrl-C or SIGTERM: between two training steps, so that it resumes exactly."""
+
+import os
+import signal
+import sys
+from types import FrameType, TracebackType
+from typing import Any
+
+import torch
+from torch import distributed
+
+CAUGHT = (signal.SIGINT, signal.SIGTERM)
+
+
+class Interrupted(SystemExit):
+    """The run was asked to stop; as the exit code, 128 plus the signal's number (130 for Ctrl-C, 143 for SIGTERM)."""
+
+    def __init__(self, signum: int) -> None:
+        super().__init__(128 + signum)
+
+
+class StopSignals:
+    """Turn SIGINT and SIGTERM into :class:`Interrupted`, raised where nothing is lost.
+
+    While a step may be under way, a signal is only noted, and :meth:`check`, which the training loader calls between
+    steps, raises. Anywhere else it raises at once. A second Ctrl-C ends the process on the spot.
+
+    Attributes:
+        received: The signal's number; 0 before there is one.
+        training: Whether steps are under way.
+    """
+
+    def __init__(self) -> None:
+        self.received = 0
+        self.training = False
+        self._previous: dict[signal.Signals, Any] = {}
+
+    def __enter__(self) -> "StopSignals":
+        self._previous = {signum: signal.getsignal(signum) for signum in CAUGHT}
+        self.install()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for signum, handler in self._previous.items():
+            signal.signal(signum, handler)
+
+    def install(self) -> None:
+        """Handle the signals from here on; Lightning puts its own handler of SIGTERM in place of ours as it starts."""
+        for signum in CAUGHT:
+            signal.signal(signum, self._handle)
+
+    def _handle(self, signum: int, frame: FrameType | None) -> None:
+        if self.received and signum == signal.SIGINT:
+            if sys.stderr.isatty():
+                os.write(2, b"\x1b[?25h")  # a progress bar hides the cursor
+            os._exit(128 + signum)
+        self.received = self.received or signum
+        if not self.training:
+            raise Interrupted(signum)
+        print("\nstopping after this step (or validation); Ctrl-C again stops at once", file=sys.stderr)
+
+    def check(self) -> None:
+        """Raise where any process of the run has received a signal; every process calls this between the same steps.
+
+        Raises:
+            Interrupted: As said.
+        """
+        signum = self.received
+        if distributed.is_available() and distributed.is_initialized():
+            on_gpu = distributed.get_backend() == "nccl"
+            shared = torch.tensor(signum, device="cuda" if on_gpu else "cpu")
+            distributed.all_reduce(shared, op=distributed.ReduceOp.MAX)
+            signum = int(shared)
+        if signum:
+            raise Interrupted(signum)
