@@ -96,12 +96,17 @@ class CurvesFile(Logger):
 
 def _read_lines(path: Path, step: int) -> dict[int, dict[str, float | str]]:
     """The lines of a file of curves up to a step."""
+    found: dict[int, dict[str, float | str]] = {}
     with path.open(encoding="utf-8", newline="") as file:
-        return {
-            int(line["step"]): {key: value for key, value in line.items() if value != "" and key != "step"}
-            for line in csv.DictReader(file, strict=True)
-            if int(line["step"]) <= step
-        }
+        for line in csv.DictReader(file, strict=True):
+            if None in line or None in line.values():
+                raise ValueError("a line has not as many values as the header has names")
+            numbers: dict[str, float | str] = {key: value for key, value in line.items() if value != ""}
+            for value in numbers.values():
+                float(value)
+            if (number := int(numbers.pop("step"))) <= step:
+                found[number] = numbers
+    return found
 
 
 def wandb_mode(config: LoggerConfig) -> str:
@@ -131,7 +136,7 @@ def _has_key() -> bool:
     try:
         with _environment(WANDB_MODE="online", WANDB_SILENT="true"):
             wandb.setup(wandb.Settings(silent=True))
-            return bool(wandb.login(prompt=False))
+            return bool(wandb.login(prompt=False, verify=False))
     except Exception:  # W&B's own; a key that cannot be read is no key
         return False
 
@@ -230,6 +235,7 @@ def _open_wandb(
         opened = _start_wandb(config, folder, "offline", run_id, values) if mode == "online" else None
     except Exception:
         opened, where = None, "nowhere"
+    os.environ["WANDB_MODE"] = "offline"  # the other jobs of a sweep do not wait again
     rank_zero_warn(f"W&B cannot be used as asked ({_reason(failure)}); this run is logged {where} in W&B")
     return opened
 
@@ -302,7 +308,9 @@ def log_results(
             for kind in ("prompt", "adapter"):
                 if (folder / kind).is_dir():
                     artifact = wandb.Artifact(re.sub(r"[^\w.-]", "-", f"{kind}-{folder.name}"), type=kind)
-                    artifact.add_dir(str(folder / kind))
+                    for path in sorted((folder / kind).rglob("*")):
+                        if path.is_file():
+                            artifact.add_file(str(path), name=str(path.relative_to(folder / kind)))
                     run.log_artifact(artifact)
 
 

@@ -290,6 +290,8 @@ def _run(
         trainer.loggers = loggers
         for part in summary(config, folder, module, data, trainer.world_size, trainer.strategy.root_device):
             _say(part)
+        start.read()
+        setup_seconds = time.monotonic() - began
         module.train()  # Lightning leaves the mode as it is; whether dropout is on is the backbone's to say
         trainer.fit(module, data, ckpt_path=checkpoint)
         if trainer.global_step % config.evaluation.validate_every:  # the end is a candidate as well
@@ -308,7 +310,7 @@ def _run(
         fit_seconds = parts.timer.time_elapsed()
         result = _result(config, module, data, tested, validated, start.scores, available)
         result["seconds"] = {
-            "setup": start.began - began,
+            "setup": setup_seconds,
             "before": start.seconds,
             "fit": fit_seconds,
             "test": time.monotonic() - tests_began,
@@ -334,30 +336,36 @@ class _Start:
 
     Attributes:
         scores: Task to ``before`` and ``oracle``, each where it is wanted and there is one.
-        began: When it began, as :func:`time.monotonic`.
         seconds: How long it took.
     """
 
     def __init__(self, config: RunConfig, folder: Path) -> None:
         self.config, self.path = config, folder / "checkpoints" / "before.json"
         self.scores: results.Scores = {}
-        self.began = self.seconds = 0.0
+        self.seconds = 0.0
 
-    def score(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
-        """Score, and leave no trace in the training: the random state is that of a run that scores nothing."""
-        assert isinstance(module, MPTModule)
-        self.began = time.monotonic()
+    def read(self) -> None:
+        """Read the scores of a run that is resumed.
+
+        Raises:
+            ValueError: The file is damaged.
+        """
         if self.path.is_file():
             try:
                 self.scores = json.loads(self.path.read_text(encoding="utf-8"))
             except ValueError as error:
                 raise ValueError(f"{self.path}: damaged, so the run cannot go on; {RESUME_NEVER}") from error
-        else:
+
+    def score(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
+        """Score, and leave no trace in the training: the random state is that of a run that scores nothing."""
+        assert isinstance(module, MPTModule)
+        began = time.monotonic()
+        if not self.scores:
             self.scores = self._answer(module)
             if _is_main():
                 results.write_json(self.path, self.scores)
         lightning.seed_everything(self.config.seed, verbose=False)
-        self.seconds = time.monotonic() - self.began
+        self.seconds = time.monotonic() - began
 
     def _answer(self, module: MPTModule) -> results.Scores:
         config = self.config

@@ -1,11 +1,18 @@
 """Where curves go: the file over a resume, and W&B's mode with and without an account."""
 
 import csv
+import subprocess
+import sys
 
 import pytest
+import wandb
+from wandb.sdk.lib.wbauth import unauthenticate_session
 
 from mpt.config import LoggerConfig
 from mpt.loggers import CurvesFile, check_tensorboard, wandb_mode
+
+
+KEY = "0123456789" * 4
 
 
 def read(path):
@@ -48,6 +55,8 @@ def no_account(tmp_path, monkeypatch):
     for name in ("WANDB_API_KEY", "WANDB_MODE", "NETRC", "WANDB_BASE_URL"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HOME", str(tmp_path))
+    wandb.teardown()
+    unauthenticate_session(update_settings=False)  # W&B remembers a key for as long as the process lives
     return tmp_path
 
 
@@ -56,19 +65,26 @@ class TestWandbMode:
         assert wandb_mode(LoggerConfig()) == "offline"
 
     def test_online_with_a_key(self, no_account, monkeypatch):
-        monkeypatch.setenv("WANDB_API_KEY", "x")
+        monkeypatch.setenv("WANDB_API_KEY", KEY)
         assert wandb_mode(LoggerConfig()) == "online"
 
-    def test_online_with_a_netrc(self, no_account):
-        (no_account / ".netrc").write_text("machine api.wandb.ai login user password x\n")
-        (no_account / ".netrc").chmod(0o600)
+    def test_online_after_wandb_login(self, no_account):
+        command = [sys.executable, "-m", "wandb", "login", "--no-verify", KEY]
+        subprocess.run(command, check=True, capture_output=True, timeout=60)
+        assert (no_account / ".netrc").is_file()
         assert wandb_mode(LoggerConfig()) == "online"
+        assert wandb_mode(LoggerConfig(wandb_mode="online")) == "online"
 
     @pytest.mark.parametrize("mode", ["offline", "disabled"])
     def test_the_environment_is_heard(self, no_account, monkeypatch, mode):
-        monkeypatch.setenv("WANDB_API_KEY", "x")
+        monkeypatch.setenv("WANDB_API_KEY", KEY)
         monkeypatch.setenv("WANDB_MODE", mode)
         assert wandb_mode(LoggerConfig()) == mode
+
+    @pytest.mark.parametrize("mode", ["", "onlien"])
+    def test_nonsense_in_the_environment_is_none(self, no_account, monkeypatch, mode):
+        monkeypatch.setenv("WANDB_MODE", mode)
+        assert wandb_mode(LoggerConfig()) == "offline"
 
     def test_online_from_the_environment_never_asks_for_a_login(self, no_account, monkeypatch):
         monkeypatch.setenv("WANDB_MODE", "online")
