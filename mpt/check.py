@@ -126,6 +126,13 @@ def _ranges(config: RunConfig) -> Iterator[str]:
             f"trainer.batch_size: is {config.trainer.batch_size}, for {parts} processes and micro-batches; it is the "
             "size of a whole step, so give each at least one row"
         )
+    split, _, rest = config.optimized_metric.partition("/")
+    task, _, metric = rest.partition("/")
+    if split not in ("test", "validation") or task not in (*config.tasks, "average") or not metric:
+        yield (
+            f"optimized_metric: is {config.optimized_metric!r}; it must be a path in metrics.json such as "
+            "validation/average/score or test/TASK/score"
+        )
     if any(word in config.trainer.strategy for word in ("fork", "spawn", "notebook")):
         yield (
             f"trainer.strategy: is {config.trainer.strategy}, whose processes do not hand back what they trained; "

@@ -1,10 +1,11 @@
 """The command line: compose the configuration, check all of it, refuse early, run one stage."""
 
 import dataclasses
+import math
 import os
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,27 +18,27 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from mpt import complaints
+from mpt import __version__, complaints, help, results, sweep
+from mpt.check import check
 from mpt.config import RunConfig
+from mpt.tasks import catalogue
 
-HELP = """Multitask prompt tuning: one shared soft prompt and a low-rank factor per task, on a frozen model.
-
-  python train.py task=source '+tasks=[sum,mt,dlg]'              train a shared prompt on source tasks
-  python train.py task=target source=RUN_FOLDER '+tasks=[NAME]'  adapt it to a new task, few_shot.k=16
-  python train.py -m seed=0,1,2 '+tasks=[sum,mt]'                a sweep
-  python train.py tasks=list                                     the data sets that ship
-
--m is a sweep, --cfg job prints the configuration, --config-dir FOLDER adds a folder of the user's own choices
-(FOLDER/tasks/<name>.yaml is a task) and comes first, --hydra-help prints Hydra's other flags.
-The environment variable MPT_TRACEBACK=1 shows where an error comes from.
-"""
 PACKAGE = Path(__file__).resolve().parent
 CONF = next((path for path in (PACKAGE / "conf", PACKAGE.parent / "conf") if path.is_dir()), PACKAGE / "conf")
 """Inside the package in a wheel, beside it in a checkout."""
 
 
-class RefusedJobError(Exception):
-    """A job of a sweep that was refused; its message has been printed."""
+class FailedJobError(Exception):
+    """A job of a sweep that failed; its message has been printed.
+
+    Args:
+        message: Why.
+        code: Exit code of a single run that fails so.
+    """
+
+    def __init__(self, message: str, code: int) -> None:
+        super().__init__(message, code)  # both, so that it can come from another process
+        self.code = code
 
 
 def main() -> None:
@@ -47,15 +48,25 @@ def main() -> None:
     # times as long, and with this bound twice (experiments/LOG.md). Read when torch is imported, so before.
     os.environ.setdefault("GOMP_SPINCOUNT", "2000")
     register()
+    sys.argv[1:] = help.arrange(sys.argv[1:])
     try:
-        if {"--help", "-h"} & set(sys.argv):
+        if "--version" in sys.argv:
+            print(f"mpt {__version__}")
+        elif {"--help", "-h"} & set(sys.argv):
             print_help(sys.argv[1:])
         elif tasks_of(sys.argv[1:]) == ["list"]:
             print_catalogue()
         else:
-            hydra.main(version_base="1.3", config_path=str(CONF), config_name="train")(job)()
-    except RefusedJobError:
-        sys.exit(2)
+            sweep.begin(sys.argv[1:])
+            try:
+                hydra.main(version_base="1.3", config_path=str(CONF), config_name="train")(job)()
+            finally:
+                sweep.finish()
+    except FailedJobError as error:
+        sys.exit(error.code)
+    except KeyboardInterrupt:
+        print("stopped", file=sys.stderr)
+        sys.exit(130)
     except Exception as error:
         if not is_known(error):
             raise
@@ -70,9 +81,7 @@ def register() -> None:
 
 
 def _run_name(*, _root_: DictConfig) -> str:
-    from mpt.results import run_name
-
-    return run_name(plain(_root_))
+    return results.run_name(plain(_root_))
 
 
 def plain(composed: DictConfig) -> dict[str, Any]:
@@ -102,51 +111,85 @@ def tasks_of(arguments: Sequence[str]) -> list[str]:
                 )
             if twice := sorted({name for name in names if names.count(name) > 1}):
                 raise ValueError(
-                    f"{override.input_line}: {', '.join(twice)} stands there twice; name each task once"
+                    f"{override.input_line}: {', '.join(twice)} is listed twice; name each task once"
                 )
     return names
 
 
-def job(composed: DictConfig) -> None:
-    """Check one composed configuration and run its stage; Hydra calls this, once for each job of a sweep."""
-    folder = Path(HydraConfig.get().runtime.output_dir)
-    sweep = HydraConfig.get().mode == RunMode.MULTIRUN
+def job(composed: DictConfig) -> float:
+    """Check one composed configuration and run its stage; Hydra calls this, once for each job of a sweep.
+
+    Returns:
+        The ``optimized_metric``, for a sweeper that looks for the best configuration.
+
+    Raises:
+        FailedJobError: This job of a sweep failed; the others go on.
+    """
+    hydra_config = HydraConfig.get()
+    folder = Path(hydra_config.runtime.output_dir)
+    in_sweep = hydra_config.mode == RunMode.MULTIRUN
     _make_other_processes_run_this_job(folder)
+    if not in_sweep:
+        try:
+            return optimized(run(composed, folder), composed)
+        except BaseException as error:
+            _remove_if_empty(folder)
+            if not is_known(error):
+                raise
+            complain(complaints.phrase(error))
+            sys.exit(2)
+    outcome = sweep.Outcome(int(hydra_config.job.num), str(folder), list(hydra_config.overrides.task))
+    sweep_folder = Path(hydra_config.sweep.dir).absolute()
     try:
-        run(composed, folder)
+        metrics = run(composed, folder)
+        value = optimized(metrics, composed)
+        score = float(metrics["test"]["average"]["score"])
+        sweep.record(sweep_folder, dataclasses.replace(outcome, score=score))
+        return value
     except Exception as error:
         _remove_if_empty(folder)
-        if not is_known(error):
-            raise
-        complain(complaints.phrase(error), folder.name if sweep else None)
-        if sweep:  # the other jobs go on
-            raise RefusedJobError(str(error)) from error
-        sys.exit(2)
+        known = is_known(error)
+        message = complaints.phrase(error) if known else f"{type(error).__name__}: {error}"
+        sweep.record(sweep_folder, dataclasses.replace(outcome, error=" ".join(message.split())))
+        if known:
+            complain(message, folder.name)
+        else:
+            traceback.print_exc()
+        raise FailedJobError(message, 2 if known else 1) from error
 
 
-def run(composed: DictConfig, folder: Path) -> None:
+def optimized(metrics: Mapping[str, Any], composed: DictConfig) -> float:
+    """The number at the path ``optimized_metric`` in what ``metrics.json`` holds; NaN in a process that has none."""
+    value: Any = metrics
+    for key in str(composed.optimized_metric).split("/"):
+        value = value.get(key, {}) if isinstance(value, Mapping) else {}
+    return float(value) if isinstance(value, (int, float)) else math.nan
+
+
+def run(composed: DictConfig, folder: Path) -> dict[str, Any]:
     """Run the stage that a composed configuration names, or print the table of a run that is finished.
+
+    Returns:
+        What ``metrics.json`` holds; empty in all but the main process.
 
     Raises:
         ValueError: Everything that is wrong with the configuration, all of it together.
     """
     config = typed(composed)
-    from mpt import results
-
+    if config.logger.group is None:
+        config.logger.group = os.environ.get(sweep.VARIABLE)
     if done := results.finished(folder, dataclasses.asdict(config)):
         from rich.console import Console
 
         print(f"{folder}: finished already; overwrite=true runs it again")
         Console().print(results.table(done))
-        return
-    # Seconds of imports each, so after what is cheaper to say.
-    from mpt.check import check
-
+        return done
     if errors := check(config):
         raise ValueError("\n".join(errors))
+    # Imported late: these imports take seconds, and the cheap checks come first.
     from mpt import stages
 
-    stages.STAGES[config.stage](config, folder)
+    return stages.STAGES[config.stage](config, folder)
 
 
 def typed(composed: DictConfig) -> RunConfig:
@@ -166,27 +209,16 @@ def typed(composed: DictConfig) -> RunConfig:
 
 
 def print_help(arguments: Sequence[str]) -> None:
-    """Print the commands, the choices, and every key with the value that this command line gives it.
-
-    Hydra's own help needs a second and a half for the choices alone.
-    """
-    print(HELP)
-    print("Choices (group=option):")
-    for group in sorted(
-        path for path in CONF.iterdir() if path.is_dir() and path.name not in ("hydra", "tasks")
-    ):
-        print(f"  {group.name}: {', '.join(sorted(path.stem for path in group.glob('*.yaml')))}")
+    """Print the help; Hydra's own needs a second and a half for the choices by themselves."""
     with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
-        composed = hydra.compose("train", [text for text in arguments if "=" in text])
-    print(f"\nKeys (key=value):\n{OmegaConf.to_yaml(composed)}", end="")
+        composed = hydra.compose("train", [text for text in arguments if "=" in text and text[0] != "-"])
+    print(help.render(CONF, composed))
 
 
 def print_catalogue() -> None:
     """Print the data sets that ship, and how to train on them."""
     from rich.console import Console
     from rich.table import Table
-
-    from mpt.tasks import catalogue
 
     shown = Table(box=None, pad_edge=False)
     for column in ("task", "family", "rows", "metrics", "what it is"):

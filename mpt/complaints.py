@@ -14,7 +14,7 @@ from mpt.config import RunConfig, TaskConfig
 
 def unknown(where: str, value: str, options: Iterable[str], what: str = "unknown") -> str:
     """Say that ``value`` is none of ``options``, with the likeliest one."""
-    options = list(options)
+    options = [str(option) for option in options]
     close = get_close_matches(value, options, n=1)
     hint = f" (did you mean {close[0]!r}?)" if close else ""
     return f"{where}: {what} {value!r}; choose one of {', '.join(options)}{hint}"

@@ -97,7 +97,9 @@ class TaskConfig:
     held_out: str | None = None
     """How the task was kept out of the backbone's supervised skills; None for one that it was trained on."""
     max_source_tokens: int = 256
+    """Longest input in tokens; what is longer loses its end."""
     max_target_tokens: int = 128
+    """Longest target, and longest answer, in tokens."""
     generation: dict[str, Any] = field(default_factory=dict)
     """Arguments for ``generate`` beyond greedy search, such as ``num_beams: 4``."""
 
@@ -111,6 +113,7 @@ class BackboneConfig:
     path: str | None = None
     """A local folder, read instead of the hub."""
     revision: str | None = None
+    """A commit, tag or branch of the hub model."""
     dtype: str = "float32"
     """float32, bfloat16 or float16; the prompt stays float32."""
     dropout: bool = True
@@ -122,7 +125,9 @@ class PromptConfig:
     """Shape, composition and first values of the prompt."""
 
     num_virtual_tokens: int = 20
+    """Rows of P, the tokens put before each input."""
     num_ranks: int = 1
+    """Rank of ``cols @ rows``; the paper uses 1."""
     form: str = "product"
     """product: P * (cols @ rows), the paper; residual: P * (1 + cols @ rows); additive: P + cols @ rows; none: one
     plain prompt per task; shared: one plain prompt for all tasks."""
@@ -148,6 +153,7 @@ class PromptConfig:
     factor_init: str = "ones"
     """ones: W starts at 1 plus noise; normal: cols and rows from N(0, factor_std^2), as PEFT."""
     factor_std: float = 0.02
+    """Standard deviation of the noise, or of the normal start."""
     freeze_shared: bool = False
     """Leave P as it is and train the factors alone."""
     extend: bool = False
@@ -209,13 +215,17 @@ class OptimConfig:
     """AdamW over rows as independent learners, and its schedule."""
 
     lr_prompt: float = 0.3
+    """Learning rate of P, and of plain prompts."""
     lr_factors: float = 0.3
     """Of cols and rows; under method=dept of the update of the input embeddings."""
     lr_weights: float = 1e-3
     """Of ATTEMPT's attention network, of LoRA, of all weights."""
     weight_decay: float = 1e-5
+    """Decoupled weight decay, times the learning rate."""
     betas: list[float] = field(default_factory=lambda: [0.9, 0.999])
+    """Decay of the first and the second moment."""
     eps: float = 1e-8
+    """Added to the root of the second moment."""
     clip: float | None = 1.0
     """Largest gradient norm of one learner (a group of P; a task's cols and rows together); None: off."""
     schedule: str = "linear"
@@ -245,6 +255,7 @@ class EvaluationConfig:
     """When to validate and on how many rows."""
 
     batch_size: int = 128
+    """Rows answered at a time."""
     validate_every: int = 50
     """Optimiser steps between validations."""
     validation_rows: int | None = 200
@@ -267,15 +278,23 @@ class TrainerConfig:
     """What Lightning's Trainer is given."""
 
     max_steps: int = MISSING
+    """Optimizer steps."""
     batch_size: int = 32
     """Rows in a step over all processes and accumulated micro-batches; under mixture=each rows of every task."""
     accumulate_grad_batches: int = 1
+    """Micro-batches that a step is cut into, for less memory; the result stays the same."""
     accelerator: str = "auto"
+    """auto, cpu, gpu, or another of Lightning's."""
     devices: Any = "auto"
+    """How many devices, or which."""
     num_nodes: int = 1
+    """How many machines."""
     strategy: str = "auto"
+    """auto, ddp, or another of Lightning's that starts whole processes."""
     precision: str = "32-true"
+    """Of the training, in Lightning's words, such as bf16-mixed."""
     progress_bar: bool = True
+    """Show progress: a bar on a terminal, elsewhere a line every ten seconds."""
     threads: int | None = None
     """CPU threads of torch; None: torch's own choice."""
 
@@ -285,13 +304,17 @@ class LoggerConfig:
     """Where curves go besides metrics.csv, which is always written."""
 
     wandb: bool = True
+    """Log to Weights & Biases."""
     wandb_mode: str = "auto"
     """auto: online where an API key is at hand, else offline; or online, offline, disabled."""
     project: str = "mpt"
+    """W&B's project."""
     entity: str | None = None
+    """W&B's entity; None: the account's own."""
     group: str | None = None
     """W&B's group of the run; None: the sweep that it is a job of."""
     tensorboard: bool = False
+    """Log to TensorBoard, into the run folder."""
     samples: int = 20
     """Predictions per task in the logged table."""
 
@@ -314,7 +337,9 @@ class RunConfig:
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
     logger: LoggerConfig = field(default_factory=LoggerConfig)
     seed: int = 0
+    """Of the mixture, of first values and of dropout; the few-shot draw follows it."""
     data_root: str | None = None
+    """Read ``FOLDER/<task>/{train,validation,test}.jsonl`` in place of each task's own rows."""
     source: str | None = None
     """What a target starts from: a source run's folder, a prompt folder, a PEFT adapter, or a file of tensors. A
     ``prompt.init`` that needs none leaves it unread, so that a method and its control are one sweep."""
@@ -325,6 +350,7 @@ class RunConfig:
     overwrite: bool = False
     """Run a finished run again."""
     output_root: str = "runs"
+    """Folder that holds the runs."""
     optimized_metric: str = "validation/average/score"
     """What a job of a sweep returns to its sweeper, as a path into metrics.json."""
 

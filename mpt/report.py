@@ -1,6 +1,6 @@
 """Results over runs: `python -m mpt.report FOLDER...` makes one table of many run folders, with intervals.
 
-It reads what runs left, and nothing else: config.yaml and metrics.json.
+It reads what runs left, and nothing else: config.yaml and metrics.json, and the records of sweeps.
 """
 
 import argparse
@@ -17,13 +17,14 @@ from scipy.stats import t as student_t
 
 from mpt import results
 from mpt.atomic import write_atomically
+from mpt.sweep import read_record
 
 Line = dict[str, Any]
 """One task of one run: ``run``, ``task``, ``n``, its metrics, and the configuration keys that differ between runs."""
 
 REPLICATES = ("seed", "few_shot.seed")
 """Keys over which runs repeat each other, unless they are asked for."""
-OWN = ("run", "task", "n")
+OWN = ("run", "task", "n", "n_available")
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,7 @@ def gather(folders: Iterable[Path], split: str = "test") -> tuple[list[Line], li
     """Read the runs in and below some folders.
 
     Args:
-        folders: Run folders, or folders of them.
+        folders: Run folders, folders of them, or records of sweeps (``sweeps/NAME.jsonl``).
         split: test or validation.
 
     Returns:
@@ -81,10 +82,7 @@ def gather(folders: Iterable[Path], split: str = "test") -> tuple[list[Line], li
     unfinished = []
     folders = list(folders)
     for folder in folders:
-        if not folder.is_dir():
-            raise FileNotFoundError(f"{folder}: no such folder; give run folders, or folders of them")
-        for path in sorted(folder.rglob("config.yaml")):
-            run = path.parent
+        for run in _runs_in(folder):
             read = results.read_config(run)
             if read is None or run in configs:
                 continue
@@ -97,13 +95,14 @@ def gather(folders: Iterable[Path], split: str = "test") -> tuple[list[Line], li
         raise FileNotFoundError(
             f"{', '.join(map(str, folders))}: no finished run (no metrics.json beside a config.yaml)"
         )
-    differing = _differing(list(configs.values()))
+    differing, of_tasks = _differing(list(configs.values()))
     lines: list[Line] = []
     for run, config in configs.items():
         metrics = results.read_metrics(run) or {}
         if split not in metrics:
             raise ValueError(f"{run}/metrics.json: has no {split!r}; choose one of test, validation")
         told = {key: _plain(config.get(key)) for key in differing}
+        told |= {key: _plain(config[key]) for key in of_tasks if key in config}
         scores = metrics[split]
         if len(scores) == 2:  # the average of one task is that task once more
             scores = {task: row for task, row in scores.items() if task != "average"}
@@ -112,6 +111,18 @@ def gather(folders: Iterable[Path], split: str = "test") -> tuple[list[Line], li
             for task, row in scores.items()
         ]
     return lines, unfinished
+
+
+def _runs_in(folder: Path) -> list[Path]:
+    """The runs in a folder, or of the record of a sweep."""
+    if folder.is_file() and folder.suffix == ".jsonl":
+        runs = dict.fromkeys(Path(outcome.folder) for outcome in read_record(folder))
+        return [run for run in runs if (run / "config.yaml").is_file()]
+    if not folder.is_dir():
+        raise FileNotFoundError(
+            f"{folder}: no such folder; give run folders, folders of them, or a sweep's record"
+        )
+    return [path.parent for path in sorted(folder.rglob("config.yaml"))]
 
 
 def learning_curve(run: Path, task: str) -> dict[int, float]:
@@ -140,10 +151,23 @@ def _costs(run: Path, metrics: Mapping[str, Any], task: str) -> dict[str, float]
     return {name: value for name, value in costs.items() if value is not None}
 
 
-def _differing(configs: Sequence[Mapping[str, Any]]) -> list[str]:
-    """The keys whose values are not the same in all configurations; what belongs to one task says nothing of a run."""
-    keys = dict.fromkeys(key for config in configs for key in config if not key.startswith("tasks."))
-    return [key for key in keys if len({repr(config.get(key)) for config in configs}) > 1]
+def _differing(configs: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[str]]:
+    """The keys whose values are not the same in all configurations.
+
+    Returns:
+        Keys of the run, and keys of its tasks (``tasks.sum.weight``). These differ where the runs that have the task
+        say different things; that a run lacks the task is no difference.
+    """
+    values: dict[str, set[str]] = {}
+    for config in configs:
+        for key in config:
+            values.setdefault(key, set()).add(repr(config[key]))
+    for key, found in values.items():
+        if not key.startswith("tasks.") and any(key not in config for config in configs):
+            found.add("absent")
+    differing = [key for key, found in values.items() if len(found) > 1]
+    of_tasks = [key for key in differing if key.startswith("tasks.")]
+    return [key for key in differing if key not in of_tasks], of_tasks
 
 
 def _plain(value: Any) -> Any:
@@ -177,57 +201,62 @@ def summarise(lines: Sequence[Line], by: Sequence[str], metric: str) -> dict[tup
     }
 
 
-def compare(lines: Sequence[Line], key: str, base: str, metric: str) -> dict[tuple[str, Any], Estimate]:
+def compare(
+    lines: Sequence[Line], key: str, base: str, metric: str
+) -> tuple[list[str], dict[tuple[Any, ...], Estimate]]:
     """Paired differences to a base: of runs that differ in one key, and in what comes with it.
 
-    Runs are a pair where they have the same task and agree in every key that varies among the runs of one value,
-    draws and seeds for example; what is the same for all runs of a value belongs to that value.
+    Two runs are a pair where they have the same task, draw and seed, and agree in every other key that varies among
+    the runs of one value (k, for example). Each setting of these other keys is a group of its own: its pairs are not
+    pooled with another group's. What is the same for all runs of a value belongs to that value.
 
     Args:
         lines: From :func:`gather`.
-        key: The key that tells the methods apart, such as ``prompt.init``.
+        key: The key that distinguishes the methods, such as ``prompt.init``.
         base: Its value that the others are compared with.
         metric: As in :func:`summarise`.
 
     Returns:
-        Task and value of the key to the estimate of ``value - base``; its interval holds 0 where no difference shows.
-        Under ``all tasks`` the tasks are what is sampled: the mean of their mean differences.
+        The keys that make the groups; and (task, values of these keys, value of ``key``) to the estimate of
+        ``value - base``. Under ``all tasks`` the tasks are what is sampled: the mean of their mean differences.
 
     Raises:
-        ValueError: No pair can be made.
+        ValueError: No pair can be made, or two runs are alike in everything.
     """
-    others = _varying_within(lines, key)
-    pairs: dict[tuple[Any, ...], dict[str, float]] = {}
+    varying = _varying_within(lines, key)
+    grouping = [name for name in varying if name not in REPLICATES]
+    repeats = [name for name in varying if name in REPLICATES]
+    pairs: dict[tuple[tuple[Any, ...], tuple[Any, ...]], dict[str, float]] = {}
     for line in lines:
         if metric in line and key in line:
-            alike = (line["task"], *(line.get(name) for name in others))
-            found = pairs.setdefault(alike, {})
-            if str(line[key]) in found:
+            group = (line["task"], *(line.get(name) for name in grouping))
+            scores = pairs.setdefault((group, tuple(line.get(name) for name in repeats)), {})
+            if str(line[key]) in scores:
                 raise ValueError(
                     f"--against: two runs of {line['task']} are alike in everything; give one of them"
                 )
-            found[str(line[key])] = float(line[metric])
-    differences: dict[tuple[str, Any], list[float]] = {}
-    for alike, found in pairs.items():
-        for value, score in found.items():
-            if value != base and base in found:
-                differences.setdefault((alike[0], value), []).append(score - found[base])
+            scores[str(line[key])] = float(line[metric])
+    differences: dict[tuple[Any, ...], list[float]] = {}
+    for (group, _), scores in pairs.items():
+        for value, score in scores.items():
+            if value != base and base in scores:
+                differences.setdefault((*group, value), []).append(score - scores[base])
     if not differences:
         values = sorted({str(line.get(key)) for line in lines})
         raise ValueError(
             f"--against: no pair with {key}={base}; its values are {', '.join(values)}, and the runs of one "
-            f"value also differ in {', '.join(others) or 'nothing'}"
+            f"value also differ in {', '.join(varying) or 'nothing'}"
         )
-    told = {
-        pair: estimate(values)
-        for pair, values in sorted(differences.items(), key=lambda item: _order(item[0]))
+    estimates = {
+        group: estimate(values)
+        for group, values in sorted(differences.items(), key=lambda item: _order(item[0]))
     }
-    by_value: dict[Any, list[float]] = {}
-    for (task, value), difference in told.items():
+    over_tasks: dict[tuple[Any, ...], list[float]] = {}
+    for (task, *rest), difference in estimates.items():
         if task != "average":
-            by_value.setdefault(value, []).append(difference.mean)
-    return told | {
-        ("all tasks", value): estimate(means) for value, means in by_value.items() if len(means) > 1
+            over_tasks.setdefault(("all tasks", *rest), []).append(difference.mean)
+    return grouping, estimates | {
+        group: estimate(means) for group, means in over_tasks.items() if len(means) > 1
     }
 
 
@@ -373,10 +402,12 @@ def report(arguments: argparse.Namespace) -> str:
     )
     if arguments.against:
         key, _, base = arguments.against.partition("=")
-        pairs = compare(lines, key, base, arguments.metric)
+        grouping, pairs = compare(lines, key, base, arguments.metric)
         told.append(
-            f"{arguments.metric} minus that of {key}={base} on the same draws and seeds\n"
-            + markdown(["task", key, "difference"], [[*pair, found] for pair, found in pairs.items()])
+            f"{arguments.metric} minus that of {key}={base} on the same draws and seeds (number of pairs)\n"
+            + markdown(
+                ["task", *grouping, key, "difference"], [[*pair, found] for pair, found in pairs.items()]
+            )
         )
     text = "\n\n".join(told) + "\n"
     if arguments.output:
@@ -397,7 +428,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         "python -m mpt.report", description="One table of many run folders, with intervals."
     )
-    parser.add_argument("folders", nargs="+", type=Path, help="run folders, or folders of them")
+    parser.add_argument(
+        "folders", nargs="+", type=Path, help="run folders, folders of them, or sweeps/NAME.jsonl"
+    )
     parser.add_argument(
         "--by", nargs="+", metavar="KEY", help="group by these; default: all that differs but the seeds"
     )

@@ -15,14 +15,16 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 from omegaconf import OmegaConf
-from rich.table import Table
 
 from mpt import __version__
 from mpt.atomic import write_atomically
+
+if TYPE_CHECKING:
+    from rich.table import Table
 
 Scores = dict[str, dict[str, float]]
 """Task (or ``average``) to its numbers."""
@@ -36,6 +38,7 @@ INCIDENTAL = {
     "trainer.progress_bar",
     "trainer.threads",
     "distillation.cache",
+    "optimized_metric",
 }
 # Runs that a run starts from or learns from.
 GIVEN = ("source", "distill")
@@ -279,12 +282,14 @@ def write_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
         temporary.write_text("".join(lines), encoding="utf-8")
 
 
-def table(metrics: Mapping[str, Any]) -> Table:
+def table(metrics: Mapping[str, Any]) -> "Table":
     """The result of a run for the terminal: per task the score before, after, the oracle's, and n.
 
     Args:
         metrics: What :func:`write_metrics` wrote.
     """
+    from rich.table import Table  # not needed to refuse a run
+
     test: Scores = metrics["test"]
     columns = [key for key in ("before", "score", "oracle") if any(key in row for row in test.values())]
     shown = Table()

@@ -9,7 +9,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from omegaconf import OmegaConf
+import yaml
 
 from mpt import world
 from mpt.config import TaskConfig
@@ -169,17 +169,18 @@ def catalogue(folder: Path) -> list[tuple[str, str, str, str, str]]:
     """
     found = []
     for path in sorted(folder.glob("*.yaml")):
-        config = OmegaConf.merge(OmegaConf.structured(TaskConfig), OmegaConf.load(path))
-        comments = [
-            line[1:].strip() for line in path.read_text(encoding="utf-8").splitlines() if line[:1] == "#"
-        ]
+        text = path.read_text(encoding="utf-8")
+        config = yaml.safe_load(text)
+        comments = [line[1:].strip() for line in text.splitlines() if line[:1] == "#"]
         described = next((line for line in comments if not line.startswith("@package")), "")
-        if config.rows.world is not None:
-            source = "world, held out" if config.held_out else "world"
+        rows = config["rows"]
+        if rows.get("world") is not None:
+            source = "world, held out" if config.get("held_out") else "world"
         else:
-            source = " ".join(filter(None, (config.rows.hub or config.rows.files, config.rows.subset)))
+            source = " ".join(filter(None, (rows.get("hub") or rows.get("files"), rows.get("subset"))))
         description = described.partition(" Embedded world;")[0].partition("; python train.py")[0]
-        found.append((path.stem, config.family, source, ", ".join(config.metrics), description))
+        family, metrics = config.get("family", ""), ", ".join(config["metrics"])
+        found.append((path.stem, family, source, metrics, description))
     return sorted(
         found, key=lambda task: (not task[2].startswith("world"), task[2] == "world, held out", task[1])
     )

@@ -1,5 +1,6 @@
 """What the tests share: no network, no account, and a tiny random T5 made on the spot."""
 
+import json
 import os
 
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -11,9 +12,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from omegaconf import OmegaConf
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast, T5Config, T5ForConditionalGeneration
 
+from mpt.config import RunConfig
 from mpt.world import rows
 
 
@@ -54,3 +57,68 @@ def tiny_t5_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A random T5 of 30,000 parameters, with dropout, as a folder."""
     texts = [f"{row['text']} {row['target']}" for row in rows("mt", "validation")]
     return make_t5(tmp_path_factory.mktemp("tiny_t5"), texts)
+
+
+ROWS = [{"text": f"say {word}", "target": word} for word in ("red", "green", "blue", "black", "white")]
+
+
+@pytest.fixture(scope="session")
+def rows_folder(tmp_path_factory):
+    """A folder of two tasks: data_root/<task>/<split>.jsonl."""
+    root = tmp_path_factory.mktemp("rows")
+    for shift, name in enumerate(("one", "two")):
+        (root / name).mkdir()
+        for split in ("train", "validation", "test"):
+            rows = [row | {"target": ROWS[(i + shift) % 5]["target"]} for i, row in enumerate(ROWS)]
+            (root / name / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return root
+
+
+@pytest.fixture(scope="session")
+def make_config(tiny_t5_folder, rows_folder):
+    """Build a run's configuration: the small defaults here, and dotted changes."""
+
+    def make(stage="source", tasks=("one", "two"), **changes):
+        told = OmegaConf.structured(RunConfig)
+        small = {
+            "stage": stage,
+            "backbone": {"name": "tiny", "path": str(tiny_t5_folder)},
+            "prompt": {"num_virtual_tokens": 4, "num_ranks": 2},
+            "trainer": {
+                "max_steps": 6,
+                "batch_size": 4,
+                "accelerator": "cpu",
+                "devices": 1,
+                "progress_bar": False,
+            },
+            "evaluation": {"validate_every": 3, "batch_size": 8},
+            "logger": {"wandb": False},
+            "tasks": {
+                name: {
+                    "rows": {"files": str(rows_folder / name)},
+                    "input": "{text}",
+                    "target": "{target}",
+                    "metrics": ["exact_match", "token_f1"],
+                    "prefix": "answer: ",
+                    "max_source_tokens": 16,
+                    "max_target_tokens": 8,
+                }
+                for name in tasks
+            },
+        }
+        told = OmegaConf.merge(told, small)
+        for key, value in changes.items():
+            OmegaConf.update(told, key.replace("__", "."), value)
+        return OmegaConf.to_object(told)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def source_run(make_config, tmp_path_factory):
+    """One source run for all tests that only read it."""
+    folder = tmp_path_factory.mktemp("runs") / "source"
+    from mpt import stages  # seconds of imports that most test files do without
+
+    stages.source(make_config(), folder)
+    return folder

@@ -1,14 +1,19 @@
 """The command line: what it composes and prints, and one clear message for each thing that it refuses."""
 
 import json
+import os
 import resource
+import shutil
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
 from mpt import cli
+from mpt.help import describe_keys
 from mpt.results import run_name
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -159,7 +164,7 @@ class TestWhatItPrints:
         )
         assert processor_seconds() - before < 1.0
         assert "python train.py task=source '+tasks=[sum,mt,dlg]'" in told.stdout
-        assert "max_steps: 300" in told.stdout
+        assert "trainer.max_steps=300\n" in told.stdout
 
     def test_catalogue_names_every_task(self, mpt):
         code, out, _ = mpt("tasks=list")
@@ -167,15 +172,49 @@ class TestWhatItPrints:
         for path in (cli.CONF / "tasks").glob("*.yaml"):
             assert path.stem in out
 
+    def test_help_says_what_each_key_means(self):
+        assert [key for key, meaning in describe_keys().items() if not meaning] == []
+
+    def test_help_knows_every_key(self):
+        import dataclasses
+
+        from mpt.results import flatten
+
+        keys = set(flatten(dataclasses.asdict(composed("+tasks=[sum]"))))
+        described = {key.replace("NAME", "sum") for key in describe_keys()}
+        nested = {key for key in keys if any(key.startswith(f"{known}.") for known in described)}
+        assert keys - nested <= described
+
+    def test_version(self, mpt):
+        from mpt import __version__
+
+        assert mpt("--version")[:2] == (0, f"mpt {__version__}\n")
+
+    def test_as_a_module(self):
+        told = subprocess.run(
+            [sys.executable, "-m", "mpt", "--version"], cwd=ROOT, capture_output=True, text=True, check=True
+        )
+        assert told.stdout.startswith("mpt ")
+
 
 BAD = {
+    "an unknown group": (["+tasks=[one]", "bakbone=tiny"], "no key 'bakbone'; .*(did you mean 'backbone'?)"),
+    "processes that hand back nothing": (
+        ["+tasks=[one]", "trainer=ddp", "trainer.strategy=ddp_spawn"],
+        "trainer.strategy: is ddp_spawn, whose processes do not hand back what they trained; use ddp",
+    ),
+    "no folder for the runs": (["+tasks=[one]", "output_root=''"], "output_root: is empty; give the folder"),
+    "a metric to optimize that is not there": (
+        ["+tasks=[one]", "optimized_metric=validation/two/score"],
+        "optimized_metric: is 'validation/two/score'; it must be a path",
+    ),
     "unknown task": (
         ["+tasks=[one,tow]"],
         r"tasks: unknown 'tow'; choose one of .*two.*(did you mean 'two'?)",
     ),
     "empty list": (["tasks=[]"], "tasks=[]: no tasks; name at least one"),
     "no tasks": ([], "tasks: none given; name at least one"),
-    "duplicated task": (["+tasks=[one,two,one]"], "one stands there twice; name each task once"),
+    "duplicated task": (["+tasks=[one,two,one]"], "one is listed twice; name each task once"),
     "unknown metric": (
         ["+tasks=[one]", "tasks.one.metrics=[exactmatch]"],
         "unknown metric 'exactmatch'.*did you mean 'exact_match'?",
@@ -374,14 +413,77 @@ class TestWhatItRefuses:
         assert "trainer.max_steps: is 0" in err
         assert "trainer.max_steps: is -1" in err
 
+    def test_a_sweep_says_what_became_of_each_job(self, mpt, tiny_t5_folder):
+        small = TestWholeRuns().small(tiny_t5_folder)
+        code, out, err = mpt("-m", "+tasks=[one]", "few_shot.k=2,9", "optim.warmup=0.0", *small)
+        assert code == 2, err
+        assert "2 jobs, 1 failed" in out
+        rows = {
+            line.split("│")[3].strip(): line.split("│")[4]
+            for line in out.splitlines()
+            if "few_shot.k=" in line and "│" in line
+        }
+        assert rows.keys() == {"few_shot.k=2", "few_shot.k=9"}
+        assert 0 <= float(rows["few_shot.k=2"]) <= 1
+        assert "failed: few_shot.k: is 9" in rows["few_shot.k=9"]
+
+    def test_a_crash_in_a_sweep_leaves_the_other_jobs(self, mpt, tiny_t5_folder, monkeypatch):
+        run = cli.run
+
+        def crash(composed, folder):
+            if composed.seed == 0:
+                raise KeyError("a defect")
+            return run(composed, folder)
+
+        monkeypatch.setattr(cli, "run", crash)
+        code, out, err = mpt("-m", "+tasks=[one]", "seed=0,1", *TestWholeRuns().small(tiny_t5_folder))
+        assert code == 1
+        assert "Traceback" in err
+        assert "failed: KeyError: 'a defect'" in out
+        assert "2 jobs, 1 failed" in out
+
+
+def test_a_mistake_is_answered_before_the_heavy_imports(place):
+    for arguments in (
+        ["task=source"],
+        ["+tasks=[one]", "bakbone=x"],
+        ["tasks=list"],
+        ["tasks=[one]", "prompt.init=x"],
+    ):
+        code = (
+            "import sys; from mpt import cli\n"
+            "try: cli.main()\n"
+            "except SystemExit: pass\n"
+            "print(sorted({'torch', 'lightning', 'transformers', 'wandb', 'pyarrow'} & sys.modules.keys()))"
+        )
+        flags = ["--config-dir", str(place / "conf")]
+        told = subprocess.run(
+            [sys.executable, "-c", code, *arguments, *flags],
+            cwd=place, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=True,
+        )  # fmt: skip
+        assert told.stdout.splitlines()[-1] == "[]", told.stderr
+
+
+def test_a_folder_that_is_not_a_run_is_refused(mpt, place):
+    for name in ("prompt/mine.txt", "metrics.csv", "wandb/mine", "notes.txt"):
+        folder = place / "mine"
+        (folder / name).parent.mkdir(parents=True)
+        (folder / name).write_text("precious")
+        for more in ([], ["overwrite=true"]):
+            code, _, err = mpt("+tasks=[one]", f"hydra.run.dir={folder}", *more)
+            assert code == 2
+            assert pattern(f"{folder}: is not the folder of a run (it has {name.split('/')[0]}, ").search(
+                err
+            ), err
+            assert (folder / name).read_text() == "precious"
+        shutil.rmtree(folder)
+
 
 def test_a_defect_keeps_its_traceback(mpt, monkeypatch):
-    from mpt import check
-
     def broken(config):
         return int("not a number")
 
-    monkeypatch.setattr(check, "check", broken)
+    monkeypatch.setattr(cli, "check", broken)
     with pytest.raises(ValueError, match="invalid literal"):
         mpt("+tasks=[one]")
 
@@ -427,11 +529,123 @@ class TestWholeRuns:
         assert not (place / "runs" / "target").exists()
 
     def test_sweep(self, mpt, place, tiny_t5_folder):
-        code, _, err = mpt("-m", "+tasks=[one],[two]", "seed=0,1", *self.small(tiny_t5_folder))
+        from mpt.report import main
+
+        code, out, err = mpt("-m", "+tasks=[one],[two]", "seed=0,1", *self.small(tiny_t5_folder))
         assert code == 0, err
-        folders = [path for path in (place / "runs" / "source").iterdir() if path.is_dir()]
+        assert "4 jobs, 0 failed" in out
+        (sweep,) = (place / "runs" / "source" / "sweeps").glob("*.jsonl")
+        assert f"python -m mpt.report 'runs/source/sweeps/{sweep.name}'" in out.replace("\n", "")
+        assert main([str(sweep)]) == 0
+        assert sweep.with_suffix(".yaml").is_file()
+        assert not (place / "runs" / "source" / "multirun.yaml").exists()
+        code, _, err = mpt("-m", "+tasks=[one]", "seed=0,1", *self.small(tiny_t5_folder))
+        assert code == 0, err
+        assert len(list(sweep.parent.glob("*.yaml"))) == 2
+        folders = [path for path in (place / "runs" / "source").iterdir() if path.name != "sweeps"]
         assert sorted(path.name.split("-")[0] for path in folders) == ["one", "one", "two", "two"]
         assert all((path / "metrics.json").is_file() for path in folders)
+
+    def test_a_job_returns_what_a_sweeper_optimizes(self, place, tiny_t5_folder, mpt, monkeypatch):
+        returned = []
+        job = cli.job
+        monkeypatch.setattr(cli, "job", lambda composed: returned.append(job(composed)) or returned[-1])
+        key = "optimized_metric=validation/one/loss"
+        code, _, err = mpt("-m", "+tasks=[one]", "seed=0,1", *self.small(tiny_t5_folder))
+        assert code == 0, err
+        for seed, value in enumerate(returned):
+            (folder,) = [
+                path.parent
+                for path in place.glob("runs/source/*/config.yaml")
+                if f"\nseed: {seed}" in path.read_text()
+            ]
+            metrics = json.loads((folder / "metrics.json").read_text())
+            assert value == metrics["validation"]["average"]["score"]
+        code, _, err = mpt("+tasks=[one]", *self.small(tiny_t5_folder), key.replace("loss", "exact_match"))
+        assert code == 0, err
+        assert returned[-1] == metrics["validation"]["one"]["exact_match"]
+
+    def test_seeds_draw_other_examples_unless_the_draw_is_fixed(self):
+        assert composed("+tasks=[sum]", "seed=3").few_shot.seed == 3
+        assert composed("+tasks=[sum]", "seed=3", "few_shot.seed=1").few_shot.seed == 1
+
+    def test_a_method_and_its_control_are_one_sweep(self, mpt, place, tiny_t5_folder):
+        code, _, err = mpt("task=source", "+tasks=[one,two]", *self.small(tiny_t5_folder))
+        assert code == 0, err
+        (source,) = place.glob("runs/source/one+two-*")
+        inits = "prompt.init=AVERAGE_SOURCE_TASKS,VOCABULARY"
+        arguments = ["-m", "task=target", "tasks=[two]", f"source={source}", inits, "few_shot.k=2"]
+        code, out, err = mpt(*arguments, *self.small(tiny_t5_folder))
+        assert code == 0, err
+        assert "2 jobs, 0 failed" in out
+
+    def test_limited_test_rows_are_said(self, mpt, place, tiny_t5_folder):
+        code, out, err = mpt("+tasks=[one]", "evaluation.test_rows=3", *self.small(tiny_t5_folder))
+        assert code == 0, err
+        assert "3 of 4" in out
+        (metrics,) = place.glob("runs/source/*/metrics.json")
+        row = json.loads(metrics.read_text())["test"]["one"]
+        assert (row["n"], row["n_available"]) == (3, 4)
+        code, out, err = mpt("+tasks=[one]", *self.small(tiny_t5_folder))
+        assert code == 0, err
+        assert " of 4" not in out
+
+    @pytest.mark.slow
+    @pytest.mark.ddp
+    def test_a_sweep_over_two_processes(self, place, tiny_t5_folder):
+        from safetensors.torch import load_file
+
+        command = [
+            sys.executable,
+            ROOT / "train.py",
+            "--config-dir",
+            place / "conf",
+            "tasks=[one]",
+            "-m",
+            "seed=0,1",
+        ]
+        small = [
+            *self.small(tiny_t5_folder), "logger=csv", "backbone.dropout=false", "few_shot.k=2",
+        ]  # fmt: skip
+        for root, changes in (("single", []), ("double", ["trainer=ddp", "trainer.accelerator=cpu"])):
+            run = [*command, *small, *changes, f"output_root={root}"]
+            done = subprocess.run(list(map(str, run)), capture_output=True, text=True, timeout=240, cwd=place)
+            assert done.returncode == 0, done.stderr
+            assert "2 jobs, 0 failed" in done.stdout
+        import torch
+
+        for seed in (0, 1):
+            found = []
+            for root in ("single", "double"):
+                (folder,) = [
+                    path.parent for path in place.glob(f"{root}/source/one*/config.yaml")
+                    if f"\nseed: {seed}" in path.read_text()
+                ]  # fmt: skip
+                found.append(folder)
+            single, double = (load_file(folder / "prompt" / "adapter_model.safetensors") for folder in found)
+            for name in single:
+                torch.testing.assert_close(double[name], single[name], rtol=1e-4, atol=1e-5)
+            texts = [(folder / "predictions" / "one.jsonl").read_text() for folder in found]
+            assert texts[0] == texts[1]
+
+    @pytest.mark.slow
+    @pytest.mark.ddp
+    @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
+    def test_two_processes_stop_and_go_on(self, signum, place, tiny_t5_folder):
+        command = [
+            sys.executable, ROOT / "train.py", "--config-dir", place / "conf", "tasks=[one,two]", "logger=csv",
+            *self.small(tiny_t5_folder), "trainer=ddp", "trainer.accelerator=cpu", "trainer.max_steps=100000",
+        ]  # fmt: skip
+        process = subprocess.Popen(
+            list(map(str, command)), cwd=place, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+        deadline = time.monotonic() + 120
+        while not list(place.glob("runs/source/*/checkpoints/last.ckpt")) and time.monotonic() < deadline:
+            time.sleep(0.1)
+        process.send_signal(signum)
+        _, err = process.communicate(timeout=60)
+        assert process.returncode == 128 + signum, err
+        assert "the same command goes on from there" in err
 
     @pytest.mark.slow
     @pytest.mark.ddp

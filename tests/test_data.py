@@ -98,6 +98,22 @@ def test_evaluation_sees_each_row_once_over_all_processes(world_size: int) -> No
     assert sorted(seen) == [(t, r) for t, size in enumerate([7, 5, 4]) for r in range(size)]
 
 
+@pytest.mark.parametrize("world_size", [1, 2, 5, 20])
+def test_no_process_is_without_a_batch(world_size: int) -> None:
+    settings = [{"max_new_tokens": 5}, {"max_new_tokens": 9}]
+    seen: dict[tuple[int, int], int] = {}
+    for rank in range(world_size):
+        evaluation = EvalLoader(
+            token_rows([4, 3]), settings, batch_size=4, pad_token_id=0, rank=rank, world_size=world_size
+        )
+        assert len(evaluation) >= 1
+        for batch in evaluation:
+            for pair in pairs(batch):
+                seen[pair] = seen.get(pair, 0) + 1
+    assert sorted(seen) == [(t, r) for t, size in enumerate([4, 3]) for r in range(size)]
+    assert sum(seen.values()) == 7 + max(0, world_size - 7)
+
+
 def example(text: str, target: str) -> Example:
     return Example("train:0", text, target, (target,))
 

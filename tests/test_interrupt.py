@@ -18,7 +18,7 @@ from mpt import results, stages
 from mpt.checkpoint import AtomicCheckpointIO, read_checkpoint
 from mpt.interrupt import Interrupted, StopSignals
 from mpt.module import MPTModule
-from tests.test_stages import curves, make_config, rows_folder, source_run, tensors  # noqa: F401
+from tests.runs import curves, tensors
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -35,7 +35,7 @@ def assert_same_run(first, second):
 
 
 @pytest.fixture
-def whole_accumulated(make_config, tmp_path):  # noqa: F811
+def whole_accumulated(make_config, tmp_path):
     """An uninterrupted run with three micro-batches in a step."""
     stages.source(make_config(trainer__accumulate_grad_batches=3), tmp_path / "whole")
     return tmp_path / "whole"
@@ -67,7 +67,7 @@ class TestSignals:
         source_run,
         tmp_path,
         monkeypatch,
-        capfd,  # noqa: F811
+        capfd,
     ):
         with monkeypatch.context() as patch:
             at_batch(patch, batch, lambda: signal.raise_signal(signum))
@@ -87,7 +87,7 @@ class TestSignals:
         whole_accumulated,
         make_config,
         tmp_path,
-        monkeypatch,  # noqa: F811
+        monkeypatch,
     ):
         config = make_config(trainer__accumulate_grad_batches=3)
         with monkeypatch.context() as patch:
@@ -97,7 +97,7 @@ class TestSignals:
         stages.source(config, tmp_path / "run")
         assert_same_run(tmp_path / "run", whole_accumulated)
 
-    def test_a_signal_within_a_validation(self, make_config, source_run, tmp_path, monkeypatch):  # noqa: F811
+    def test_a_signal_within_a_validation(self, make_config, source_run, tmp_path, monkeypatch):
         validation_step = MPTModule.validation_step
 
         def interrupted(self, batch, batch_idx):
@@ -118,7 +118,7 @@ class TestSignals:
         source_run,
         tmp_path,
         monkeypatch,
-        capfd,  # noqa: F811
+        capfd,
     ):
         with monkeypatch.context() as patch:
             patch.setattr(MPTModule, "evaluate_rows", lambda *_, **__: signal.raise_signal(signal.SIGINT))
@@ -142,7 +142,7 @@ class TestFailures:
         whole_accumulated,
         make_config,
         tmp_path,
-        monkeypatch,  # noqa: F811
+        monkeypatch,
     ):
         def out_of_memory():
             raise torch.OutOfMemoryError("no memory")
@@ -156,7 +156,7 @@ class TestFailures:
         stages.source(config, tmp_path / "run")
         assert_same_run(tmp_path / "run", whole_accumulated)
 
-    def test_a_loss_that_is_not_finite_is_met_again(self, make_config, tmp_path, monkeypatch):  # noqa: F811
+    def test_a_loss_that_is_not_finite_is_met_again(self, make_config, tmp_path, monkeypatch):
         losses = MPTModule.losses
 
         def broken(self, batch):
@@ -173,7 +173,7 @@ class TestFailures:
             assert checkpoint["global_step"] == 3
             assert all(tensor.isfinite().all() for tensor in checkpoint["adapter"].values())
 
-    def test_a_kill_loses_no_line_of_the_curves(self, make_config, source_run, tmp_path):  # noqa: F811
+    def test_a_kill_loses_no_line_of_the_curves(self, make_config, source_run, tmp_path):
         # A run that was killed right after its checkpoint: what is on the disk then.
         code = (
             "import os, signal, sys\n"
@@ -194,7 +194,7 @@ class TestFailures:
         stages.source(make_config(), tmp_path / "run")
         assert_same_run(tmp_path / "run", source_run)
 
-    def test_seconds_of_training_add_up(self, make_config, tmp_path, monkeypatch):  # noqa: F811
+    def test_seconds_of_training_add_up(self, make_config, tmp_path, monkeypatch):
         def slowly():
             time.sleep(1.0)
             signal.raise_signal(signal.SIGINT)
@@ -237,7 +237,7 @@ class TestFiles:
         "name",
         ["checkpoints/last.ckpt", "checkpoints/best.safetensors", "checkpoints/before.json", "metrics.csv"],
     )
-    def test_a_damaged_file_is_one_line(self, name, make_config, tmp_path, monkeypatch):  # noqa: F811
+    def test_a_damaged_file_is_one_line(self, name, make_config, tmp_path, monkeypatch):
         with monkeypatch.context() as patch:
             at_batch(patch, 4, lambda: signal.raise_signal(signal.SIGINT))
             with pytest.raises(Interrupted):
@@ -251,7 +251,7 @@ class TestFiles:
         assert "\n" not in str(found.value)
         stages.source(make_config(resume="never"), tmp_path / "run")
 
-    def test_early_stopping_stays_stopped(self, make_config, tmp_path, monkeypatch):  # noqa: F811
+    def test_early_stopping_stays_stopped(self, make_config, tmp_path, monkeypatch):
         changes = {"trainer__max_steps": 60, "evaluation__patience": 1, "optim__lr_prompt": 0.0}
         config = make_config(**changes, optim__lr_factors=0.0)
 
@@ -266,7 +266,7 @@ class TestFiles:
 
 
 @pytest.mark.slow
-def test_ctrl_c_of_the_command_line(tiny_t5_folder, rows_folder, tmp_path):  # noqa: F811
+def test_ctrl_c_of_the_command_line(tiny_t5_folder, rows_folder, tmp_path):
     for name in ("one", "two"):
         (tmp_path / "conf" / "tasks").mkdir(parents=True, exist_ok=True)
         task = {"rows": {"files": str(rows_folder / name)}, "input": "{text}", "target": "{target}"}

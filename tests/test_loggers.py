@@ -11,7 +11,6 @@ from wandb.sdk.lib.wbauth import unauthenticate_session
 from mpt.config import LoggerConfig
 from mpt.loggers import CurvesFile, check_tensorboard, wandb_mode
 
-
 KEY = "0123456789" * 4
 
 

@@ -77,14 +77,54 @@ def test_runs_are_grouped_by_what_differs(runs: Path) -> None:
 
 def test_pairs_are_runs_on_the_same_draw(runs: Path) -> None:
     lines, _ = gather([runs])
-    pairs = compare(lines, "prompt.init", "fresh", "score")
+    grouping, pairs = compare(lines, "prompt.init", "fresh", "score")
+    assert grouping == []
     differences = [0.1, 0.2, 0.0]
     assert pairs["a", "average"].mean == pytest.approx(0.1)
     assert pairs["a", "average"].half_width == pytest.approx(estimate(differences).half_width)
     assert pairs["a", "average"].runs == 3
-    assert compare(lines, "prompt.init", "average", "score")["a", "fresh"].mean == pytest.approx(-0.1)
+    assert compare(lines, "prompt.init", "average", "score")[1]["a", "fresh"].mean == pytest.approx(-0.1)
     assert pairs["all tasks", "average"].runs == 2  # a and b, not their average
     assert pairs["all tasks", "average"].mean == pytest.approx((0.1 + (-0.1 - 0.2 + 0.0) / 3) / 2)
+
+
+def test_what_varies_besides_draws_makes_groups_of_pairs(tmp_path: Path) -> None:
+    for k in (4, 16, 32):
+        for seed in (0, 1, 2):
+            for init, better in (("fresh", 0.0), ("average", k / 100)):
+                folder = tmp_path / f"{init}-{k}-{seed}"
+                few_shot = {"k": k, "seed": seed}
+                write_run(
+                    folder, {"a": 0.1 * seed + better}, prompt={"init": init}, few_shot=few_shot, seed=seed
+                )
+    grouping, pairs = compare(gather([tmp_path])[0], "prompt.init", "fresh", "score")
+    assert grouping == ["few_shot.k"]
+    assert {group: found.runs for group, found in pairs.items()} == {
+        ("a", k, "average"): 3 for k in (4, 16, 32)
+    }
+    assert pairs["a", 16, "average"].mean == pytest.approx(0.16)
+
+
+def test_a_key_of_a_task_makes_groups(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for weight, score in ((1.0, 0.5), (2.0, 0.75)):
+        for seed in (0, 1):
+            write_run(
+                tmp_path / f"{weight}-{seed}",
+                {"a": score, "b": score},
+                tasks={"a": {"weight": weight}, "b": {"weight": 1.0}},
+                seed=seed,
+            )
+    write_run(tmp_path / "other", {"c": 0.25}, tasks={"c": {"weight": 3.0}}, seed=0)
+    lines, _ = gather([tmp_path])
+    assert [line["tasks.a.weight"] for line in lines if line["task"] == "a"] == [1.0, 1.0, 2.0, 2.0]
+    assert not any("tasks.c.weight" in line or "tasks.b.weight" in line for line in lines)
+    groups = summarise(lines, ["task", "tasks.a.weight"], "score")
+    assert {group: (found.mean, found.runs) for group, found in groups.items()} == {
+        ("a", 1.0): (0.5, 2), ("a", 2.0): (0.75, 2), ("b", 1.0): (0.5, 2), ("b", 2.0): (0.75, 2),
+        ("average", 1.0): (0.5, 2), ("average", 2.0): (0.75, 2), ("c", None): (0.25, 1),
+    }  # fmt: skip
+    assert main([str(tmp_path), "--by", "task", "tasks.a.weight"]) == 0
+    assert "| a | 2.0 | 0.750 ± 0.000 (2) |" in capsys.readouterr().out
 
 
 def test_costs_are_metrics_too(runs: Path) -> None:
@@ -98,7 +138,7 @@ def test_a_run_without_its_partner_makes_no_pair(runs: Path) -> None:
     (runs / "fresh" / "2" / "metrics.json").unlink()
     lines, unfinished = gather([runs])
     assert unfinished == [runs / "fresh" / "2"]
-    assert compare(lines, "prompt.init", "fresh", "score")["b", "average"].mean == pytest.approx(-0.15)
+    assert compare(lines, "prompt.init", "fresh", "score")[1]["b", "average"].mean == pytest.approx(-0.15)
 
 
 def test_folders_are_methods(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:

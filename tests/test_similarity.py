@@ -8,7 +8,7 @@ import torch
 from mpt.backbone import Backbone
 from mpt.config import BackboneConfig
 from mpt.prompt import MultitaskPromptEmbedding, MultitaskPromptTuningConfig
-from mpt.similarity import source_losses, source_weights, task_cosines
+from mpt.similarity import source_losses, source_weights, task_cosines, write_similarity
 
 
 def prompt(form: str = "product", tasks: int = 3) -> MultitaskPromptEmbedding:
@@ -79,3 +79,12 @@ def test_weights_by_hand() -> None:
     assert weights.sum(1).tolist() == pytest.approx([1.0, 1.0])
     cold = source_weights("WEIGHTED_SOURCE_TASKS", -losses, 1e-3)
     assert cold[1].tolist() == pytest.approx([1.0, 0.0, 0.0])
+
+
+def test_the_heat_map_of_a_thousand_tasks_stays_small(tmp_path: Path) -> None:
+    from PIL import Image
+
+    names = [f"task_{number}" for number in range(1000)]
+    write_similarity(tmp_path, names, torch.eye(1000))
+    with Image.open(tmp_path / "similarity.png") as image:
+        assert max(image.size) < 5000

@@ -8,104 +8,22 @@ import signal
 
 import pytest
 import torch
-from omegaconf import OmegaConf
 from safetensors.torch import load_file, save_file
 
 from mpt import results, stages
 from mpt.artifact import load_prompt
 from mpt.backbone import Backbone
-from mpt.config import RunConfig
 from mpt.module import MPTModule
-
-ROWS = [{"text": f"say {word}", "target": word} for word in ("red", "green", "blue", "black", "white")]
-
-
-@pytest.fixture(scope="session")
-def rows_folder(tmp_path_factory):
-    """A folder of two tasks: data_root/<task>/<split>.jsonl."""
-    root = tmp_path_factory.mktemp("rows")
-    for shift, name in enumerate(("one", "two")):
-        (root / name).mkdir()
-        for split in ("train", "validation", "test"):
-            rows = [row | {"target": ROWS[(i + shift) % 5]["target"]} for i, row in enumerate(ROWS)]
-            (root / name / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return root
-
-
-@pytest.fixture
-def make_config(tiny_t5_folder, rows_folder):
-    """Build a run's configuration: the small defaults here, and dotted changes."""
-
-    def make(stage="source", tasks=("one", "two"), **changes):
-        told = OmegaConf.structured(RunConfig)
-        small = {
-            "stage": stage,
-            "backbone": {"name": "tiny", "path": str(tiny_t5_folder)},
-            "prompt": {"num_virtual_tokens": 4, "num_ranks": 2},
-            "trainer": {
-                "max_steps": 6,
-                "batch_size": 4,
-                "accelerator": "cpu",
-                "devices": 1,
-                "progress_bar": False,
-            },
-            "evaluation": {"validate_every": 3, "batch_size": 8},
-            "logger": {"wandb": False},
-            "tasks": {
-                name: {
-                    "rows": {"files": str(rows_folder / name)},
-                    "input": "{text}",
-                    "target": "{target}",
-                    "metrics": ["exact_match", "token_f1"],
-                    "prefix": "answer: ",
-                    "max_source_tokens": 16,
-                    "max_target_tokens": 8,
-                }
-                for name in tasks
-            },
-        }
-        told = OmegaConf.merge(told, small)
-        for key, value in changes.items():
-            OmegaConf.update(told, key.replace("__", "."), value)
-        return OmegaConf.to_object(told)
-
-    return make
+from tests.runs import assert_equal, curves, tensors
 
 
 @pytest.fixture(scope="session")
-def source_run(tiny_t5_folder, rows_folder, tmp_path_factory):
-    """One source run for all tests that only read it."""
-    folder = tmp_path_factory.mktemp("runs") / "source"
-    config = make_config.__wrapped__(tiny_t5_folder, rows_folder)()
-    stages.source(config, folder)
-    return folder
-
-
-@pytest.fixture(scope="session")
-def teachers(tiny_t5_folder, rows_folder, tmp_path_factory):
+def teachers(make_config, tmp_path_factory):
     """One run of teachers for all tests that only read it."""
     folder = tmp_path_factory.mktemp("runs") / "teachers"
-    config = make_config.__wrapped__(tiny_t5_folder, rows_folder)("teachers", **as_teachers())
+    config = make_config("teachers", **as_teachers())
     stages.teachers(config, folder)
     return folder
-
-
-def tensors(folder):
-    return load_file(folder / "prompt" / "adapter_model.safetensors")
-
-
-def curves(folder):
-    """The lines of metrics.csv without their seconds."""
-    with (folder / "metrics.csv").open() as file:
-        lines = list(csv.DictReader(file))
-    assert all(float(line.pop("seconds")) >= 0 for line in lines)
-    return lines
-
-
-def assert_equal(first, second):
-    assert first.keys() == second.keys()
-    for name in first:
-        assert torch.equal(first[name], second[name]), name
 
 
 class TestWhatARunLeaves:
@@ -394,6 +312,19 @@ class TestMethods:
         assert {"score", "before", "oracle"} <= metrics["test"]["one"].keys()
 
     @pytest.mark.parametrize("name", METHODS)
+    def test_every_logger_takes_every_method(self, name, make_config, source_run, tmp_path):
+        import warnings
+
+        loggers = {"logger__wandb": True, "logger__wandb_mode": "offline", "logger__tensorboard": True}
+        config = make_config("target", ["one"], **method(name, source_run), **loggers, trainer__max_steps=1)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("error", "loggers: ")
+            stages.target(config, tmp_path / "run")
+        assert (tmp_path / "run" / "metrics.json").is_file()
+        # The artifact's files lie with the run.
+        assert list((tmp_path / "run" / "wandb").rglob("artifacts/staging/*"))
+
+    @pytest.mark.parametrize("name", METHODS)
     def test_an_interrupted_run_ends_as_a_whole_one(
         self, name, make_config, source_run, tmp_path, monkeypatch
     ):
@@ -565,6 +496,50 @@ def test_the_end_is_validated_between_two_validations(make_config, tmp_path):
         validated = [int(line["step"]) for line in csv.DictReader(file) if line["validation/average/score"]]
     assert len(validated) == 2
     assert validated[-1] in (4, 5)
+
+
+@pytest.mark.parametrize("broken", ["write_similarity", "log_results", "_say"])
+def test_results_come_before_what_decorates_them(broken, make_config, tmp_path, monkeypatch):
+    said = stages._say
+
+    def fail(*arguments, **_):
+        if broken != "_say" or (
+            not isinstance(arguments[0], str) and (tmp_path / "run" / "metrics.json").exists()
+        ):
+            raise MemoryError("42,000 pixels")
+        said(*arguments)
+
+    monkeypatch.setattr(stages, broken, fail)
+    with pytest.warns(UserWarning, match=r"MemoryError: 42,000 pixels; the results in .*run are complete"):
+        stages.source(make_config(trainer__max_steps=1), tmp_path / "run")
+    assert results.read_metrics(tmp_path / "run")["steps"] == 1
+    assert load_prompt(tmp_path / "run").task_names == ["one", "two"]
+
+
+def test_wandb_knows_what_the_run_is(make_config, tmp_path, monkeypatch):
+    import wandb
+
+    settings, summaries = [], []
+    init = wandb.init
+
+    def watched(**arguments):
+        settings.append(arguments)
+        run = init(**arguments)
+        update = run.summary.update
+        monkeypatch.setattr(type(run.summary), "update", lambda _, values: summaries.append(values) or update)
+        return run
+
+    monkeypatch.setattr(wandb, "init", watched)
+    config = make_config(
+        logger__wandb=True, logger__wandb_mode="offline", logger__group="seed=0,1-abcdef", few_shot__k=2
+    )
+    stages.source(config, tmp_path / "run")
+    (told,) = settings
+    assert (told["group"], told["job_type"]) == ("seed=0,1-abcdef", "source")
+    assert told["tags"] == ["one", "two", "prompt", "k=2"]
+    assert told["notes"]
+    (summary,) = summaries
+    assert {"seconds/fit", "examples_per_second", "best_step/one", "parameters/trained"} <= summary.keys()
 
 
 def test_early_stopping(make_config, tmp_path):

@@ -114,7 +114,7 @@ def report(names: list[str]) -> None:
     columns = ["variant", "task", "seed", "n", "score", "before", "curve_mean"]
     write_csv(HERE / "results" / "runs.csv", columns, ([line[key] for key in columns] for line in lines))
     slim = [{key: line[key] for key in ("run", "task", "variant", "seed", "score")} for line in lines]
-    pairs = compare(slim, "variant", BASE, "score")
+    pairs = compare(slim, "variant", BASE, "score")[1]
     rows = []
     for name in names:
         averages = [line for line in lines if (line["variant"], line["task"]) == (name, "average")]

@@ -59,7 +59,7 @@ def overview(lines: Sequence[Line]) -> str:
     for (mixture, k), here in cells(lines).items():
         slim = [{key: line[key] for key in ("run", "task", "method", "seed", "score")} for line in here]
         # Over targets: the draws of a target are averaged first, so the targets are what is sampled.
-        against = {base: compare(slim, "method", base, "score") for base in BASES}
+        against = {base: compare(slim, "method", base, "score")[1] for base in BASES}
         rows = []
         for method in METHODS:
             of = [line for line in here if line["method"] == method]

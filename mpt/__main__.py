@@ -1,0 +1,5 @@
+"""``python -m mpt``: the same as ``mpt`` and ``python train.py``."""
+
+from mpt.cli import main
+
+main()

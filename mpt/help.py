@@ -1,0 +1,107 @@
+"""What ``--help`` prints: the commands, the choices, and every key with its value and what it means."""
+
+import ast
+import textwrap
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from mpt import config
+
+USAGE = """Multitask prompt tuning: one shared soft prompt and a low-rank factor per task, on a frozen model.
+
+  python train.py task=source '+tasks=[sum,mt,dlg]'              train a shared prompt on source tasks
+  python train.py task=target source=RUN_FOLDER '+tasks=[NAME]'  adapt it to a new task, few_shot.k=16
+  python train.py -m seed=0,1,2 '+tasks=[sum,mt]'                a sweep
+  python train.py tasks=list                                     the data sets that ship
+
+-m is a sweep, --cfg job prints the configuration, --config-dir FOLDER adds a folder of the user's own choices
+(FOLDER/tasks/<name>.yaml is a task), --version prints the version, --hydra-help prints Hydra's other flags.
+The environment variable MPT_TRACEBACK=1 shows where an error comes from.
+"""
+WIDTH = 110
+
+
+def render(choices: Path, composed: DictConfig) -> str:
+    """Write the help.
+
+    Args:
+        choices: The folder of configurations.
+        composed: The configuration that the command line gives.
+    """
+    lines = [USAGE, "Choices (group=option):"]
+    groups = (path for path in choices.iterdir() if path.is_dir() and path.name not in ("hydra", "tasks"))
+    for group in sorted(groups):
+        options = ", ".join(sorted(path.stem for path in group.glob("*.yaml")))
+        lines.append(
+            textwrap.fill(f"{group.name}: {options}", WIDTH, initial_indent="  ", subsequent_indent="      ")
+        )
+    lines.append("\nKeys (key=value):")
+    values = _flatten(OmegaConf.to_container(composed, resolve=False))
+    for key, meaning in describe_keys().items():
+        lines.append(f"  {key}" + (f"={values[key]}" if key in values else ""))
+        lines.append(textwrap.fill(meaning, WIDTH, initial_indent="      ", subsequent_indent="      "))
+    return "\n".join(lines)
+
+
+@cache
+def describe_keys() -> Mapping[str, str]:
+    """Every key of the configuration, dotted, with its meaning: the string below its field in ``mpt/config.py``.
+
+    Python drops these strings, so they are read from the source.
+    """
+    module = ast.parse(Path(config.__file__).read_text(encoding="utf-8"))
+    classes = {node.name: node for node in module.body if isinstance(node, ast.ClassDef)}
+    return dict(_describe(classes, "RunConfig", ""))
+
+
+def _describe(classes: Mapping[str, ast.ClassDef], name: str, prefix: str) -> Iterator[tuple[str, str]]:
+    body = classes[name].body
+    for node, following in zip(body, [*body[1:], None], strict=True):
+        if not isinstance(node, ast.AnnAssign) or not isinstance(node.target, ast.Name):
+            continue
+        kind, key = ast.unparse(node.annotation), f"{prefix}{node.target.id}"
+        if kind == "dict[str, TaskConfig]":
+            yield from _describe(classes, "TaskConfig", f"{key}.NAME.")
+        elif kind in classes:
+            yield from _describe(classes, kind, f"{key}.")
+        elif (
+            isinstance(following, ast.Expr)
+            and isinstance(following.value, ast.Constant)
+            and isinstance(following.value.value, str)
+        ):
+            yield key, " ".join(following.value.value.split())
+        else:
+            yield key, ""
+
+
+def _flatten(values: Any, prefix: str = "") -> dict[str, Any]:
+    if not isinstance(values, Mapping) or not values:
+        return {prefix.rstrip("."): "null" if values is None else values}
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        flat |= _flatten(value, f"{prefix}{key}.")
+    return flat
+
+
+def arrange(arguments: Sequence[str]) -> list[str]:
+    """Put flags before overrides: Hydra takes ``--config-dir FOLDER`` nowhere else."""
+    flags, overrides = [], []
+    waiting = False
+    for argument in arguments:
+        if waiting or argument.startswith("-"):
+            flags.append(argument)
+            waiting = not waiting and argument in WITH_VALUE
+        else:
+            overrides.append(argument)
+    return [*flags, *overrides]
+
+
+WITH_VALUE = (
+    *("--config-dir", "-cd", "--config-path", "-cp", "--config-name", "-cn"),
+    *("--cfg", "-c", "--package", "-p", "--experimental-rerun"),
+)
+"""Hydra's flags that the next argument belongs to."""

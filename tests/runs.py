@@ -1,0 +1,28 @@
+"""What the tests read of a run folder."""
+
+import csv
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+
+def tensors(folder: Path) -> dict[str, Tensor]:
+    """The tensors of a run's prompt."""
+    return load_file(folder / "prompt" / "adapter_model.safetensors")
+
+
+def curves(folder: Path) -> list[dict[str, str]]:
+    """The lines of metrics.csv without their seconds."""
+    with (folder / "metrics.csv").open() as file:
+        lines = list(csv.DictReader(file))
+    assert all(float(line.pop("seconds")) >= 0 for line in lines)
+    return lines
+
+
+def assert_equal(first: dict[str, Tensor], second: dict[str, Tensor]) -> None:
+    """The same tensors to the last bit."""
+    assert first.keys() == second.keys()
+    for name in first:
+        assert torch.equal(first[name], second[name]), name
