@@ -57,6 +57,7 @@ def save_prompt(
     task_weights: Mapping[str, float],
     backbone_name: str,
     fingerprint: str,
+    backbone_location: str | None = None,
 ) -> None:
     """Write a prompt's folder, whole or not at all; one that stood there is replaced.
 
@@ -66,6 +67,7 @@ def save_prompt(
         task_weights: λ of each task, by name.
         backbone_name: What the backbone was loaded as.
         fingerprint: The backbone's fingerprint.
+        backbone_location: Where PEFT and transformers find the backbone; None: under its name.
 
     Raises:
         ValueError: A weight is missing or too many, or the prompt holds a number that is not finite.
@@ -93,7 +95,10 @@ def save_prompt(
     }
     folder.parent.mkdir(parents=True, exist_ok=True)
     with write_folder_atomically(folder) as temporary:
-        _write_json(temporary / "adapter_config.json", _peft_config(prompt, tensors, backbone_name))
+        _write_json(
+            temporary / "adapter_config.json",
+            _peft_config(prompt, tensors, backbone_location or backbone_name),
+        )
         _write_json(temporary / "mpt.json", about)
         save_file(tensors, temporary / "adapter_model.safetensors", metadata={"format": "pt"})
         if _needs_own_tensors(prompt.config):
@@ -230,12 +235,12 @@ def _own_tensors(form: str, shared: Tensor, cols: Tensor, rows: Tensor, where: s
 
 
 def _peft_config(
-    prompt: MultitaskPromptEmbedding, tensors: Mapping[str, Tensor], backbone_name: str
+    prompt: MultitaskPromptEmbedding, tensors: Mapping[str, Tensor], backbone_location: str
 ) -> dict[str, Any]:
     """What PEFT reads; only keys that it knows."""
     return {
         "auto_mapping": None,
-        "base_model_name_or_path": backbone_name,
+        "base_model_name_or_path": backbone_location,
         "inference_mode": True,
         "num_attention_heads": None,
         "num_layers": None,

@@ -50,13 +50,21 @@ class Backbone(nn.Module):
         tokenizer: Its tokenizer.
         name: What runs and prompts call it: ``tiny``, a hub id, or a folder.
         dropout: Whether training mode reaches the model.
+        location: Where ``from_pretrained`` finds it: a hub id or an absolute folder; None: the name.
     """
 
-    def __init__(self, model: PreTrainedModel, tokenizer: Any, name: str, dropout: bool = True) -> None:
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        tokenizer: Any,
+        name: str,
+        dropout: bool = True,
+        location: str | None = None,
+    ) -> None:
         super().__init__()
         self.model = model.requires_grad_(False).eval()
         self.tokenizer = tokenizer
-        self.name = name
+        self.name, self.location = name, location or name
         self.dropout = dropout
         self.fingerprint = fingerprint(model)
 
@@ -78,6 +86,7 @@ class Backbone(nn.Module):
         local = where != config.name
         if local:
             _check_folder(Path(where))
+            where = str(Path(where).resolve())
         # A folder has no revision; the library would look for it on the hub.
         options = {"local_files_only": True} if local else {"revision": config.revision}
         transformers_logging.disable_progress_bar()
@@ -90,11 +99,11 @@ class Backbone(nn.Module):
             tokenizer = AutoTokenizer.from_pretrained(where, **options)
         except OSError as error:
             raise FileNotFoundError(
-                f"backbone.{'path' if local else 'name'}: {where!r} cannot be loaded ({_first_line(error)}); "
+                f"backbone.{'path' if local else 'name'}: {name!r} cannot be loaded ({_first_line(error)}); "
                 "give a model of the hub, or backbone.path=FOLDER with config.json, model.safetensors and "
                 "tokenizer.json"
             ) from error
-        return Backbone(model, tokenizer, name, config.dropout)
+        return Backbone(model, tokenizer, name, config.dropout, where)
 
     def train(self, mode: bool = True) -> "Backbone":
         """Set training mode; the model follows only where its dropout is wanted."""

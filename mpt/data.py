@@ -31,6 +31,9 @@ class TokenRows:
     cut_inputs: int
     """Inputs that were longer than ``max_source_tokens`` and lost their end."""
     cut_targets: int
+    unknown_inputs: float = 0.0
+    """Share of the input tokens that stand for text which the tokenizer does not know."""
+    unknown_targets: float = 0.0
 
     @property
     def shares(self) -> dict[str, float]:
@@ -44,7 +47,41 @@ def tokenize(examples: Sequence[Example], tokenizer: Any, config: TaskConfig, pr
         tokenizer, [prefix + example.input for example in examples], config.max_source_tokens
     )
     targets, cut_targets = _ids(tokenizer, [example.target for example in examples], config.max_target_tokens)
-    return TokenRows(inputs, targets, cut_inputs, cut_targets)
+    unknown = [_share_of_unknown(ids, tokenizer) for ids in (inputs, targets)]
+    return TokenRows(inputs, targets, cut_inputs, cut_targets, *unknown)
+
+
+def _share_of_unknown(rows: list[list[int]], tokenizer: Any) -> float:
+    """Share of the tokens that are the tokenizer's unknown token; 0 of one that knows every text."""
+    if tokenizer.unk_token_id in (None, tokenizer.eos_token_id):
+        return 0.0
+    tokens = sum(map(len, rows))
+    return sum(ids.count(tokenizer.unk_token_id) for ids in rows) / max(1, tokens)
+
+
+def check_labels(name: str, examples: Sequence[Example], tokenizer: Any, config: TaskConfig) -> None:
+    """Refuse a classification two of whose labels are the same tokens: no answer could tell them apart.
+
+    Args:
+        name: The task's.
+        examples: Of all splits.
+        tokenizer: The backbone's.
+        config: The task's configuration, for the longest target.
+
+    Raises:
+        ValueError: As said.
+    """
+    labels = sorted({example.label for example in examples if example.label is not None})
+    ids, _ = _ids(tokenizer, labels, config.max_target_tokens)
+    found: dict[tuple[int, ...], str] = {}
+    for label, tokens in zip(labels, map(tuple, ids), strict=True):
+        if tokens in found:
+            text = tokenizer.decode(tokens)
+            raise ValueError(
+                f"tasks.{name}.labels: {found[tokens]!r} and {label!r} are the same tokens to the backbone, {text!r}; "
+                "choose label words that its tokenizer knows, or another backbone"
+            )
+        found[tokens] = label
 
 
 def _ids(tokenizer: Any, texts: list[str], longest: int) -> tuple[list[list[int]], int]:
@@ -221,6 +258,7 @@ class MixtureDataModule(LightningDataModule):
 
     Attributes:
         truncation: Split to task to the share of cut inputs and targets.
+        unknown: Task to the share of its training tokens, in inputs and in targets, that the tokenizer does not know.
         before_step: Called between training steps, as by :class:`TrainLoader`.
     """
 
@@ -246,6 +284,10 @@ class MixtureDataModule(LightningDataModule):
         self.examples = {"train": train, "validation": validation, "test": test}
         self.batch_size, self.accumulate, self.eval_batch_size = batch_size, accumulate, eval_batch_size
         self.max_steps, self.mixture, self.seed = max_steps, mixture, seed
+        for name, config, *of_splits in zip(
+            self.task_names, self.configs, train, validation, test, strict=True
+        ):
+            check_labels(name, [example for split in of_splits for example in split], tokenizer, config)
         self._rows = {
             split: [
                 tokenize(examples, tokenizer, config)
@@ -256,6 +298,10 @@ class MixtureDataModule(LightningDataModule):
         self.truncation: dict[str, dict[str, dict[str, float]]] = {
             split: {name: rows.shares for name, rows in zip(self.task_names, of_tasks, strict=True)}
             for split, of_tasks in self._rows.items()
+        }
+        self.unknown: dict[str, dict[str, float]] = {
+            name: {"input": rows.unknown_inputs, "target": rows.unknown_targets}
+            for name, rows in zip(self.task_names, self._rows["train"], strict=True)
         }
 
     def train_dataloader(self) -> TrainLoader:

@@ -39,7 +39,7 @@ from mpt.similarity import (
     task_embeddings,
     write_similarity,
 )
-from mpt.summary import parameters, shortest, summary
+from mpt.summary import parameters, shortest, summary, unknown_tokens
 from mpt.tasks import Example, load_split
 from mpt.trainer import TrainerParts, build_trainer, close_processes, hush
 
@@ -290,6 +290,8 @@ def _run(
         trainer.loggers = loggers
         for part in summary(config, folder, module, data, trainer.world_size, trainer.strategy.root_device):
             _say(part)
+        for warning in unknown_tokens(data, backbone.name):
+            rank_zero_warn(warning)
         start.read()
         setup_seconds = time.monotonic() - began
         module.train()  # Lightning leaves the mode as it is; whether dropout is on is the backbone's to say
@@ -516,6 +518,7 @@ def _result(
         "moved": module.adapter.displacement(module.start),
         "parameters": parameters(module),
         "truncated": data.truncation,
+        "unknown": data.unknown,
     }
 
 
@@ -586,6 +589,7 @@ def _save_prompt(
         prompt,
         task_weights=weights,
         backbone_name=backbone.name,
+        backbone_location=backbone.location,
         fingerprint=backbone.fingerprint,
     )
 

@@ -30,13 +30,29 @@ def summary(
     ]
     shown = Table()
     shown.add_column("task")
-    for column in ("λ", "train", "validation", "test", "inputs cut", "targets cut"):
+    for column in ("λ", "train", "validation", "test", "inputs cut", "targets cut", "unknown tokens"):
         shown.add_column(column, justify="right")
     for index, (name, task) in enumerate(config.tasks.items()):
         sizes = [str(len(data.examples[split][index])) for split in ("train", "validation", "test")]
         cut = data.truncation["train"][name]
-        shown.add_row(name, f"{task.weight:g}", *sizes, f"{cut['input']:.1%}", f"{cut['target']:.1%}")
+        unknown = max(data.unknown[name].values())
+        shares = (cut["input"], cut["target"], unknown)
+        shown.add_row(name, f"{task.weight:g}", *sizes, *(f"{share:.1%}" for share in shares))
     return "\n".join(lines), shown
+
+
+def unknown_tokens(data: MixtureDataModule, backbone: str) -> list[str]:
+    """Warn of tasks whose texts the backbone's tokenizer does not know: what it cannot read or write, it cannot learn.
+
+    Returns:
+        A sentence per task with more than 1 % of unknown tokens in its inputs, or any in its targets.
+    """
+    return [
+        f"tasks.{name}: {share['input']:.0%} of the input tokens and {share['target']:.0%} of the target tokens are "
+        f"unknown to {backbone}; use a backbone whose tokenizer knows these words"
+        for name, share in data.unknown.items()
+        if share["input"] > 0.01 or share["target"] > 0
+    ]
 
 
 def shortest(folder: Path) -> str:

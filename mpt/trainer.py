@@ -17,7 +17,7 @@ from mpt.callbacks import BestPrompt, EarlyStop, LastCheckpoint
 from mpt.checkpoint import AtomicCheckpointIO
 from mpt.config import RunConfig
 from mpt.interrupt import StopSignals
-from mpt.progress import build_progress
+from mpt.progress import build_progress, on_terminal
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ def build_trainer(
             logger=False,
             callbacks=callbacks,
             default_root_dir=folder,
-            enable_progress_bar=told.progress_bar,
+            enable_progress_bar=told.progress_bar and on_terminal(),  # elsewhere our own lines
             enable_model_summary=False,
             use_distributed_sampler=False,
             plugins=[AtomicCheckpointIO()],

@@ -8,7 +8,7 @@ import torch
 from transformers import AutoTokenizer
 
 from mpt.config import MixtureConfig, TaskConfig
-from mpt.data import EvalLoader, MixtureDataModule, TokenRows, TrainLoader, tokenize
+from mpt.data import EvalLoader, MixtureDataModule, TokenRows, TrainLoader, check_labels, tokenize
 from mpt.mixture import Mixture
 from mpt.tasks import Example
 
@@ -157,3 +157,23 @@ def test_truncation_is_reported_by_split_and_task(tiny_t5_folder: Path) -> None:
         "b": {"input": 0.0, "target": 0.0},
     }
     assert set(data.truncation) == {"train", "validation", "test"}
+
+
+def test_unknown_tokens_are_counted(tiny_t5_folder: Path) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(tiny_t5_folder)
+    rows = tokenize([example("anna", "hat"), example("qqq ☃", "☃")], tokenizer, TaskConfig())
+    of_snowman = tokenizer("☃")["input_ids"]
+    assert of_snowman.count(tokenizer.unk_token_id) == 1
+    assert rows.unknown_targets == 1 / (len(tokenizer("hat")["input_ids"]) + len(of_snowman))
+    assert rows.unknown_inputs > 0
+    assert tokenize([example("anna", "hat")], tokenizer, TaskConfig()).unknown_inputs == 0
+
+
+def test_labels_that_are_the_same_tokens_are_refused(tiny_t5_folder: Path) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(tiny_t5_folder)
+    rows = [Example(f"train:{i}", "a", label, (label,), label) for i, label in enumerate(("☃", "☂", "hat"))]
+    with pytest.raises(
+        ValueError, match=r"tasks\.weather\.labels: '☂' and '☃' are the same tokens .*'<unk></s>'"
+    ):
+        check_labels("weather", rows, tokenizer, TaskConfig())
+    check_labels("weather", rows[1:], tokenizer, TaskConfig())

@@ -3,13 +3,14 @@
 import csv
 import subprocess
 import sys
+import warnings
 
 import pytest
 import wandb
 from wandb.sdk.lib.wbauth import unauthenticate_session
 
-from mpt.config import LoggerConfig
-from mpt.loggers import CurvesFile, check_tensorboard, wandb_mode
+from mpt.config import LoggerConfig, RunConfig, TaskConfig
+from mpt.loggers import CurvesFile, check_tensorboard, close_loggers, open_loggers, wandb_mode
 
 KEY = "0123456789" * 4
 
@@ -95,6 +96,56 @@ class TestWandbMode:
 
     def test_off(self, no_account):
         assert wandb_mode(LoggerConfig(wandb=False, wandb_mode="online")) == "disabled"
+
+
+def run_config(**changes):
+    return RunConfig("source", {"a": TaskConfig()}, logger=LoggerConfig(**changes))
+
+
+class TestWandbThatFails:
+    @pytest.fixture
+    def no_network(self, no_account, monkeypatch):
+        monkeypatch.setenv("WANDB_API_KEY", KEY)
+        monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
+        monkeypatch.setattr("mpt.loggers.INIT_TIMEOUT", 2)
+        yield
+        wandb.teardown()
+
+    def test_goes_on_offline_with_one_warning(self, no_network, tmp_path):
+        with pytest.warns(UserWarning, match=r"W&B cannot be used as asked .*logged offline") as warned:
+            loggers = open_loggers(run_config(), tmp_path, run_id="abcd1234", values={})
+        assert len([each for each in warned if "W&B" in str(each.message)]) == 1
+        loggers[1].log_metrics({"train/loss": 1.0}, 1)
+        close_loggers(loggers, "success")
+        assert list(tmp_path.glob("wandb/offline-run-*-abcd1234/*.wandb"))
+        # The next job of a sweep does not wait again.
+        assert wandb_mode(LoggerConfig()) == "offline"
+
+    def test_online_that_was_asked_for_is_refused(self, no_network, tmp_path):
+        with pytest.raises(ValueError, match=r"logger\.wandb_mode: online, but W&B cannot be reached"):
+            open_loggers(run_config(wandb_mode="online"), tmp_path, run_id="abcd1234", values={})
+
+    @pytest.mark.parametrize(("name", "value"), [("WANDB_MODE", "onlien"), ("HOME", "/dev/null")])
+    def test_a_strange_environment(self, no_account, tmp_path, monkeypatch, name, value):
+        monkeypatch.setenv(name, value)
+        loggers = open_loggers(run_config(), tmp_path, run_id="abcd1234", values={})
+        loggers[-1].log_metrics({"train/loss": 1.0}, 1)
+        close_loggers(loggers, "success")
+        assert read(tmp_path / "metrics.csv") == [] or len(loggers) == 2
+
+    def test_a_failure_in_the_middle_is_one_warning(self, no_account, tmp_path, monkeypatch):
+        loggers = open_loggers(run_config(), tmp_path, run_id="abcd1234", values={})
+
+        def broken(*_, **__):
+            raise BrokenPipeError("the service has gone")
+
+        monkeypatch.setattr(loggers[1].experiment, "log", broken)
+        with pytest.warns(UserWarning, match=r"W&B failed \(the service has gone\)"):
+            loggers[1].log_metrics({"train/loss": 1.0}, 1)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            loggers[1].log_metrics({"train/loss": 1.0}, 2)
+        close_loggers(loggers, "success")
 
 
 def test_tensorboard_that_is_not_installed_is_refused(monkeypatch):

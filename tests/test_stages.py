@@ -3,6 +3,7 @@
 import csv
 import dataclasses
 import json
+import re
 import shutil
 import signal
 
@@ -86,6 +87,10 @@ class TestWhatARunLeaves:
         config, run = results.read_config(source_run)
         assert config == dataclasses.asdict(make_config())
         assert run["versions"]["torch"] == torch.__version__
+
+    def test_peft_finds_the_backbone(self, source_run, tiny_t5_folder):
+        about = json.loads((source_run / "prompt" / "adapter_config.json").read_text())
+        assert about["base_model_name_or_path"] == str(tiny_t5_folder)
 
     def test_prompt_knows_its_tasks_and_backbone(self, source_run, tiny_t5_folder, make_config):
         saved = load_prompt(source_run)
@@ -540,6 +545,31 @@ def test_wandb_knows_what_the_run_is(make_config, tmp_path, monkeypatch):
     assert told["notes"]
     (summary,) = summaries
     assert {"seconds/fit", "examples_per_second", "best_step/one", "parameters/trained"} <= summary.keys()
+
+
+def test_words_that_the_backbone_does_not_know_are_warned_about(make_config, tmp_path):
+    config = make_config(trainer__max_steps=1)
+    config.tasks["one"].target = "{target} ☃"
+    with pytest.warns(
+        UserWarning, match=r"tasks\.one: 0% of the input .* \d+% of the target tokens are unknown"
+    ):
+        metrics = stages.source(config, tmp_path / "run")
+    assert metrics["unknown"]["one"]["target"] > 0
+    assert metrics["unknown"]["two"] == {"input": 0.0, "target": 0.0}
+
+
+def test_progress_without_a_terminal_is_lines(make_config, tmp_path, monkeypatch, capfd):
+    monkeypatch.setattr("mpt.progress.SECONDS_BETWEEN_LINES", 0.0)
+    stages.source(make_config(trainer__progress_bar=True), tmp_path / "run")
+    err = capfd.readouterr().err
+    for line in (
+        r"scoring the start: 1 of 2 batches, \d+(\.\d)? rows/s, \d+ s left",
+        r"scoring the oracle: 2 of 2 batches",
+        r"step 2 of 6: loss \d+\.\d{4}, \d+(\.\d)? rows/s, \d+ s left",
+        r"step 3 of 6: validation score \d\.\d{3}",
+        r"testing: 2 of 2 batches",
+    ):
+        assert re.search(line, err), line
 
 
 def test_early_stopping(make_config, tmp_path):

@@ -1,4 +1,4 @@
-"""Which method adapts best from few examples? `python experiments/few_shot/few_shot.py`, or `make few-shot`.
+"""Which method adapts best from few examples? `python experiments/few_shot/few_shot.py`.
 
 Every cell is an ordinary sweep of `train.py`: all targets side by side in a run, as if each were trained alone
 (mixture=each, evaluation.best=task). Runs that are finished are not run again, so a stopped study goes on.

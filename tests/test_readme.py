@@ -1,0 +1,122 @@
+"""The README and its neighbors: links lead somewhere, targets exist, commands and Python blocks run as printed."""
+
+import re
+import shlex
+import sys
+from pathlib import Path
+
+import hydra
+import pytest
+
+from mpt import cli
+from mpt.check import check
+
+ROOT = Path(__file__).resolve().parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+TEXTS = sorted(path for path in ROOT.rglob("*.md") if not {".venv", "runs"} & set(path.parts))
+SMALL = [
+    "trainer.max_steps=2", "evaluation.validate_every=2", "evaluation.validation_rows=4", "evaluation.test_rows=4",
+    "evaluation.before=false", "evaluation.oracle=false", "logger=csv", "trainer=cpu", "trainer.threads=1",
+    "trainer.progress_bar=false", "hydra/job_logging=none", "hydra/hydra_logging=none",
+]  # fmt: skip
+SOURCE = "python train.py task=source '+tasks=[sum,mt,dlg]'"
+TARGET = "python train.py task=target source=RUN_FOLDER '+tasks=[reply_polite]'"
+
+
+def blocks(text: str) -> list[tuple[str, str]]:
+    """The fenced blocks that name a language, in order, as (language, content)."""
+    return re.findall(r"^```(\w+)\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+
+
+def commands_of_the_tables() -> list[str]:
+    """Every command in backticks in a table row, with what its first word stands for."""
+    found = []
+    for line in README.splitlines():
+        if line.startswith("|"):
+            for command in re.findall(r"`([^`]*)`", line):
+                if command.startswith(("python train.py ", "... ", "TARGET ")):
+                    found.append(re.sub(r"^\.\.\.", SOURCE, re.sub("^TARGET", TARGET, command)))
+    return found
+
+
+@pytest.mark.parametrize("path", TEXTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_links_lead_somewhere(path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
+    headings = {
+        re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-")
+        for heading in re.findall(r"^#+ (.*)$", text, re.MULTILINE)
+    }
+    for link in re.findall(r"\]\(([^)\s]+)\)", text):
+        if "://" in link:
+            continue
+        place, _, anchor = link.partition("#")
+        assert (path.parent / place).exists(), link
+        assert place or anchor in headings, link
+
+
+def test_every_target_of_make_that_a_text_names_exists() -> None:
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    sources = [
+        *TEXTS,
+        *ROOT.glob("mpt/**/*.py"),
+        *ROOT.glob("experiments/**/*.py"),
+        *ROOT.glob("conf/**/*.yaml"),
+    ]
+    for path in sources:
+        for named in re.findall(r"(?:`|^)make ([a-z-]+)", path.read_text(encoding="utf-8"), re.MULTILINE):
+            assert named in targets, f"{path}: make {named}"
+
+
+def test_the_tables_have_commands() -> None:
+    assert len(commands_of_the_tables()) > 30
+
+
+@pytest.mark.parametrize("command", commands_of_the_tables())
+def test_a_command_of_a_table_is_accepted(command: str, tmp_path: Path) -> None:
+    overrides = [text for text in shlex.split(command)[2:] if text not in ("-m", "--help")]
+    if overrides in ([], ["tasks=list"]):
+        return
+    # A sweep is its first job here; a run folder is one that is there.
+    swept = {"prompt.init=AVERAGE_SOURCE_TASKS,VOCABULARY": "prompt.init=VOCABULARY"}
+    overrides = [swept.get(text, text).replace("RUN_FOLDER", str(tmp_path)) for text in overrides]
+    cli.register()
+    with hydra.initialize_config_dir(str(cli.CONF), version_base="1.3"):
+        config = cli.typed(hydra.compose("train", overrides))
+    assert check(config) == []
+
+
+def test_blocks_run_as_printed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    ran = []
+    for language, content in blocks(README):
+        if language == "yaml":
+            (name,) = re.findall(r"^# @package tasks\.(\w+)$", content, re.MULTILINE)
+            (path,) = re.findall(rf"`(mine/tasks/{name}\.yaml)`", README)
+            Path(path).parent.mkdir(parents=True)
+            Path(path).write_text(content)
+        elif language == "python":
+            exec(compile(content, "README.md", "exec"), {"__name__": "readme"})
+        elif language == "bash":
+            for line in content.splitlines():
+                run_line(line, monkeypatch)
+        ran.append(language)
+    assert ran.count("bash") >= 3
+    assert ran.count("python") >= 2
+    assert "0 failed" in capsys.readouterr().out
+
+
+def run_line(line: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run a line of a shell block in this process, shrunk to seconds."""
+    words = shlex.split(line)
+    if words[0] == "source":
+        return
+    if words[:3] == ["python", "-m", "mpt.report"]:
+        from mpt.report import main
+
+        assert main(words[3:]) == 0
+        return
+    assert words[:2] == ["python", "train.py"], line
+    monkeypatch.setattr(sys, "argv", [*words[1:], *SMALL])
+    cli.main()
