@@ -24,11 +24,10 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from mpt.atomic import write_folder_atomically
-from mpt.initialize import as_product, as_residual, check_tensors, read_tensors
 from mpt.prompt import MultitaskPromptEmbedding, MultitaskPromptTuningConfig
+from mpt.prompt.tensors import NAMES, as_product, as_residual, check_tensors, read_tensors
 
 FORMAT_VERSION = 1
-NAMES = ["prompt_embeddings", "prefix_task_cols", "prefix_task_rows"]
 
 
 @dataclass(frozen=True)

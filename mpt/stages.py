@@ -31,6 +31,7 @@ from mpt.interrupt import Interrupted, StopSignals
 from mpt.loggers import check_tensorboard, close_loggers, log_results, open_loggers, wandb_mode
 from mpt.module import MPTModule
 from mpt.prompt import MultitaskPromptEmbedding, MultitaskPromptTuningConfig
+from mpt.prompt.extend import join
 from mpt.similarity import (
     prompt_cosines,
     source_losses,
@@ -190,7 +191,7 @@ def start_prompt(
     )
     if given is not None and told.extend:
         try:  # now, not when the training is over
-            copy.deepcopy(given.prompt).join(prompt)
+            join(copy.deepcopy(given.prompt), prompt)
         except ValueError as error:
             raise ValueError(f"prompt.extend: {config.source} cannot take the new tasks: {error}") from error
     prompt.embedding.weight.requires_grad_(not told.freeze_shared)
@@ -582,7 +583,7 @@ def _save_prompt(
     """Save a prompt, together with the source's where it extends that."""
     weights = {name: task.weight for name, task in config.tasks.items()}
     if given is not None and config.prompt.extend:
-        given.prompt.join(prompt)
+        join(given.prompt, prompt)
         prompt, weights = given.prompt, given.task_weights | weights
     save_prompt(
         folder / "prompt",

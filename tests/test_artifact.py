@@ -10,6 +10,7 @@ from transformers import T5Config, T5ForConditionalGeneration
 
 from mpt.artifact import check_fits, load_prompt, save_prompt
 from mpt.prompt import MultitaskPromptEmbedding, MultitaskPromptTuningConfig
+from mpt.prompt.extend import add_tasks
 
 N, D = 4, 16
 NAMES = ["sum", "mt", "dlg"]
@@ -157,7 +158,7 @@ def test_saving_again_replaces_every_file(tmp_path):
 
 def test_extended_prompt_is_saved_whole(tmp_path):
     prompt = make_prompt()
-    prompt.add_tasks(["new"])
+    add_tasks(prompt, ["new"])
     save(tmp_path / "prompt", prompt)
     saved = load_prompt(tmp_path / "prompt")
     assert saved.task_names == [*NAMES, "new"]

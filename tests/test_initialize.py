@@ -13,8 +13,8 @@ from tokenizers.pre_tokenizers import Whitespace
 from tokenizers.processors import TemplateProcessing
 from transformers import PreTrainedTokenizerFast
 
-from mpt.initialize import as_product, as_residual
 from mpt.prompt import MultitaskPromptEmbedding, MultitaskPromptTuningConfig
+from mpt.prompt.tensors import as_product, as_residual
 
 N, R, D, VOCABULARY = 5, 2, 7, 11
 NAMES = ["sum", "mt", "dlg"]

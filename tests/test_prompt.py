@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mpt.prompt import MultitaskPromptEmbedding, MultitaskPromptTuningConfig
+from mpt.prompt.extend import add_tasks, join
 
 FORMS = ["product", "residual", "additive", "none", "shared"]
 
@@ -182,7 +183,7 @@ def test_tasks_of_a_shared_prompt_are_all_p_itself():
     prompt = make_prompt(form="shared")
     for own in prompt.prompts():
         assert torch.equal(own, prompt.embedding.weight)
-    prompt.add_tasks(["new"])
+    add_tasks(prompt, ["new"])
     assert torch.equal(prompt.prompts()[3], prompt.embedding.weight)
     assert [group.learners for group in prompt.learner_groups()] == [1]
     assert prompt.count_parameters().per_task == 0
@@ -193,7 +194,7 @@ def test_tasks_of_a_shared_prompt_are_all_p_itself():
 def test_added_tasks_leave_every_number(form, like):
     prompt = make_prompt(form=form)
     before, outputs = prompt.snapshot(), prompt.prompts().detach()
-    prompt.add_tasks(["one", "two"], like=like)
+    add_tasks(prompt, ["one", "two"], like=like)
     assert prompt.task_names == ["sum", "mt", "dlg", "one", "two"]
     for name, tensor in prompt.snapshot().items():
         assert torch.equal(tensor[: len(before[name])], before[name])
@@ -217,14 +218,14 @@ def test_adding_in_parts_keeps_every_prompt(parts, form):
     prompt = make_prompt(form=form)
     for position, count in enumerate(parts):
         before = prompt.prompts().detach()
-        prompt.add_tasks([f"new{position}_{task}" for task in range(count)])
+        add_tasks(prompt, [f"new{position}_{task}" for task in range(count)])
         assert torch.equal(prompt.prompts()[: len(before)], before)
 
 
 @pytest.mark.parametrize("form", FORMS)
 def test_what_is_frozen_stays_frozen_when_tasks_are_added(form):
     prompt = make_prompt(form=form).requires_grad_(False)
-    prompt.add_tasks(["new"])
+    add_tasks(prompt, ["new"])
     assert not any(param.requires_grad for param in prompt.parameters())
 
 
@@ -236,7 +237,7 @@ def test_joined_prompts_keep_every_prompt(form):
             second.embedding.weight.copy_(first.embedding.weight)
     expected = torch.cat([first.prompts(), second.prompts()]).detach()
     names = [*first.task_names, "x", "y"]
-    first.join(second)
+    join(first, second)
     assert first.task_names == names
     assert torch.equal(first.prompts(), expected)
 
@@ -254,15 +255,15 @@ def test_prompts_that_do_not_fit_are_not_joined(changes, message):
     first = make_prompt()
     before = first.prompts().detach()
     with pytest.raises(ValueError, match=message):
-        first.join(make_prompt(**({"task_names": ["x"]} | changes)))
+        join(first, make_prompt(**({"task_names": ["x"]} | changes)))
     assert torch.equal(first.prompts(), before)
 
 
 def test_added_task_joins_a_group():
     prompt = make_prompt(num_groups=2, task_groups=[0, 1, 1])
     with pytest.raises(ValueError, match="groups: not given; the prompt has 2 groups"):
-        prompt.add_tasks(["new"])
-    prompt.add_tasks(["new"], groups=[1], like=["dlg"])
+        add_tasks(prompt, ["new"])
+    add_tasks(prompt, ["new"], groups=[1], like=["dlg"])
     assert torch.equal(prompt.prompts()[3], prompt.prompts()[2])
 
 
@@ -270,9 +271,9 @@ def test_plain_prompts_are_added_from_the_vocabulary():
     words = torch.nn.Embedding(11, 7)
     prompt = make_prompt(words, form="none", prompt_tuning_init="VOCABULARY")
     with pytest.raises(ValueError, match="word_embeddings: not given"):
-        prompt.add_tasks(["new"])
+        add_tasks(prompt, ["new"])
     assert prompt.task_names == ["sum", "mt", "dlg"]
-    prompt.add_tasks(["new"], word_embeddings=words)
+    add_tasks(prompt, ["new"], word_embeddings=words)
     vocabulary = {tuple(row) for row in words.weight.tolist()}
     assert all(tuple(row) in vocabulary for row in prompt.prompts()[3].tolist())
 
@@ -292,7 +293,7 @@ def test_bad_additions_change_nothing(arguments, message):
     prompt = make_prompt()
     before = prompt.snapshot()
     with pytest.raises(ValueError, match=message):
-        prompt.add_tasks(**arguments)
+        add_tasks(prompt, **arguments)
     assert prompt.task_names == ["sum", "mt", "dlg"]
     assert all(torch.equal(tensor, before[name]) for name, tensor in prompt.snapshot().items())
 
@@ -405,7 +406,7 @@ def test_width_must_be_the_backbones():
 def test_given_config_is_not_changed():
     config = MultitaskPromptTuningConfig(num_virtual_tokens=5, task_names=["a"])
     before = replace(config)
-    MultitaskPromptEmbedding(config, torch.nn.Embedding(11, 7)).add_tasks(["b"])
+    add_tasks(MultitaskPromptEmbedding(config, torch.nn.Embedding(11, 7)), ["b"])
     assert config == before
 
 

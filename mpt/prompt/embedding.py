@@ -3,18 +3,19 @@
 Shape legend: B rows in a batch, T tasks, G groups of P, N virtual tokens, R ranks, D token_dim.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from mpt import initialize
-from mpt.config import OF_SOURCE, MultitaskPromptTuningInit
+from mpt.config import OF_SOURCE
 from mpt.prompt.config import MultitaskPromptTuningConfig
 from mpt.prompt.count import ParameterCount
-from mpt.prompt.start import start_shared, width
+from mpt.prompt.form import compose
+from mpt.prompt.initialize import start_factors, start_shared, width
+from mpt.prompt.source import Source, open_source, start_from_source
 
 
 class LearnerGroup(NamedTuple):
@@ -70,14 +71,15 @@ class MultitaskPromptEmbedding(nn.Module):
         with torch.no_grad():
             self.embedding.weight.copy_(start_shared(self.config, self.embedding.weight, word_embeddings))
         if self.config.has_factors:
-            cols, rows = initialize.start_factors(
+            cols, rows = start_factors(
                 (T, N, R, D), self.config.form, self.config.factor_init, self.config.factor_std
             )
             self.prefix_task_cols = nn.Parameter(cols)  # T N R
             self.prefix_task_rows = nn.Parameter(rows)  # T R D
         self.register_buffer("task_groups", torch.tensor(self.config.task_groups), persistent=False)  # T
         if self.config.prompt_tuning_init in OF_SOURCE and not self.config.inference_mode:
-            self._start_from(source, source_weights)
+            opened = source.as_source() if source is not None else open_source(self.config)
+            self._start_from(opened, source_weights)
 
     @property
     def shape(self) -> tuple[int, int, int, int]:
@@ -134,86 +136,12 @@ class MultitaskPromptEmbedding(nn.Module):
         cols = self.prefix_task_cols.index_select(0, task_ids)  # B N R
         rows = self.prefix_task_rows.index_select(0, task_ids)  # B R D
         with torch.autocast(cols.device.type, enabled=False):
-            return initialize.compose(self.config.form, prompts, cols @ rows)
+            return compose(self.config.form, prompts, cols, rows)
 
     def prompts(self) -> Tensor:
         """The prompt of every task, ``(T, N, D)``."""
         prompts: Tensor = self(None, torch.arange(len(self.task_groups), device=self.task_groups.device))
         return prompts
-
-    def add_tasks(
-        self,
-        names: Sequence[str],
-        *,
-        groups: Sequence[int] | None = None,
-        like: Sequence[str] = (),
-        word_embeddings: nn.Embedding | None = None,
-    ) -> None:
-        """Extend the prompt; every number that it holds stays bit for bit as it is.
-
-        The parameters are replaced by longer ones, so build the optimiser after this.
-
-        Args:
-            names: The new tasks.
-            groups: Existing group of each new task; None: the only one. Not for form none, where each new
-                task gets a group of its own.
-            like: Tasks of this prompt, from the mean of whose factors (under form none, prompts) the new
-                tasks start; empty: from the config's start, with a source-based init from RANDOM.
-            word_embeddings: For new plain prompts under TEXT and VOCABULARY.
-
-        Raises:
-            ValueError: A name is taken or unknown, or a group is not there.
-        """
-        extended = self._extended_config(names, groups)
-        ids = torch.tensor([self.task_id(name) for name in like], dtype=torch.long)
-        # The new tasks' part, drawn as a prompt of its own.
-        part = replace(extended, num_tasks=len(names), task_names=list(names), task_groups=None, num_groups=1)
-        if part.prompt_tuning_init in OF_SOURCE or extended.form != "none" or like:
-            part.prompt_tuning_init = MultitaskPromptTuningInit.RANDOM
-        fresh = MultitaskPromptEmbedding(part, word_embeddings).to(self.embedding.weight.device)
-        for name in self._by_task():
-            old, new = self.get_parameter(name), fresh.get_parameter(name).detach()
-            if like:
-                mean = old.detach().view(len(self.task_groups), -1)[ids.to(old.device)].mean(0)
-                new = mean.expand(len(names), -1).reshape_as(new)
-            longer = nn.Parameter(torch.cat([old.detach(), new]), requires_grad=old.requires_grad)
-            if name == "embedding.weight":
-                self.embedding.weight, self.embedding.num_embeddings = longer, len(longer)
-            else:
-                setattr(self, name, longer)
-        self.task_groups = torch.tensor(extended.task_groups, device=self.task_groups.device)
-        self.config = extended
-
-    def join(self, other: "MultitaskPromptEmbedding") -> None:
-        """Append the tasks of another prompt with the same P; every number of both stays bit for bit as it is.
-
-        Args:
-            other: Such as the one that an adaptation with a frozen P has trained.
-
-        Raises:
-            ValueError: The two differ in form, rank, length or P, have several groups, or share a name.
-        """
-        mine, theirs = self.config, other.config
-        for key in ("form", "num_ranks", "num_virtual_tokens", "token_dim"):
-            if getattr(mine, key) != getattr(theirs, key) and not (
-                key == "num_ranks" and not mine.has_factors
-            ):
-                raise ValueError(
-                    f"{key}: is {getattr(mine, key)} in one prompt and {getattr(theirs, key)} in the other; prompts "
-                    "that are joined must have the same"
-                )
-        if mine.form != "none":
-            if mine.num_groups > 1 or theirs.num_groups > 1:
-                raise ValueError("num_groups: is more than 1; only prompts with one P can be joined")
-            if not torch.equal(self.embedding.weight.cpu(), other.embedding.weight.cpu()):
-                raise ValueError("embedding: the two prompts have another P; train the second with P frozen")
-        names = self._by_task()
-        kept = {name: len(self.get_parameter(name)) for name in names}
-        # What they start from is replaced at once, so it needs no word embeddings.
-        self.add_tasks(theirs.task_names, like=mine.task_names[:1])
-        with torch.no_grad():
-            for name in names:
-                self.get_parameter(name)[kept[name] :].copy_(other.get_parameter(name))
 
     def count_parameters(self) -> ParameterCount:
         """Count the numbers that the prompt holds, against one plain prompt per task."""
@@ -283,7 +211,7 @@ class MultitaskPromptEmbedding(nn.Module):
         by_task = _relative_move(self._of_tasks(now), self._of_tasks(before))
         return {"prompt": moved.item()} | dict(zip(self.config.task_names, by_task.tolist(), strict=True))
 
-    def _by_task(self) -> list[str]:
+    def names_by_task(self) -> list[str]:
         """The parameters whose first dimension grows with the tasks."""
         if self.config.has_factors:
             return ["prefix_task_cols", "prefix_task_rows"]
@@ -295,90 +223,27 @@ class MultitaskPromptEmbedding(nn.Module):
         shared = tensors["embedding.weight"].view(-1, N, D)  # G N D
         if not self.config.has_factors:
             return shared[self.task_groups]
-        product = tensors["prefix_task_cols"] @ tensors["prefix_task_rows"]
-        if form == "additive":
-            return initialize.compose(form, shared[self.task_groups], product)
-        return initialize.compose(form, torch.ones_like(product), product)
+        cols, rows = tensors["prefix_task_cols"], tensors["prefix_task_rows"]
+        own = shared[self.task_groups] if form == "additive" else torch.ones_like(shared[self.task_groups])
+        return compose(form, own, cols, rows)
 
-    def _as_source(self) -> initialize.Source:
+    def as_source(self) -> Source:
+        """This prompt as one that others start from; a copy."""
         tensors, groups = self.snapshot(), self.task_groups.cpu()
         shared = tensors["embedding.weight"].view(self.config.num_groups, self.config.num_virtual_tokens, -1)
         cols, rows = tensors.get("prefix_task_cols"), tensors.get("prefix_task_rows")
-        return initialize.Source("source", self.config.form, shared, groups, cols, rows)
+        return Source("source", self.config.form, shared, groups, cols, rows, self.task_names)
 
-    def _start_from(self, source: "MultitaskPromptEmbedding | None", source_weights: Tensor | None) -> None:
+    def _start_from(self, source: Source, source_weights: Tensor | None) -> None:
         """Put the source's values in the place of the drawn ones."""
-        config, init = self.config, self.config.prompt_tuning_init
-        task = config.prompt_tuning_init_task
-        if source is not None:
-            given = source._as_source()
-            task = source.task_id(task) if init == "EXACT_SOURCE_TASK" and isinstance(task, str) else task
-        elif config.prompt_tuning_init_state_dict_path is None:
-            raise ValueError(
-                f"prompt_tuning_init_state_dict_path: not given, and {init} starts from it; give the file of "
-                "a source prompt, or pass the source"
-            )
-        elif isinstance(task, str):
-            raise ValueError(
-                f"prompt_tuning_init_task: is {task!r}; a file knows no names, so give the position"
-            )
-        else:
-            path, only_shared = config.prompt_tuning_init_state_dict_path, init == "ONLY_SOURCE_SHARED"
-            given = initialize.from_file(path, config.num_virtual_tokens, config.form, only_shared)
-        weights = self._source_weights(len(given.task_groups), task, source_weights, given.where)
-        fresh = self.prefix_task_rows.detach() if config.has_factors else None
-        shared, cols, rows = initialize.from_source(init, given, weights, config.form, fresh)
-        P = self.embedding.weight.view(config.num_groups, config.num_virtual_tokens, -1)
-        _copy(P, shared, given.where)
-        if cols is not None and rows is not None:
-            _copy(self.prefix_task_cols, cols, given.where)
-            _copy(self.prefix_task_rows, rows, given.where)
-
-    def _source_weights(
-        self, num_sources: int, task: int | str, given: Tensor | None, where: str
-    ) -> Tensor | None:
-        """The parts of S source tasks in each of the T tasks, ``(T, S)``; None where the init has no say in them."""
-        init, shape = self.config.prompt_tuning_init, (self.config.num_tasks, num_sources)
-        if init in ("NEAREST_SOURCE_TASK", "WEIGHTED_SOURCE_TASKS"):
-            told = (
-                "not given"
-                if given is None
-                else f"of shape {tuple(given.shape)}, sums {given.sum(1).tolist()}"
-            )
-            if given is None or given.shape != shape or (given.sum(1) - 1).abs().max() > 1e-4:
-                raise ValueError(
-                    f"source_weights: {told}; {init} needs shape {shape}, each row summing to 1, as "
-                    "mpt.similarity.source_weights gives them"
-                )
-            return given.float()
-        if init != "EXACT_SOURCE_TASK":
-            return None
-        if not isinstance(task, int) or not 0 <= task < num_sources:
-            raise ValueError(
-                f"prompt_tuning_init_task: is {task}; {where} has the tasks 0 to {num_sources - 1}"
-            )
-        return torch.nn.functional.one_hot(torch.tensor([task]), num_sources).float().expand(shape)
-
-    def _extended_config(
-        self, names: Sequence[str], groups: Sequence[int] | None
-    ) -> MultitaskPromptTuningConfig:
         config = self.config
-        if not names or isinstance(names, str):
-            raise ValueError(f"names: is {names!r}; it must be a list of at least one new task")
-        every = [*config.task_names, *names]
-        if config.form == "none":
-            if groups is not None:
-                raise ValueError(
-                    f"groups: is {list(groups)}; form=none gives each new task its own, so leave it out"
-                )
-            return replace(config, task_names=every, num_tasks=len(every), num_groups=1, task_groups=None)
-        if groups is None and config.num_groups > 1:
-            raise ValueError(
-                f"groups: not given; the prompt has {config.num_groups} groups, so name one per new task"
-            )
-        assert config.task_groups is not None
-        joined = [*config.task_groups, *(groups if groups is not None else [0] * len(names))]
-        return replace(config, task_names=every, num_tasks=len(every), task_groups=joined)
+        fresh = self.prefix_task_rows.detach() if config.has_factors else None
+        shared, cols, rows = start_from_source(config, source, source_weights, fresh)
+        P = self.embedding.weight.view(config.num_groups, config.num_virtual_tokens, -1)
+        _copy(P, shared, source.where)
+        if cols is not None and rows is not None:
+            _copy(self.prefix_task_cols, cols, source.where)
+            _copy(self.prefix_task_rows, rows, source.where)
 
 
 @torch.no_grad()

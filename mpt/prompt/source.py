@@ -1,136 +1,17 @@
-"""First values of a prompt: from text, from the vocabulary, near one, or from a trained source prompt.
+"""First values from a trained prompt: averages, mixtures and single tasks of a source, in any rank.
 
-Shape legend: T tasks, G groups, N virtual tokens, R ranks, D token_dim.
+Shape legend: T target tasks, S source tasks, G groups of P, N virtual tokens, R ranks, D token_dim.
 """
 
-import pickle
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
-from torch import Tensor, nn
-from transformers import AutoTokenizer
+from torch import Tensor
 
-Tokenizer = Callable[[str], Mapping[str, Any]]
-"""Whatever gives a mapping with ``input_ids`` for a text, as the tokenizers of transformers do."""
-
-
-def open_tokenizer(name_or_path: str, options: Mapping[str, Any] | None) -> Tokenizer:
-    """Open the tokenizer that a config names; code from the hub is never run.
-
-    Raises:
-        ValueError: There is no such tokenizer.
-    """
-    allowed = {key: value for key, value in (options or {}).items() if key != "trust_remote_code"}
-    try:
-        tokenizer: Tokenizer = AutoTokenizer.from_pretrained(name_or_path, **allowed)
-    except (OSError, ValueError) as error:
-        raise ValueError(f"tokenizer_name_or_path: no tokenizer at {name_or_path!r} ({error})") from error
-    return tokenizer
-
-
-def embed_text(
-    text: str, tokenizer: Tokenizer, num_virtual_tokens: int, word_embeddings: nn.Module
-) -> Tensor:
-    """Give the embeddings of a text's tokens, repeated or cut to the prompt's length.
-
-    The ids are the tokenizer's own, special tokens included, as in PEFT.
-
-    Returns:
-        float32, shape ``(N, D)``.
-
-    Raises:
-        ValueError: The text is empty.
-    """
-    ids = list(tokenizer(text)["input_ids"]) if text.strip() else []
-    if not ids:
-        raise ValueError(f"prompt_tuning_init_text: {text!r} has no tokens; give a text that says the task")
-    repeated = (ids * (num_virtual_tokens // len(ids) + 1))[:num_virtual_tokens]
-    return _embed(torch.tensor(repeated), word_embeddings)
-
-
-def sample_vocabulary(count: int, word_embeddings: nn.Embedding) -> Tensor:
-    """Give the embeddings of tokens drawn from the whole vocabulary, each as likely as the next.
-
-    Returns:
-        float32, shape ``(count, D)``.
-    """
-    return _embed(torch.randint(0, word_embeddings.num_embeddings, (count,)), word_embeddings)
-
-
-@torch.no_grad()
-def _embed(ids: Tensor, word_embeddings: nn.Module) -> Tensor:
-    # The module is called, not indexed: some scale what they look up.
-    device = next(word_embeddings.parameters()).device
-    embedded: Tensor = word_embeddings(ids.to(device))
-    return embedded.detach().clone().to("cpu", torch.float32)
-
-
-def start_factors(
-    shape: tuple[int, int, int, int], form: str, factor_init: str, factor_std: float
-) -> tuple[Tensor, Tensor]:
-    """Draw the cols and rows that tasks start with.
-
-    Under ``normal``, and in the residual and additive forms always, all numbers come from N(0, factor_std^2). Under
-    ``ones`` the first rank is 1 throughout and the other ranks are drawn, so that W is 1 plus noise.
-
-    Args:
-        shape: T, N, R and D.
-        form: product, residual or additive.
-        factor_init: normal or ones.
-        factor_std: Standard deviation of the noise.
-
-    Returns:
-        cols ``(T, N, R)`` and rows ``(T, R, D)``.
-    """
-    T, N, R, D = shape
-    cols = torch.normal(0.0, factor_std, (T, N, R))
-    rows = torch.normal(0.0, factor_std, (T, R, D))
-    if factor_init == "ones" and form == "product":
-        cols[:, :, 0] = 1.0
-        rows[:, 0, :] = 1.0
-    return cols, rows
-
-
-def compose(form: str, shared: Tensor, product: Tensor) -> Tensor:
-    """Put a task's prompt together: of P and ``cols @ rows``, both ``(..., N, D)``."""
-    if form == "additive":
-        return shared + product
-    return shared * (product if form == "product" else 1 + product)
-
-
-def as_product(cols: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
-    """Write ``1 + cols @ rows`` as a product of one rank more: a last column and a last row of ones.
-
-    Args:
-        cols: ``(T, N, R)``.
-        rows: ``(T, R, D)``.
-
-    Returns:
-        cols ``(T, N, R + 1)`` and rows ``(T, R + 1, D)``.
-    """
-    return (
-        torch.cat([cols, torch.ones_like(cols[:, :, :1])], dim=2),
-        torch.cat([rows, torch.ones_like(rows[:, :1, :])], dim=1),
-    )
-
-
-def as_residual(cols: Tensor, rows: Tensor, where: str) -> tuple[Tensor, Tensor]:
-    """Undo :func:`as_product`.
-
-    Raises:
-        ValueError: The last column or the last row is not all ones.
-    """
-    if cols.shape[2] < 2 or not ((cols[:, :, -1] == 1).all() and (rows[:, -1, :] == 1).all()):
-        raise ValueError(
-            f"{where}: the factors are a product, not 1 plus a product; start form=product from them, "
-            "or train the source with form=residual"
-        )
-    return cols[:, :, :-1].contiguous(), rows[:, :-1, :].contiguous()
+from mpt.prompt.config import MultitaskPromptTuningConfig
+from mpt.prompt.form import compose
+from mpt.prompt.tensors import NAMES, as_residual, check_tensors, read_tensors
 
 
 @dataclass(frozen=True)
@@ -144,6 +25,7 @@ class Source:
         task_groups: Group of each task, ``(T,)``.
         cols: ``(T, N, R)``; None where the form has no factors.
         rows: ``(T, R, D)``; None where the form has no factors.
+        task_names: The T names; None where the source knows none.
     """
 
     where: str
@@ -152,6 +34,7 @@ class Source:
     task_groups: Tensor
     cols: Tensor | None = None
     rows: Tensor | None = None
+    task_names: list[str] | None = None
 
     def shared(self) -> Tensor:
         """P, shape ``(N, D)``.
@@ -171,7 +54,72 @@ class Source:
         prompts = self.prompts[self.task_groups]
         if self.cols is None or self.rows is None:
             return prompts
-        return compose(self.form, prompts, self.cols @ self.rows)
+        return compose(self.form, prompts, self.cols, self.rows)
+
+
+def open_source(config: MultitaskPromptTuningConfig) -> Source:
+    """Open the file that a config starts from.
+
+    Raises:
+        ValueError: The config names no file, or names a task of the file, which knows no names.
+        FileNotFoundError: As :func:`from_file`.
+    """
+    init, path = config.prompt_tuning_init, config.prompt_tuning_init_state_dict_path
+    if path is None:
+        raise ValueError(
+            f"prompt_tuning_init_state_dict_path: not given, and {init} starts from it; give the file of "
+            "a source prompt, or pass the source"
+        )
+    if isinstance(config.prompt_tuning_init_task, str):
+        raise ValueError(
+            f"prompt_tuning_init_task: is {config.prompt_tuning_init_task!r}; a file knows no names, so give the "
+            "position"
+        )
+    return from_file(path, config.num_virtual_tokens, config.form, init == "ONLY_SOURCE_SHARED")
+
+
+def start_from_source(
+    config: MultitaskPromptTuningConfig, source: Source, source_weights: Tensor | None, fresh: Tensor | None
+) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    """Choose the first values that a config asks for; as :func:`from_source`.
+
+    Args:
+        config: Of the T target tasks.
+        source: Of S source tasks.
+        source_weights: Under NEAREST_SOURCE_TASK and WEIGHTED_SOURCE_TASKS, ``(T, S)``.
+        fresh: The targets' rows as drawn, ``(T, R, D)``; None where the targets' form has no factors.
+
+    Raises:
+        ValueError: As :func:`from_source`, or the weights or the task do not fit the source.
+    """
+    weights = _weights(config, source, source_weights)
+    return from_source(config.prompt_tuning_init, source, weights, config.form, fresh)
+
+
+def _weights(config: MultitaskPromptTuningConfig, source: Source, weights: Tensor | None) -> Tensor | None:
+    """The parts of S source tasks in each of the T tasks, ``(T, S)``; None where the init has no say in them."""
+    S = len(source.task_groups)
+    init, shape = config.prompt_tuning_init, (config.num_tasks, S)
+    if init in ("NEAREST_SOURCE_TASK", "WEIGHTED_SOURCE_TASKS"):
+        if weights is None or weights.shape != shape or (weights.sum(1) - 1).abs().max() > 1e-4:
+            found = "not given"
+            if weights is not None:
+                found = f"of shape {tuple(weights.shape)}, sums {weights.sum(1).tolist()}"
+            raise ValueError(
+                f"source_weights: {found}; {init} needs shape {shape}, each row summing to 1, as "
+                "mpt.similarity.source_weights gives them"
+            )
+        return weights.float()
+    if init != "EXACT_SOURCE_TASK":
+        return None
+    task = config.prompt_tuning_init_task
+    if isinstance(task, str) and source.task_names is not None:
+        if task not in source.task_names:
+            raise ValueError(f"prompt: no task {task!r}; choose one of {', '.join(source.task_names)}")
+        task = source.task_names.index(task)
+    if not isinstance(task, int) or not 0 <= task < S:
+        raise ValueError(f"prompt_tuning_init_task: is {task}; {source.where} has the tasks 0 to {S - 1}")
+    return torch.nn.functional.one_hot(torch.tensor([task]), S).float().expand(shape)
 
 
 def from_file(path: str | Path, num_virtual_tokens: int, form: str, shared_only: bool) -> Source:
@@ -188,11 +136,7 @@ def from_file(path: str | Path, num_virtual_tokens: int, form: str, shared_only:
         ValueError: A tensor is missing or has another shape.
     """
     tensors = read_tensors(path)
-    wanted = (
-        ["prompt_embeddings"]
-        if shared_only
-        else ["prompt_embeddings", "prefix_task_cols", "prefix_task_rows"]
-    )
+    wanted = NAMES[:1] if shared_only else NAMES
     shared, cols, rows = check_tensors(tensors, wanted, str(path))
     if len(shared) != num_virtual_tokens:
         raise ValueError(
@@ -328,67 +272,3 @@ def _one_of(prompts: Tensor, where: str) -> Tensor:
             "or with form=none"
         )
     return prompts[0]
-
-
-def read_tensors(path: str | Path) -> dict[str, Tensor]:
-    """Read the tensors of a file, safetensors or ``torch.save``, without running anything that it holds.
-
-    Raises:
-        FileNotFoundError: There is no such file.
-        ValueError: The file is damaged, or holds something else than named tensors.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such file; give the adapter_model.safetensors of a saved prompt")
-    try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        tensors = torch.load(path, map_location="cpu", weights_only=True)
-    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise ValueError(
-            f"{path}: not a file of tensors ({reason}); give one that a run has written"
-        ) from error
-    if not isinstance(tensors, dict) or not all(isinstance(value, Tensor) for value in tensors.values()):
-        raise ValueError(f"{path}: holds {type(tensors).__name__}, not named tensors; give a state dict")
-    return tensors
-
-
-def check_tensors(
-    tensors: Mapping[str, Tensor], wanted: list[str], where: str
-) -> tuple[Tensor, Tensor | None, Tensor | None]:
-    """Check that PEFT's tensors are there and fit each other.
-
-    Args:
-        tensors: ``prompt_embeddings (N, D)``, ``prefix_task_cols (T, N, R)``, ``prefix_task_rows (T, R, D)``.
-        wanted: Those of them that must be there.
-        where: What to call their file in an error.
-
-    Returns:
-        The three as float32; None in the place of factors that are not wanted.
-
-    Raises:
-        ValueError: One is missing, or a shape is wrong.
-    """
-    if missing := [name for name in wanted if name not in tensors]:
-        raise ValueError(
-            f"{where}: no tensor {', '.join(missing)}; it holds {', '.join(sorted(tensors)) or 'none'}"
-        )
-    shared = tensors["prompt_embeddings"]
-    if shared.dim() != 2:
-        raise ValueError(f"{where}: prompt_embeddings has shape {tuple(shared.shape)}; it must be (N, D)")
-    if len(wanted) == 1:
-        return shared.float(), None, None
-    cols, rows = tensors["prefix_task_cols"], tensors["prefix_task_rows"]
-    (N, D), fits = shared.shape, cols.dim() == rows.dim() == 3
-    if (
-        not fits
-        or cols.shape[:2] != (len(rows), N)
-        or rows.shape[1:] != (cols.shape[2], D)
-        or 0 in cols.shape
-    ):
-        raise ValueError(
-            f"{where}: prefix_task_cols has shape {tuple(cols.shape)}, prefix_task_rows {tuple(rows.shape)}; "
-            f"with prompt_embeddings {tuple(shared.shape)} they must be (T, {N}, R) and (T, R, {D})"
-        )
-    return shared.float(), cols.float(), rows.float()
