@@ -187,7 +187,7 @@ class Backbone(nn.Module):
             return Outputs(told.logits)
         return Outputs(told.logits, told.encoder_hidden_states, told.decoder_hidden_states)
 
-    def row_losses(
+    def example_losses(
         self,
         input_ids: Tensor,
         attention_mask: Tensor,

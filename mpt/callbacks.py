@@ -1,10 +1,10 @@
-"""Keep what a run needs later: the best prompt, and the checkpoint that an unfinished run goes on from."""
+"""Keep what a run needs later, the best prompt and the last checkpoint, and show how far it is."""
 
 from pathlib import Path
 from typing import Any
 
 import lightning
-from lightning.pytorch.callbacks import Callback, Checkpoint, EarlyStopping
+from lightning.pytorch.callbacks import Callback, Checkpoint, EarlyStopping, RichProgressBar
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_only
 from safetensors import SafetensorError
@@ -12,10 +12,12 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from mpt.atomic import write_atomically
+from mpt.batches import Batch
 from mpt.checkpoint import RESUME_NEVER, cannot_write
 from mpt.interrupt import Interrupted, StopSignals
 from mpt.loggers import CurvesFile
 from mpt.module import MPTModule
+from mpt.progress import Pace, on_terminal, print_line
 
 
 class BestPrompt(Callback):
@@ -56,8 +58,8 @@ class BestPrompt(Callback):
             self._tensors = now
             return
         for part in parts:
-            for name, (learners, index) in module.adapter.numbers_of(module.task_names.index(part)).items():
-                self._tensors[name].view(learners, -1)[index] = now[name].view(learners, -1)[index]
+            for name, learner in module.adapter.learners_of(module.task_names.index(part)).items():
+                learner.part_of(self._tensors[name]).copy_(learner.part_of(now[name]))
 
     def steps_of(self, task_names: list[str]) -> dict[str, int]:
         """The step at which each task is kept; 0 before the first validation."""
@@ -153,3 +155,57 @@ class EarlyStop(EarlyStopping):
         """Stop again where the checkpoint was written by the validation that stopped the run."""
         if self.wait_count >= self.patience:
             trainer.should_stop = True
+
+
+def build_progress() -> Callback:
+    """The callback that shows the progress of a training here: a bar on a terminal, lines elsewhere."""
+    return StepBar() if on_terminal() else StepLines()
+
+
+class StepBar(RichProgressBar):
+    """Lightning's bar over all steps of a run, which knows no epochs."""
+
+    def _get_train_description(self, current_epoch: int) -> str:
+        return f"{'Training':{len(self.validation_description)}}"
+
+    @property
+    def total_train_batches(self) -> int | float:
+        """All of a resumed run's, as the bar starts where the run stopped."""
+        return self.trainer.num_training_batches
+
+    def get_metrics(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> Any:
+        """The weighted loss of the step, and the average score of the last validation."""
+        metrics = super().get_metrics(trainer, pl_module)
+        short = {"train/loss": "loss", "validation/average/score": "score"}
+        return {short[key]: value for key, value in metrics.items() if key in short}
+
+
+class StepLines(Callback):
+    """A line every few seconds: step, loss, rows per second, time left; and one for each validation."""
+
+    def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """Start the clock; steps of before an interruption do not count for the speed."""
+        self.pace, self.first, self.examples = Pace(), trainer.global_step, 0
+
+    def on_train_batch_end(
+        self,
+        trainer: lightning.Trainer,
+        pl_module: lightning.LightningModule,
+        outputs: Any,
+        batch: Batch,
+        batch_idx: int,
+    ) -> None:
+        """Print a line where one is due."""
+        self.examples += len(batch["task_ids"]) * trainer.world_size
+        step = trainer.global_step
+        if step > self.first and trainer.is_global_zero and self.pace.is_due():
+            share = (step - self.first) / (trainer.max_steps - self.first)
+            speed, left = self.pace.estimate(self.examples, share)
+            loss = float(trainer.callback_metrics["train/loss"])
+            print_line(f"step {step} of {trainer.max_steps}: loss {loss:.4f}, {speed} rows/s, {left} left")
+
+    def on_validation_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """Print the average score."""
+        if trainer.is_global_zero:
+            score = float(trainer.callback_metrics["validation/average/score"])
+            print_line(f"step {trainer.global_step} of {trainer.max_steps}: validation score {score:.3f}")

@@ -18,9 +18,11 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from mpt import __version__, complaints, help, results, sweep
+from mpt import __version__, complaints, help, sweep
 from mpt.check import check
 from mpt.config import RunConfig
+from mpt.run.folder import finished
+from mpt.run.identity import run_name
 from mpt.tasks import catalogue
 
 PACKAGE = Path(__file__).resolve().parent
@@ -81,7 +83,7 @@ def register() -> None:
 
 
 def _run_name(*, _root_: DictConfig) -> str:
-    return results.run_name(plain(_root_))
+    return run_name(plain(_root_))
 
 
 def plain(composed: DictConfig) -> dict[str, Any]:
@@ -178,11 +180,11 @@ def run(composed: DictConfig, folder: Path) -> dict[str, Any]:
     config = typed(composed)
     if config.logger.group is None:
         config.logger.group = os.environ.get(sweep.VARIABLE)
-    if done := results.finished(folder, dataclasses.asdict(config)):
-        from rich.console import Console
+    if done := finished(folder, dataclasses.asdict(config)):
+        from mpt.run import console  # takes a second to import
 
         print(f"{folder}: finished already; overwrite=true runs it again")
-        Console().print(results.table(done))
+        console.say(console.results_table(done))
         return done
     if errors := check(config):
         raise ValueError("\n".join(errors))

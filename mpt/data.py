@@ -1,258 +1,28 @@
-"""Batches that mix tasks: tokenised rows, a training loader that resumes exactly, an evaluation loader.
+"""The data of one run, as Lightning takes it: tokenized once, handed out as training and evaluation batches."""
 
-Shape legend: B rows in a batch, S input tokens, L target tokens, T tasks.
-"""
-
-import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import torch
 from lightning import LightningDataModule
-from torch import Tensor
 
+from mpt.batches import EvalLoader, TokenizedExamples, TrainLoader, check_labels, tokenize
 from mpt.config import MixtureConfig, TaskConfig
 from mpt.mixture import Mixture
 from mpt.tasks import Example
 
-Batch = dict[str, Any]
-"""input_ids ``(B, S)``, attention_mask ``(B, S)``, labels ``(B, L)`` with -100 on pads, task_ids ``(B,)``, rows
-``(B,)`` (positions within each row's task). In training also input_tokens and target_tokens ``(T,)``, the tokens of
-each task in the whole global step; in evaluation also generation, the arguments for ``generate``."""
-
-
-@dataclass(frozen=True)
-class TokenRows:
-    """The rows of one task as token ids."""
-
-    inputs: list[list[int]]
-    targets: list[list[int]]
-    cut_inputs: int
-    """Inputs that were longer than ``max_source_tokens`` and lost their end."""
-    cut_targets: int
-    unknown_inputs: float = 0.0
-    """Share of the input tokens that stand for text which the tokenizer does not know."""
-    unknown_targets: float = 0.0
-
-    @property
-    def shares(self) -> dict[str, float]:
-        """Share of the inputs and of the targets that were cut."""
-        return {"input": self.cut_inputs / len(self.inputs), "target": self.cut_targets / len(self.targets)}
-
-
-def tokenize(examples: Sequence[Example], tokenizer: Any, config: TaskConfig, prefix: str = "") -> TokenRows:
-    """Turn texts into token ids; what is too long loses its end but keeps the end-of-sequence token."""
-    inputs, cut_inputs = _ids(
-        tokenizer, [prefix + example.input for example in examples], config.max_source_tokens
-    )
-    targets, cut_targets = _ids(tokenizer, [example.target for example in examples], config.max_target_tokens)
-    unknown = [_share_of_unknown(ids, tokenizer) for ids in (inputs, targets)]
-    return TokenRows(inputs, targets, cut_inputs, cut_targets, *unknown)
-
-
-def _share_of_unknown(rows: list[list[int]], tokenizer: Any) -> float:
-    """Share of the tokens that are the tokenizer's unknown token; 0 of one that knows every text."""
-    if tokenizer.unk_token_id in (None, tokenizer.eos_token_id):
-        return 0.0
-    tokens = sum(map(len, rows))
-    return sum(ids.count(tokenizer.unk_token_id) for ids in rows) / max(1, tokens)
-
-
-def check_labels(name: str, examples: Sequence[Example], tokenizer: Any, config: TaskConfig) -> None:
-    """Refuse a classification two of whose labels are the same tokens: no answer could tell them apart.
-
-    Args:
-        name: The task's.
-        examples: Of all splits.
-        tokenizer: The backbone's.
-        config: The task's configuration, for the longest target.
-
-    Raises:
-        ValueError: As said.
-    """
-    labels = sorted({example.label for example in examples if example.label is not None})
-    ids, _ = _ids(tokenizer, labels, config.max_target_tokens)
-    found: dict[tuple[int, ...], str] = {}
-    for label, tokens in zip(labels, map(tuple, ids), strict=True):
-        if tokens in found:
-            text = tokenizer.decode(tokens)
-            raise ValueError(
-                f"tasks.{name}.labels: {found[tokens]!r} and {label!r} are the same tokens to the backbone, {text!r}; "
-                "choose label words that its tokenizer knows, or another backbone"
-            )
-        found[tokens] = label
-
-
-def _ids(tokenizer: Any, texts: list[str], longest: int) -> tuple[list[list[int]], int]:
-    whole: list[list[int]] = tokenizer(texts, verbose=False)["input_ids"] if texts else []
-    end = tokenizer.eos_token_id
-    cut = sum(len(ids) > longest for ids in whole)
-    # A target without its end would teach the model never to stop.
-    return [ids if len(ids) <= longest else [*ids[: longest - 1], end] for ids in whole], cut
-
-
-def collate(
-    rows: Sequence[TokenRows], picked: Sequence[tuple[int, int]], pad_token_id: int
-) -> dict[str, Tensor]:
-    """Pad the picked rows, pairs of task id and row, to the longest of them."""
-    inputs = [rows[task].inputs[row] for task, row in picked]
-    targets = [rows[task].targets[row] for task, row in picked]
-    input_ids = _padded(inputs, pad_token_id)
-    lengths = torch.tensor([len(ids) for ids in inputs])
-    return {
-        "input_ids": input_ids,
-        "attention_mask": (torch.arange(input_ids.shape[1]) < lengths[:, None]).long(),
-        "labels": _padded(targets, -100),
-        "task_ids": torch.tensor([task for task, _ in picked]),
-        "rows": torch.tensor([row for _, row in picked]),
-    }
-
-
-def _padded(rows: list[list[int]], value: int) -> Tensor:
-    longest = max(map(len, rows))
-    return torch.tensor([row + [value] * (longest - len(row)) for row in rows])
-
-
-class TrainLoader:
-    """The training batches of one process; resumes after exactly the batch that came last.
-
-    Every process draws the same global steps from the same seed, and takes its part of each: so the target
-    tokens of a whole step are known everywhere without communication.
-
-    Args:
-        rows: The tokenised rows of each task.
-        mixture: Draws the global steps.
-        max_steps: Optimiser steps in all.
-        accumulate: Micro-batches of a step.
-        pad_token_id: Fills up inputs.
-        rank: Number of this process.
-        world_size: Number of processes.
-        before_step: Called before each step is drawn, when the one before is done with; may raise to stop there.
-
-    Raises:
-        ValueError: A step has fewer rows than processes times micro-batches.
-    """
-
-    def __init__(
-        self,
-        rows: Sequence[TokenRows],
-        mixture: Mixture,
-        *,
-        max_steps: int,
-        accumulate: int,
-        pad_token_id: int,
-        rank: int = 0,
-        world_size: int = 1,
-        before_step: Callable[[], None] | None = None,
-    ) -> None:
-        self.rows, self.mixture, self.pad_token_id = rows, mixture, pad_token_id
-        self.before_step = before_step
-        self.max_steps, self.accumulate, self.rank, self.world_size = max_steps, accumulate, rank, world_size
-        if mixture.batch_size < accumulate * world_size:
-            raise ValueError(
-                f"trainer.batch_size: is {mixture.batch_size}, for {world_size} processes with {accumulate} "
-                "micro-batches each; it is the size of a whole step, so give at least one row to each"
-            )
-        self._delivered = 0  # micro-batches
-        self._before_step = mixture.state_dict()
-
-    def __len__(self) -> int:
-        return self.max_steps * self.accumulate
-
-    def __iter__(self) -> Iterator[Batch]:
-        done, within = divmod(self._delivered, self.accumulate)
-        # A resumed loader stands within a step: that step is drawn again, from the state before it.
-        self.mixture.load_state_dict(self._before_step)
-        for _ in range(done, self.max_steps):
-            if self.before_step is not None and within == 0:
-                self.before_step()
-            self._before_step = self.mixture.state_dict()
-            step = self.mixture.next_batch()
-            inputs, targets = torch.zeros(2, len(self.rows))
-            for task, row in step:
-                inputs[task] += len(self.rows[task].inputs[row])
-                targets[task] += len(self.rows[task].targets[row])
-            for micro in range(within, self.accumulate):
-                part = step[micro * self.world_size + self.rank :: self.accumulate * self.world_size]
-                self._delivered += 1
-                if micro == self.accumulate - 1:
-                    self._before_step = self.mixture.state_dict()
-                tokens = {"input_tokens": inputs, "target_tokens": targets}
-                yield {**collate(self.rows, part, self.pad_token_id), **tokens}
-            within = 0
-
-    def state_dict(self) -> dict[str, Any]:
-        """Where the loader stands."""
-        return {"delivered": self._delivered, "before_step": self._before_step}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on where :meth:`state_dict` stood."""
-        self.mixture.load_state_dict(state["before_step"])
-        self._delivered, self._before_step = state["delivered"], state["before_step"]
-
-
-class EvalLoader:
-    """All rows of all tasks once, sorted by length; the rows of a batch share their generation settings.
-
-    Of several processes each gets its share of the batches. One that would get none gets a single row of another's
-    once more, since Lightning lets no process be without a batch; who gathers the answers drops it.
-
-    Args:
-        rows: The tokenised rows of each task.
-        generation: Arguments for ``generate`` of each task.
-        batch_size: Rows of a batch.
-        pad_token_id: Fills up inputs.
-        rank: Number of this process.
-        world_size: Number of processes.
-    """
-
-    def __init__(
-        self,
-        rows: Sequence[TokenRows],
-        generation: Sequence[Mapping[str, Any]],
-        *,
-        batch_size: int,
-        pad_token_id: int,
-        rank: int = 0,
-        world_size: int = 1,
-    ) -> None:
-        self.rows, self.pad_token_id = rows, pad_token_id
-        alike: dict[str, list[int]] = {}
-        for task, settings in enumerate(generation):
-            alike.setdefault(json.dumps(dict(settings), sort_keys=True, default=str), []).append(task)
-        self._batches: list[tuple[Mapping[str, Any], list[tuple[int, int]]]] = []
-        for tasks in alike.values():
-            picked = [(task, row) for task in tasks for row in range(len(rows[task].inputs))]
-            picked.sort(key=lambda pair: len(rows[pair[0]].inputs[pair[1]]))
-            size = min(batch_size, max(1, -(-len(picked) // world_size)))  # so that no process is idle
-            for start in range(0, len(picked), size):
-                self._batches.append((generation[tasks[0]], picked[start : start + size]))
-        once_more = [(settings, picked[:1]) for settings, picked in self._batches[:1]]
-        self._batches = self._batches[rank::world_size] or once_more
-
-    def __len__(self) -> int:
-        return len(self._batches)
-
-    def __iter__(self) -> Iterator[Batch]:
-        for generation, picked in self._batches:
-            yield {**collate(self.rows, picked, self.pad_token_id), "generation": dict(generation)}
-
 
 class MixtureDataModule(LightningDataModule):
-    """The data of one run, tokenised once.
+    """The data of one run, tokenized once.
 
     Args:
         task_names: T names; position i is ``task_ids == i``.
-        train: Training examples of each task.
-        validation: Validation examples of each task.
-        test: Test examples of each task.
+        examples: Of each split (train, validation, test) the examples of each task.
         tokenizer: The backbone's.
         configs: Configuration of each task.
-        batch_size: Rows of an optimiser step, over all processes and micro-batches.
+        batch_size: Rows of an optimizer step, over all processes and micro-batches.
         accumulate: Micro-batches of a step.
         eval_batch_size: Rows of an evaluation batch.
-        max_steps: Optimiser steps in all.
+        max_steps: Optimizer steps in all.
         mixture: How tasks are sampled.
         seed: Seed of the mixture.
 
@@ -265,9 +35,7 @@ class MixtureDataModule(LightningDataModule):
     def __init__(
         self,
         task_names: Sequence[str],
-        train: Sequence[Sequence[Example]],
-        validation: Sequence[Sequence[Example]],
-        test: Sequence[Sequence[Example]],
+        examples: Mapping[str, Sequence[Sequence[Example]]],
         tokenizer: Any,
         configs: Sequence[TaskConfig],
         *,
@@ -281,14 +49,13 @@ class MixtureDataModule(LightningDataModule):
         super().__init__()
         self.before_step: Callable[[], None] | None = None
         self.task_names, self.configs, self.tokenizer = list(task_names), list(configs), tokenizer
-        self.examples = {"train": train, "validation": validation, "test": test}
+        self.examples = dict(examples)
         self.batch_size, self.accumulate, self.eval_batch_size = batch_size, accumulate, eval_batch_size
         self.max_steps, self.mixture, self.seed = max_steps, mixture, seed
-        for name, config, *of_splits in zip(
-            self.task_names, self.configs, train, validation, test, strict=True
-        ):
-            check_labels(name, [example for split in of_splits for example in split], tokenizer, config)
-        self._rows = {
+        for task_id, (name, config) in enumerate(zip(self.task_names, self.configs, strict=True)):
+            of_task = [example for of_split in examples.values() for example in of_split[task_id]]
+            check_labels(name, of_task, tokenizer, config)
+        self._tokenized = {
             split: [
                 tokenize(examples, tokenizer, config)
                 for examples, config in zip(of_tasks, self.configs, strict=True)
@@ -297,16 +64,21 @@ class MixtureDataModule(LightningDataModule):
         }
         self.truncation: dict[str, dict[str, dict[str, float]]] = {
             split: {name: rows.shares for name, rows in zip(self.task_names, of_tasks, strict=True)}
-            for split, of_tasks in self._rows.items()
+            for split, of_tasks in self._tokenized.items()
         }
         self.unknown: dict[str, dict[str, float]] = {
             name: {"input": rows.unknown_inputs, "target": rows.unknown_targets}
-            for name, rows in zip(self.task_names, self._rows["train"], strict=True)
+            for name, rows in zip(self.task_names, self._tokenized["train"], strict=True)
         }
+
+    @property
+    def examples_per_step(self) -> int:
+        """Examples in an optimizer step; under ``each`` every task has ``batch_size`` of them."""
+        return self.batch_size * (len(self.task_names) if self.mixture.sampling == "each" else 1)
 
     def train_dataloader(self) -> TrainLoader:
         """The training batches of this process."""
-        rows = self._rows["train"]
+        rows = self._tokenized["train"]
         rank, world_size = self._place()
         sizes = [len(of_task.inputs) for of_task in rows]
         return TrainLoader(
@@ -321,9 +93,13 @@ class MixtureDataModule(LightningDataModule):
         )
 
     @property
-    def training_rows(self) -> list[TokenRows]:
-        """The tokenised training rows of each task."""
-        return self._rows["train"]
+    def training_examples(self) -> list[TokenizedExamples]:
+        """The tokenized training examples of each task."""
+        return self._tokenized["train"]
+
+    def examples_of(self, split: str) -> dict[str, Sequence[Example]]:
+        """The examples of a split by task, in the order of the task ids."""
+        return dict(zip(self.task_names, self.examples[split], strict=True))
 
     def val_dataloader(self) -> EvalLoader:
         """The validation rows of this process."""
@@ -354,11 +130,11 @@ class MixtureDataModule(LightningDataModule):
         rows = []
         for task, (name, config) in enumerate(zip(self.task_names, self.configs, strict=True)):
             if (tasks is not None and name not in tasks) or (prefixed and config.prefix is None):
-                rows.append(TokenRows([], [], 0, 0))
+                rows.append(TokenizedExamples([], [], 0, 0))
             elif prefixed:
                 rows.append(tokenize(self.examples[split][task], self.tokenizer, config, config.prefix or ""))
             else:
-                rows.append(self._rows[split][task])
+                rows.append(self._tokenized[split][task])
         return EvalLoader(
             rows,
             [

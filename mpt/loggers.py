@@ -4,8 +4,9 @@ import csv
 import os
 import re
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -14,11 +15,23 @@ import wandb
 from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
 from lightning.pytorch.utilities import rank_zero_only, rank_zero_warn
 
-from mpt import results
 from mpt.checkpoint import RESUME_NEVER
-from mpt.config import LoggerConfig, RunConfig
+from mpt.config import LoggerConfig
+from mpt.run.identity import flatten
+from mpt.run.record import write_csv
 
 SECONDS_BETWEEN_WRITES = 5.0
+SUMMARIZED = (
+    "test",
+    "validation",
+    "moved",
+    "parameters",
+    "seconds",
+    "examples_per_second",
+    "best_step",
+    "steps",
+)
+"""Parts of ``metrics.json`` that become W&B's summary."""
 INIT_TIMEOUT = 15
 """Seconds after which W&B counts as out of reach."""
 MOST_TASK_TAGS, LONGEST_TAG = 20, 64  # W&B refuses longer tags
@@ -91,7 +104,7 @@ class CurvesFile(Logger):
             {key for line in self._lines.values() for key in line}, key=lambda key: (key != "seconds", key)
         )
         rows = ([step, *(line.get(key, "") for key in columns)] for step, line in sorted(self._lines.items()))
-        results.write_csv(self.path, ["step", *columns], rows)
+        write_csv(self.path, ["step", *columns], rows)
 
 
 def _read_lines(path: Path, step: int) -> dict[int, dict[str, float | str]]:
@@ -157,10 +170,12 @@ def _environment(**values: str) -> Iterator[None]:
 
 
 def open_loggers(
-    config: RunConfig,
+    config: LoggerConfig,
     folder: Path,
     *,
     run_id: str,
+    stage: str,
+    tags: Sequence[str],
     values: Mapping[str, Any],
     step: int = 0,
     clock: Callable[[], float] | None = None,
@@ -168,9 +183,11 @@ def open_loggers(
     """Open the loggers of one run.
 
     Args:
-        config: The configuration; ``config.logger`` says which ones.
+        config: Which ones.
         folder: The run folder, where all of them write.
         run_id: Identity of the run for W&B; a resumed run goes on under the same one.
+        stage: source, target or teachers: W&B's job type.
+        tags: From :func:`tags`.
         values: The whole configuration as plain values, with what else describes the run under ``run``.
         step: Optimizer steps that the run has behind it.
         clock: Seconds that the run has trained for.
@@ -179,11 +196,11 @@ def open_loggers(
         ValueError: TensorBoard is not installed, W&B should be online and cannot, or metrics.csv is damaged.
     """
     loggers: list[Logger] = [CurvesFile(folder / "metrics.csv", step, clock)]
-    mode = wandb_mode(config.logger)
-    if mode != "disabled" and (opened := _open_wandb(config, folder, mode, run_id, values)):
+    mode = wandb_mode(config)
+    if mode != "disabled" and (opened := _open_wandb(config, folder, mode, run_id, stage, tags, values)):
         loggers.append(opened)
-    if config.logger.tensorboard:
-        check_tensorboard(config.logger)
+    if config.tensorboard:
+        check_tensorboard(config)
         loggers.append(TensorBoardLogger(str(folder), name="", version="tensorboard"))
     return loggers
 
@@ -218,13 +235,20 @@ class SafeWandbLogger(WandbLogger):
 
 
 def _open_wandb(
-    config: RunConfig, folder: Path, mode: str, run_id: str, values: Mapping[str, Any]
+    config: LoggerConfig,
+    folder: Path,
+    mode: str,
+    run_id: str,
+    stage: str,
+    tags: Sequence[str],
+    values: Mapping[str, Any],
 ) -> WandbLogger | None:
     """Open W&B; where it may choose, go offline when it cannot be reached, and go without when that fails too."""
+    start = partial(_start_wandb, config, folder, run_id, stage, tags, values)
     try:
-        return _start_wandb(config, folder, mode, run_id, values)
+        return start(mode)
     except Exception as error:
-        if config.logger.wandb_mode == "online":
+        if config.wandb_mode == "online":
             raise ValueError(
                 f"logger.wandb_mode: online, but W&B cannot be reached ({_reason(error)}); use offline or auto"
             ) from error
@@ -232,7 +256,7 @@ def _open_wandb(
     where = "offline" if mode == "online" else "nowhere"
     try:
         wandb.teardown()  # its service still holds the id of the run that failed
-        opened = _start_wandb(config, folder, "offline", run_id, values) if mode == "online" else None
+        opened = start("offline") if mode == "online" else None
     except Exception:
         opened, where = None, "nowhere"
     os.environ["WANDB_MODE"] = "offline"  # the other jobs of a sweep do not wait again
@@ -241,7 +265,13 @@ def _open_wandb(
 
 
 def _start_wandb(
-    config: RunConfig, folder: Path, mode: str, run_id: str, values: Mapping[str, Any]
+    config: LoggerConfig,
+    folder: Path,
+    run_id: str,
+    stage: str,
+    tags: Sequence[str],
+    values: Mapping[str, Any],
+    mode: str,
 ) -> WandbLogger:
     with _environment(WANDB_MODE=mode):
         run = wandb.init(
@@ -249,11 +279,11 @@ def _start_wandb(
             dir=str(folder),
             id=run_id,
             resume="allow",
-            project=config.logger.project,
-            entity=config.logger.entity,
-            group=config.logger.group or os.environ.get("WANDB_RUN_GROUP"),
-            job_type=config.stage,
-            tags=_tags(config),
+            project=config.project,
+            entity=config.entity,
+            group=config.group or os.environ.get("WANDB_RUN_GROUP"),
+            job_type=stage,
+            tags=list(tags),
             notes=os.environ.get("WANDB_NOTES") or values.get("run", {}).get("command"),
             config=dict(values),
             mode="offline" if mode == "offline" else "online",
@@ -261,14 +291,12 @@ def _start_wandb(
         )
     run.define_metric("trainer/global_step")
     run.define_metric("*", step_metric="trainer/global_step", step_sync=True)
-    return SafeWandbLogger(experiment=run, save_dir=str(folder), project=config.logger.project)
+    return SafeWandbLogger(experiment=run, save_dir=str(folder), project=config.project)
 
 
-def _tags(config: RunConfig) -> list[str]:
-    """The tasks, the method and k, by which runs are found again."""
-    own = [*list(config.tasks)[:MOST_TASK_TAGS], config.method.name]
-    if config.few_shot.k is not None:
-        own.append(f"k={config.few_shot.k}")
+def tags(tasks: Iterable[str], method: str, k: int | None) -> list[str]:
+    """Tag a run with its tasks, method and k, by which W&B finds it again, and with those of ``WANDB_TAGS``."""
+    own = [*list(tasks)[:MOST_TASK_TAGS], method, *([f"k={k}"] if k is not None else [])]
     others = [tag for tag in os.environ.get("WANDB_TAGS", "").split(",") if tag]
     return list(dict.fromkeys(tag[:LONGEST_TAG] for tag in (*own, *others)))
 
@@ -280,7 +308,7 @@ def _reason(error: Exception) -> str:
 @rank_zero_only
 def log_results(
     loggers: Sequence[Logger],
-    numbers: Mapping[str, float],
+    metrics: Mapping[str, Any],
     predictions: Sequence[Mapping[str, str]],
     folder: Path,
 ) -> None:
@@ -288,15 +316,16 @@ def log_results(
 
     Args:
         loggers: From :func:`open_loggers`.
-        numbers: Final metrics.
+        metrics: What ``metrics.json`` holds.
         predictions: Rows of the table of sample predictions, all with the same keys.
         folder: The run folder; its prompt or adapter becomes W&B's artifact, its heat map of the tasks an image.
     """
+    numbers = flatten({key: metrics[key] for key in SUMMARIZED if key in metrics})
     for logger in loggers:
         if not isinstance(logger, WandbLogger):
             continue
         run = logger.experiment
-        run.summary.update(dict(numbers))
+        run.summary.update({key.replace(".", "/"): value for key, value in numbers.items()})
         # W&B stages an artifact's files in the user's home; there they would not travel with the run.
         staging = os.environ.get("WANDB_DATA_DIR", str(folder / "wandb"))
         with _environment(WANDB_DATA_DIR=staging):

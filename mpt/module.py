@@ -1,10 +1,9 @@
 """The LightningModule: a frozen backbone, a multitask prompt or a baseline, and the loss of both stages.
 
-Shape legend: B rows in a batch, T tasks.
+Shape legend: B examples in a batch, T tasks.
 """
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import Any
 
 import lightning
@@ -14,23 +13,14 @@ from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
 
 from mpt import metrics
+from mpt.adapter import Adapter
 from mpt.backbone import Backbone, token_losses
-from mpt.baselines import Adapter
+from mpt.batches import Batch
 from mpt.config import OptimConfig, TaskConfig
-from mpt.data import Batch, MixtureDataModule
+from mpt.data import MixtureDataModule
 from mpt.distill import Distiller
 from mpt.optim import RowAdamW
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """One answered row."""
-
-    task: str
-    row_id: str
-    input: str
-    references: tuple[str, ...]
-    prediction: str
+from mpt.predict import Answer, answer_batch, condition, gather
 
 
 class MPTModule(lightning.LightningModule):
@@ -39,7 +29,7 @@ class MPTModule(lightning.LightningModule):
     The loss of a step is ``sum_t weight_t * L_t``, where ``L_t`` is the mean token loss over task t's target
     tokens in the global step: all processes and all accumulated micro-batches (Wang et al. 2023, equation 4); a
     distiller adds its losses to each ``L_t``. With one task of weight 1 it is the backbone's own loss. Checkpoints hold
-    what is trained alone.
+    only what is trained.
 
     Args:
         backbone: Frozen.
@@ -47,7 +37,7 @@ class MPTModule(lightning.LightningModule):
         data: The rows; for the texts behind the predictions.
         configs: Configuration of each task.
         optim: Learning rates and schedule.
-        max_steps: Optimiser steps in all, for the schedule.
+        max_steps: Optimizer steps in all, for the schedule.
         distiller: Compares the prompt with teachers in training; None: none are there.
 
     Raises:
@@ -78,7 +68,7 @@ class MPTModule(lightning.LightningModule):
         self.start = adapter.snapshot()
         self.strict_loading = False
         self._step_losses: dict[str, Tensor] = {}
-        self._predictions: list[tuple[int, int, str, float, int]] = []
+        self._answers: list[Answer] = []
         self._random: Tensor | None = None
 
     task_weights: Tensor
@@ -89,22 +79,6 @@ class MPTModule(lightning.LightningModule):
         return self.adapter.task_names
 
     # Training
-
-    def row_losses(self, batch: Batch, use_prompt: bool = True) -> Tensor:
-        """Summed token loss of each row under its own task's prompt, float32, ``(B,)``."""
-        return self.backbone.row_losses(
-            batch["input_ids"],
-            batch["attention_mask"],
-            batch["labels"],
-            **self._conditions(batch, use_prompt),
-        )
-
-    def _conditions(self, batch: Batch, use_prompt: bool) -> dict[str, Tensor]:
-        """What the backbone reads of the adapter."""
-        if not use_prompt:
-            return {}
-        told = (batch["input_ids"], batch["attention_mask"], batch["task_ids"])
-        return self.adapter.conditions(*told, self.backbone.word_embeddings)
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         """This batch's part of each task's losses over the global step, ``(T,)`` each.
@@ -117,15 +91,16 @@ class MPTModule(lightning.LightningModule):
         """
         fields = (batch["input_ids"], batch["attention_mask"], batch["labels"])
         distilled = self.distiller is not None
-        told = self.backbone.outputs(*fields, **self._conditions(batch, True), hidden=distilled)
-        rows = token_losses(told.logits, batch["labels"])
-        if not torch.isfinite(rows).all():
-            self._complain(batch, rows)
-        summed = rows.new_zeros(len(self.configs)).index_add(0, batch["task_ids"], rows)
+        conditions = condition(self.adapter, self.backbone, batch)
+        outputs = self.backbone.outputs(*fields, conditions.prompts, conditions.shifts, hidden=distilled)
+        of_examples = token_losses(outputs.logits, batch["labels"])  # B
+        if not torch.isfinite(of_examples).all():
+            self._refuse(batch, of_examples)
+        summed = of_examples.new_zeros(len(self.configs)).index_add(0, batch["task_ids"], of_examples)  # T
         losses = {"task": summed / batch["target_tokens"].clamp(min=1)}
         whole = losses["task"]
         if self.distiller is not None:
-            compared = self.distiller.losses(told, batch)
+            compared = self.distiller.losses(outputs, batch)
             losses |= compared
             whole = whole + self.distiller.weighted(compared)
         return losses | {"all": whole}
@@ -163,19 +138,20 @@ class MPTModule(lightning.LightningModule):
         rates = zip(self.learner_names, self._optimizer.param_groups, strict=True)
         self.log_dict({f"lr/{name}": group["lr"] for name, group in rates})
 
-    def _complain(self, batch: Batch, losses: Tensor) -> None:
+    def _refuse(self, batch: Batch, losses: Tensor) -> None:
+        """Name the examples whose loss is not finite."""
         bad = (~torch.isfinite(losses)).nonzero().flatten().tolist()
-        named = [
-            self._row_name(int(batch["task_ids"][row]), int(batch["rows"][row]), "train") for row in bad[:5]
-        ]
+        ids, indices = batch["task_ids"].tolist(), batch["example_indices"].tolist()
+        named = [self._name(ids[position], indices[position]) for position in bad[:5]]
         more = f" and {len(bad) - 5} more" if len(bad) > 5 else ""
         raise ValueError(
             f"step {self.global_step}: the loss is not finite for {', '.join(named)}{more}; lower the learning rates "
             "(optim.lr_prompt, optim.lr_factors, optim.lr_weights), or use backbone.dtype=float32"
         )
 
-    def _row_name(self, task: int, row: int, split: str) -> str:
-        return f"{self.task_names[task]} {self.data.examples[split][task][row].row_id}"
+    def _name(self, task_id: int, example_index: int) -> str:
+        example = self.data.examples["train"][task_id][example_index]
+        return f"{self.task_names[task_id]} {example.row_id}"
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """RowAdamW with a rate for each kind of parameters, and a schedule by steps."""
@@ -210,27 +186,27 @@ class MPTModule(lightning.LightningModule):
 
     def on_validation_epoch_start(self) -> None:
         """Forget the last answers, and keep the random state: validating must not change the training."""
-        self._predictions = []
+        self._answers = []
         self._random = torch.get_rng_state()
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        """Generate and score each row under its own task's prompt."""
-        self._predictions += self._answer(batch, True, with_losses=True)
+        """Generate and score each example under its own task's prompt."""
+        self._answers += answer_batch(self.adapter, self.backbone, batch, with_losses=True)
 
     def on_validation_epoch_end(self) -> None:
-        """Score all rows of all processes, and log them task by task."""
-        self._predictions = gather(self._predictions)
+        """Score the answers of all processes, and log them task by task."""
+        answers = gather(self._answers)
         scores = []
-        for task, name in enumerate(self.task_names):
-            answers = [answer for answer in self._predictions if answer[0] == task]
-            examples = [self.data.examples["validation"][task][row] for _, row, *_ in answers]
-            references = [example.references for example in examples]
+        for task_id, name in enumerate(self.task_names):
+            of_task = [each for each in answers if each.task_id == task_id]
+            examples = [self.data.examples["validation"][task_id][each.example_index] for each in of_task]
             scored = metrics.score(
-                self.configs[task].metrics, [text for _, _, text, *_ in answers], references
+                self.configs[task_id].metrics,
+                [each.text for each in of_task],
+                [example.references for example in examples],
             )
-            scored["loss"] = sum(answer[3] for answer in answers) / max(
-                1, sum(answer[4] for answer in answers)
-            )
+            tokens = sum(each.target_tokens for each in of_task)
+            scored["loss"] = sum(each.loss for each in of_task) / max(1, tokens)
             scores.append(scored["score"])
             self.log_dict({f"validation/{name}/{key}": float(value) for key, value in scored.items()})
         self.log("validation/average/score", sum(scores) / len(scores), prog_bar=True)
@@ -240,52 +216,10 @@ class MPTModule(lightning.LightningModule):
         if self._random is not None:
             torch.set_rng_state(self._random)
 
-    @torch.no_grad()
-    def evaluate_rows(self, loader: Iterable[Batch], split: str, use_prompt: bool = True) -> list[Prediction]:
-        """Answer rows outside of a Trainer.
-
-        Args:
-            loader: Such as ``data.eval_loader(split)``; of several processes, each gives its share.
-            split: Where the loader's rows come from.
-            use_prompt: Put each row's prompt before it; False for the oracle, whose rows have a prefix instead.
-
-        Returns:
-            One prediction per row, in the order of tasks and rows; in every process those of all.
-        """
-        self.to(self.backbone.device)
-        answers: list[tuple[int, int, str, float, int]] = []
-        for batch in loader:
-            batch = {
-                key: value.to(self.backbone.device) if isinstance(value, Tensor) else value
-                for key, value in batch.items()
-            }
-            answers += self._answer(batch, use_prompt)
-        predictions = []
-        for task, row, text, *_ in gather(answers):
-            example = self.data.examples[split][task][row]
-            predictions.append(
-                Prediction(self.task_names[task], example.row_id, example.input, example.references, text)
-            )
-        return predictions
-
-    def _answer(
-        self, batch: Batch, use_prompt: bool, with_losses: bool = False
-    ) -> list[tuple[int, int, str, float, int]]:
-        """Task id, row, text, summed token loss and number of target tokens of each row."""
-        conditions = self._conditions(batch, use_prompt)
-        texts = self.backbone.generate(
-            batch["input_ids"], batch["attention_mask"], **conditions, **batch["generation"]
-        )
-        losses = self.row_losses(batch, use_prompt).tolist() if with_losses else [0.0] * len(texts)
-        tokens = (batch["labels"] != -100).sum(1).tolist()
-        return list(
-            zip(batch["task_ids"].tolist(), batch["rows"].tolist(), texts, losses, tokens, strict=True)
-        )
-
     # Checkpoints
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep what is trained alone, and the random state that dropout will draw from."""
+        """Keep only what is trained, and the random state that dropout will draw from."""
         checkpoint["state_dict"] = {}
         checkpoint["adapter"] = self.adapter.snapshot()
         checkpoint["start"] = self.start
@@ -308,12 +242,3 @@ class MPTModule(lightning.LightningModule):
             if self._resumed[1] is not None and torch.cuda.is_available():
                 torch.cuda.set_rng_state(self._resumed[1].cpu())
             self._resumed = None
-
-
-def gather(answers: list[tuple[int, int, str, float, int]]) -> list[tuple[int, int, str, float, int]]:
-    """The answers of all processes, each row once, in the order of tasks and rows."""
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        parts: list[Any] = [None] * torch.distributed.get_world_size()
-        torch.distributed.all_gather_object(parts, answers)
-        answers = [answer for part in parts for answer in part]
-    return list({answer[:2]: answer for answer in sorted(answers)}.values())

@@ -3,15 +3,12 @@
 import sys
 import time
 from collections.abc import Iterable, Iterator
-from typing import Any
 
-import lightning
-from lightning.pytorch.callbacks import Callback, RichProgressBar
-from lightning.pytorch.utilities import rank_zero_only
 from rich.console import Console
 from rich.progress import track
+from torch import distributed
 
-from mpt.data import Batch
+from mpt.batches import Batch
 
 SECONDS_BETWEEN_LINES = 10.0
 
@@ -19,11 +16,6 @@ SECONDS_BETWEEN_LINES = 10.0
 def on_terminal() -> bool:
     """Whether a person is likely to look at the output as it comes."""
     return Console().is_terminal
-
-
-def build_progress() -> Callback:
-    """The callback that shows the progress of a training here."""
-    return StepBar() if on_terminal() else StepLines()
 
 
 def track_batches(batches: Iterable[Batch], doing: str, total: int) -> Iterator[Batch]:
@@ -37,7 +29,7 @@ def track_batches(batches: Iterable[Batch], doing: str, total: int) -> Iterator[
     Yields:
         The batches.
     """
-    if getattr(rank_zero_only, "rank", 0) != 0:
+    if distributed.is_available() and distributed.is_initialized() and distributed.get_rank() != 0:
         yield from batches
     elif on_terminal():
         yield from track(batches, doing, total, transient=True)
@@ -52,7 +44,7 @@ def _with_lines(batches: Iterable[Batch], doing: str, total: int) -> Iterator[Ba
         examples += len(batch["task_ids"])
         if pace.is_due():
             speed, left = pace.estimate(examples, done / total)
-            _print_line(f"{doing}: {done} of {total} batches, {speed} rows/s, {left} left")
+            print_line(f"{doing}: {done} of {total} batches, {speed} rows/s, {left} left")
 
 
 class Pace:
@@ -91,54 +83,6 @@ def format_seconds(seconds: float) -> str:
     return f"{whole // 3600} h {whole % 3600 // 60} min"
 
 
-def _print_line(text: str) -> None:
+def print_line(text: str) -> None:
+    """Print a line of progress on stderr, at once."""
     print(text, file=sys.stderr, flush=True)
-
-
-class StepBar(RichProgressBar):
-    """Lightning's bar over all steps of a run, which knows no epochs."""
-
-    def _get_train_description(self, current_epoch: int) -> str:
-        return f"{'Training':{len(self.validation_description)}}"
-
-    @property
-    def total_train_batches(self) -> int | float:
-        """All of a resumed run's, as the bar starts where the run stopped."""
-        return self.trainer.num_training_batches
-
-    def get_metrics(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> Any:
-        """The weighted loss of the step, and the average score of the last validation."""
-        metrics = super().get_metrics(trainer, pl_module)
-        short = {"train/loss": "loss", "validation/average/score": "score"}
-        return {short[key]: value for key, value in metrics.items() if key in short}
-
-
-class StepLines(Callback):
-    """A line every few seconds: step, loss, rows per second, time left; and one for each validation."""
-
-    def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        """Start the clock; steps of before an interruption do not count for the speed."""
-        self.pace, self.first, self.examples = Pace(), trainer.global_step, 0
-
-    def on_train_batch_end(
-        self,
-        trainer: lightning.Trainer,
-        pl_module: lightning.LightningModule,
-        outputs: Any,
-        batch: Batch,
-        batch_idx: int,
-    ) -> None:
-        """Print a line where one is due."""
-        self.examples += len(batch["task_ids"]) * trainer.world_size
-        step = trainer.global_step
-        if step > self.first and trainer.is_global_zero and self.pace.is_due():
-            share = (step - self.first) / (trainer.max_steps - self.first)
-            speed, left = self.pace.estimate(self.examples, share)
-            loss = float(trainer.callback_metrics["train/loss"])
-            _print_line(f"step {step} of {trainer.max_steps}: loss {loss:.4f}, {speed} rows/s, {left} left")
-
-    def on_validation_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        """Print the average score."""
-        if trainer.is_global_zero:
-            score = float(trainer.callback_metrics["validation/average/score"])
-            _print_line(f"step {trainer.global_step} of {trainer.max_steps}: validation score {score:.3f}")

@@ -15,8 +15,10 @@ from typing import Any
 
 from scipy.stats import t as student_t
 
-from mpt import results
 from mpt.atomic import write_atomically
+from mpt.run.folder import read_config
+from mpt.run.identity import flatten, identity
+from mpt.run.record import read_metrics, write_csv
 from mpt.sweep import read_record
 
 Line = dict[str, Any]
@@ -83,12 +85,12 @@ def gather(folders: Iterable[Path], split: str = "test") -> tuple[list[Line], li
     folders = list(folders)
     for folder in folders:
         for run in _runs_in(folder):
-            read = results.read_config(run)
+            read = read_config(run)
             if read is None or run in configs:
                 continue
             if (run / "metrics.json").is_file():
                 where = {"folder": str(folder)} if len(folders) > 1 else {}
-                configs[run] = where | results.flatten(results.identity(read[0]))
+                configs[run] = where | flatten(identity(read[0]))
             else:
                 unfinished.append(run)
     if not configs:
@@ -98,7 +100,7 @@ def gather(folders: Iterable[Path], split: str = "test") -> tuple[list[Line], li
     differing, of_tasks = _differing(list(configs.values()))
     lines: list[Line] = []
     for run, config in configs.items():
-        metrics = results.read_metrics(run) or {}
+        metrics = read_metrics(run) or {}
         if split not in metrics:
             raise ValueError(f"{run}/metrics.json: has no {split!r}; choose one of test, validation")
         told = {key: _plain(config.get(key)) for key in differing}
@@ -412,10 +414,10 @@ def report(arguments: argparse.Namespace) -> str:
     text = "\n\n".join(told) + "\n"
     if arguments.output:
         columns = list(dict.fromkeys(key for line in lines for key in line))
-        results.write_csv(
+        write_csv(
             arguments.output / "runs.csv", columns, ([line.get(key, "") for key in columns] for line in lines)
         )
-        results.write_csv(arguments.output / "table.csv", header, rows)
+        write_csv(arguments.output / "table.csv", header, rows)
         with write_atomically(arguments.output / "table.md") as temporary:
             temporary.write_text(text, encoding="utf-8")
         if arguments.x:

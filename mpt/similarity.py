@@ -7,13 +7,14 @@ import lightning
 import torch
 from torch import Tensor
 
-from mpt import results
+from mpt.artifact import load_prompt
 from mpt.atomic import write_atomically
 from mpt.backbone import Backbone
+from mpt.batches import Batch
 from mpt.config import TrainerConfig
-from mpt.data import Batch
 from mpt.module import MPTModule
 from mpt.prompt import MultitaskPromptEmbedding
+from mpt.run.record import write_csv
 
 MOST_LABELS = 60
 """Tasks that the heat map names and has room for; of more it names every second, third, ..."""
@@ -36,6 +37,15 @@ def task_cosines(prompt: MultitaskPromptEmbedding) -> Tensor:
     return (unit @ unit.T).float().cpu()
 
 
+def write_task_similarity(folder: Path) -> None:
+    """Write how near the tasks of a run's saved prompt are to each other, where it holds several and they differ."""
+    if not (folder / "prompt").is_dir():
+        return
+    prompt = load_prompt(folder).prompt
+    if len(prompt.task_names) > 1 and prompt.config.form != "shared":
+        write_similarity(folder, prompt.task_names, task_cosines(prompt))
+
+
 def write_similarity(folder: Path, names: Sequence[str], cosines: Tensor) -> None:
     """Write ``similarity.csv`` and its heat map ``similarity.png``.
 
@@ -52,7 +62,7 @@ def write_similarity(folder: Path, names: Sequence[str], cosines: Tensor) -> Non
     rows = [
         [name, *(f"{value:.6f}" for value in row)] for name, row in zip(names, cosines.tolist(), strict=True)
     ]
-    results.write_csv(folder / "similarity.csv", ["task", *names], rows)
+    write_csv(folder / "similarity.csv", ["task", *names], rows)
     size = 2 + 0.35 * min(len(names), MOST_LABELS)
     figure, axis = pyplot.subplots(figsize=(size + 1, size))
     image = axis.imshow(cosines.numpy(), vmin=-1, vmax=1, cmap="RdBu_r")
@@ -95,7 +105,7 @@ def source_losses(
                     for key in ("input_ids", "attention_mask", "labels")
                 }
                 task_ids = torch.arange(S, device=backbone.device).repeat(len(fields["labels"]) // S)
-                losses = backbone.row_losses(**fields, prompts=source(None, task_ids))
+                losses = backbone.example_losses(**fields, prompts=source(None, task_ids))
                 summed += losses.view(-1, S).sum(0)
                 tokens += int((batch["labels"][part] != -100).sum())
     finally:

@@ -3,8 +3,10 @@
 import logging
 import os
 import signal
+import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,12 +14,14 @@ import lightning
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import Callback, LambdaCallback, Timer
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 
-from mpt.callbacks import BestPrompt, EarlyStop, LastCheckpoint
+from mpt.callbacks import BestPrompt, EarlyStop, LastCheckpoint, build_progress
 from mpt.checkpoint import AtomicCheckpointIO
-from mpt.config import RunConfig
-from mpt.interrupt import StopSignals
-from mpt.progress import build_progress, on_terminal
+from mpt.config import EvaluationConfig, TrainerConfig
+from mpt.interrupt import Interrupted, StopSignals
+from mpt.progress import on_terminal
+from mpt.run.console import is_main, say_stopped
 
 
 @dataclass(frozen=True)
@@ -38,7 +42,8 @@ class TrainerParts:
 
 
 def build_trainer(
-    config: RunConfig,
+    config: TrainerConfig,
+    evaluation: EvaluationConfig,
     folder: Path,
     signals: StopSignals,
     at_start: Callable[[lightning.Trainer, lightning.LightningModule], None],
@@ -46,7 +51,8 @@ def build_trainer(
     """Build the Trainer of a run, before anything long or written: Lightning refuses what the machine lacks.
 
     Args:
-        config: The configuration.
+        config: Devices, steps, precision.
+        evaluation: When to validate, and when to stop early.
         folder: The run folder; nothing is written to it yet.
         signals: The run's.
         at_start: Called when every process is up and before the first step.
@@ -54,37 +60,34 @@ def build_trainer(
     Raises:
         ValueError: Lightning does not know a word, or the machine has no such device.
     """
-    best = BestPrompt(folder / "checkpoints" / "best.safetensors", by_task=config.evaluation.best == "task")
+    best = BestPrompt(folder / "checkpoints" / "best.safetensors", by_task=evaluation.best == "task")
     last = LastCheckpoint(folder / "checkpoints" / "last.ckpt", signals)
     timer = Timer()
-    told = config.trainer
     # The timer and the progress count from where at_start ends.
     callbacks: list[Callback] = [LambdaCallback(on_train_start=at_start), timer, best, last]
-    if told.progress_bar:
+    if config.progress_bar:
         callbacks.append(build_progress())
-    if config.evaluation.patience is not None:
-        callbacks.append(
-            EarlyStop("validation/average/score", mode="max", patience=config.evaluation.patience)
-        )
+    if evaluation.patience is not None:
+        callbacks.append(EarlyStop("validation/average/score", mode="max", patience=evaluation.patience))
     try:
         trainer = lightning.Trainer(
-            accelerator=told.accelerator,
-            devices=told.devices,
-            num_nodes=told.num_nodes,
-            strategy=told.strategy,
-            precision=told.precision,  # type: ignore[arg-type]  # Lightning checks the word
-            max_steps=told.max_steps,
-            accumulate_grad_batches=told.accumulate_grad_batches,
+            accelerator=config.accelerator,
+            devices=config.devices,
+            num_nodes=config.num_nodes,
+            strategy=config.strategy,
+            precision=config.precision,  # type: ignore[arg-type]  # Lightning checks the word
+            max_steps=config.max_steps,
+            accumulate_grad_batches=config.accumulate_grad_batches,
             # In micro-batches; a run shorter than that is validated once, at its end.
-            val_check_interval=min(config.evaluation.validate_every, told.max_steps)
-            * told.accumulate_grad_batches,
+            val_check_interval=min(evaluation.validate_every, config.max_steps)
+            * config.accumulate_grad_batches,
             check_val_every_n_epoch=None,
             num_sanity_val_steps=0,
             log_every_n_steps=1,
             logger=False,
             callbacks=callbacks,
             default_root_dir=folder,
-            enable_progress_bar=told.progress_bar and on_terminal(),  # elsewhere our own lines
+            enable_progress_bar=config.progress_bar and on_terminal(),  # elsewhere our own lines
             enable_model_summary=False,
             use_distributed_sampler=False,
             plugins=[AtomicCheckpointIO()],
@@ -92,6 +95,27 @@ def build_trainer(
     except (ValueError, MisconfigurationException) as error:
         raise ValueError(f"trainer: {' '.join(str(error).split())}") from error
     return TrainerParts(trainer, best, last, timer)
+
+
+@contextmanager
+def supervise(parts: TrainerParts, signals: StopSignals, folder: Path) -> Iterator[None]:
+    """Say how a stopped run goes on, and end its other processes whatever happens.
+
+    Raises:
+        Interrupted: In the main process of a stopped run; the others end with 0, since Lightning kills the main process
+            where another one fails.
+    """
+    kill = False
+    try:
+        yield
+    except (Interrupted, SIGTERMException) as stop:
+        if not is_main():
+            sys.exit(0)
+        kill = not signals.training  # the others may be waiting for this one
+        say_stopped(folder, parts.last.step)
+        raise stop if isinstance(stop, Interrupted) else Interrupted(signal.SIGTERM) from stop
+    finally:
+        close_processes(parts.trainer, kill=kill)
 
 
 def close_processes(trainer: lightning.Trainer, *, kill: bool) -> None:
@@ -115,8 +139,8 @@ def close_processes(trainer: lightning.Trainer, *, kill: bool) -> None:
             os.environ.pop(name, None)
 
 
-def hush() -> None:
-    """Silence what libraries say of every run like ours."""
+def silence_libraries() -> None:
+    """Silence library warnings that every run triggers."""
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
     logging.getLogger("absl").setLevel(logging.WARNING)

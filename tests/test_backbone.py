@@ -35,16 +35,16 @@ def test_nothing_requires_a_gradient_and_the_width_is_the_embeddings(backbone: B
 def test_loss_without_prompt_is_the_models_own(backbone: Backbone) -> None:
     input_ids, mask, labels = batch(backbone)
     own = backbone.model(input_ids=input_ids, attention_mask=mask, labels=labels).loss
-    ours = backbone.row_losses(input_ids, mask, labels).sum() / (labels != -100).sum()
+    ours = backbone.example_losses(input_ids, mask, labels).sum() / (labels != -100).sum()
     torch.testing.assert_close(ours, own)
 
 
 def test_row_does_not_depend_on_what_pads_it(backbone: Backbone) -> None:
     input_ids, mask, labels = batch(backbone)
     prompts = torch.randn(2, 5, 32)
-    together = backbone.row_losses(input_ids, mask, labels, prompts)
+    together = backbone.example_losses(input_ids, mask, labels, prompts)
     length = int(mask[1].sum())
-    alone = backbone.row_losses(input_ids[1:, :length], mask[1:, :length], labels[1:], prompts[1:])
+    alone = backbone.example_losses(input_ids[1:, :length], mask[1:, :length], labels[1:], prompts[1:])
     torch.testing.assert_close(together[1:], alone)
 
 
@@ -78,7 +78,7 @@ def test_generation_equals_the_encoder_outputs_route(backbone: Backbone) -> None
 
 def test_gradient_reaches_the_prompt_alone(backbone: Backbone) -> None:
     prompts = torch.randn(2, 5, 32, requires_grad=True)
-    backbone.row_losses(*batch(backbone), prompts).sum().backward()
+    backbone.example_losses(*batch(backbone), prompts).sum().backward()
     assert prompts.grad is not None
     assert prompts.grad.abs().sum() > 0
     assert all(parameter.grad is None for parameter in backbone.parameters())
@@ -88,7 +88,7 @@ def test_dropout_is_an_option_and_generation_leaves_the_mode(tiny_t5_folder: Pat
     for dropout in (True, False):
         backbone = Backbone.load(BackboneConfig(name="t5", path=str(tiny_t5_folder), dropout=dropout)).train()
         input_ids, mask, labels = batch(backbone)
-        losses = [backbone.row_losses(input_ids, mask, labels) for _ in range(2)]
+        losses = [backbone.example_losses(input_ids, mask, labels) for _ in range(2)]
         assert torch.equal(*losses) != dropout
         backbone.generate(input_ids, mask, max_new_tokens=2)
         assert backbone.model.training == dropout

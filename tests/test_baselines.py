@@ -11,13 +11,14 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoModelForSeq2SeqLM
 
+from mpt.adapter import Adapter
 from mpt.backbone import Backbone
-from mpt.baselines import Adapter, Attempt, DePT, FullFineTuning, LoRA, build_baseline, load_baseline
+from mpt.baselines import Attempt, DePT, FullFineTuning, LoRA, build_baseline, load_baseline
 from mpt.config import BackboneConfig, MethodConfig, MixtureConfig, OptimConfig, TaskConfig
 from mpt.data import MixtureDataModule
 from mpt.module import MPTModule
 from mpt.prompt import MultitaskPromptEmbedding, MultitaskPromptTuningConfig
-from mpt.tasks import Example
+from mpt.tasks import SPLITS, Example
 from mpt.world import rows
 
 T, C, N, D, R = 2, 3, 4, 32, 5
@@ -56,7 +57,7 @@ def dept(max_tokens: int = 40) -> DePT:
 class TestAttempt:
     def test_is_the_papers_equations_row_by_row(self, backbone: Backbone, inputs: dict[str, Tensor]) -> None:
         made = attempt(temperature=3.0)
-        prompts = made.conditions(**inputs, word_embeddings=backbone.word_embeddings)["prompts"]
+        prompts = made.condition(**inputs, word_embeddings=backbone.word_embeddings).prompts
         for row, task in enumerate(inputs["task_ids"].tolist()):
             # In numpy, one row without its pads.
             length = int(inputs["attention_mask"][row].sum())
@@ -80,9 +81,8 @@ class TestAttempt:
     def test_a_task_moves_nothing_of_another(self, backbone: Backbone, inputs: dict[str, Tensor]) -> None:
         made = attempt()
         inputs["task_ids"][:] = 1
-        made.conditions(**inputs, word_embeddings=backbone.word_embeddings)[
-            "prompts"
-        ].square().sum().backward()
+        prompts = made.condition(**inputs, word_embeddings=backbone.word_embeddings).prompts
+        prompts.square().sum().backward()
         for name, param in made.named_parameters():
             assert param.grad is not None, name
             assert not param.grad[0].any(), name
@@ -99,32 +99,32 @@ class TestDePT:
     ) -> None:
         made = dept()
         nn.init.normal_(made.B)
-        told = made.conditions(**inputs, word_embeddings=backbone.word_embeddings)
+        told = made.condition(**inputs, word_embeddings=backbone.word_embeddings)
         for row, task in enumerate(inputs["task_ids"].tolist()):
-            assert torch.equal(told["prompts"][row], made.prompt[task])
+            assert torch.equal(told.prompts[row], made.prompt[task])
             for place in range(inputs["input_ids"].shape[1]):
                 expected = sum(made.A[task, place, rank] * made.B[task, rank] for rank in range(R))
-                torch.testing.assert_close(told["shifts"][row, place], expected)
+                torch.testing.assert_close(told.shifts[row, place], expected)
         # What the backbone makes of it, against the same put together by hand.
         labels = inputs["input_ids"][:, :3].contiguous()
-        found = backbone.logits(inputs["input_ids"], inputs["attention_mask"], labels, **told)
-        embeds = torch.cat(
-            [told["prompts"], backbone.word_embeddings(inputs["input_ids"]) + told["shifts"]], 1
+        found = backbone.logits(
+            inputs["input_ids"], inputs["attention_mask"], labels, told.prompts, told.shifts
         )
+        embeds = torch.cat([told.prompts, backbone.word_embeddings(inputs["input_ids"]) + told.shifts], 1)
         mask = torch.cat([torch.ones(3, N, dtype=torch.long), inputs["attention_mask"]], 1)
         expected = backbone.model(inputs_embeds=embeds, attention_mask=mask, labels=labels).logits
         torch.testing.assert_close(found, expected)
 
     def test_starts_as_its_prompt_alone(self, backbone: Backbone, inputs: dict[str, Tensor]) -> None:
         made = dept()
-        told = made.conditions(**inputs, word_embeddings=backbone.word_embeddings)
+        told = made.condition(**inputs, word_embeddings=backbone.word_embeddings)
         fields = (inputs["input_ids"], inputs["attention_mask"], inputs["input_ids"])
-        alone = backbone.row_losses(*fields, prompts=told["prompts"])
-        assert torch.equal(backbone.row_losses(*fields, **told), alone)
+        alone = backbone.example_losses(*fields, prompts=told.prompts)
+        assert torch.equal(backbone.example_losses(*fields, told.prompts, told.shifts), alone)
 
     def test_longer_input_is_refused(self, backbone: Backbone, inputs: dict[str, Tensor]) -> None:
         with pytest.raises(ValueError, match="DePT has updates for 2; cut them"):
-            dept(2).conditions(**inputs, word_embeddings=backbone.word_embeddings)
+            dept(2).condition(**inputs, word_embeddings=backbone.word_embeddings)
 
 
 def lora(backbone: Backbone) -> LoRA:
@@ -146,7 +146,7 @@ class TestLoRA:
                 param.normal_(0, 0.3)
         ours = backbone.logits(inputs["input_ids"], inputs["attention_mask"], inputs["input_ids"])
         assert not torch.allclose(ours, before)
-        made.save(tmp_path / "adapter", backbone)
+        made.save(tmp_path, backbone, {})
         model = AutoModelForSeq2SeqLM.from_pretrained(tiny_t5_folder)
         theirs = peft.PeftModel.from_pretrained(model, str(tmp_path / "adapter")).eval()
         told = {"input_ids": inputs["input_ids"], "attention_mask": inputs["attention_mask"]}
@@ -177,7 +177,7 @@ class TestFullFineTuning:
             for param in made.learned().values():
                 param.add_(0.1 * torch.randn_like(param))
         fields = (inputs["input_ids"], inputs["attention_mask"], inputs["input_ids"])
-        made.save(tmp_path / "adapter", backbone)
+        made.save(tmp_path, backbone, {})
         again = Backbone.load(BackboneConfig("again", path=str(tmp_path / "adapter"))).eval()
         torch.testing.assert_close(again.logits(*fields), backbone.logits(*fields))
 
@@ -190,12 +190,13 @@ def test_saved_and_read_back(
     with torch.no_grad():
         for param in made.parameters():
             param.normal_()
-    made.save(tmp_path / "run" / "adapter", backbone)
+    made.save(tmp_path / "run", backbone, {})
     again = load_baseline(tmp_path / "run")
     assert again.task_names == ["a", "b"]
     told = {**inputs, "word_embeddings": backbone.word_embeddings}
-    for name, tensor in made.conditions(**told).items():
-        assert torch.equal(again.conditions(**told)[name], tensor)
+    ours, theirs = made.condition(**told), again.condition(**told)
+    assert torch.equal(theirs.prompts, ours.prompts)
+    assert ours.shifts is None or torch.equal(theirs.shifts, ours.shifts)
     about = tmp_path / "run" / "adapter" / "adapter.json"
     about.write_text(json.dumps(json.loads(about.read_text()) | {"format_version": 9}))
     with pytest.raises(ValueError, match="format_version is 9; this program reads 1"):
@@ -224,7 +225,7 @@ def world_module(name: str, **optim: float) -> MPTModule:
     told = rows("negate", "train")[:16]
     examples = [Example(str(i), row["text"], row["target"], (row["target"],)) for i, row in enumerate(told)]
     data = MixtureDataModule(
-        ["negate"], [examples], [examples], [examples], backbone.tokenizer, [task], batch_size=16, accumulate=1,
+        ["negate"], {split: [examples] for split in SPLITS}, backbone.tokenizer, [task], batch_size=16, accumulate=1,
         eval_batch_size=16, max_steps=30, mixture=MixtureConfig(), seed=0,
     )  # fmt: skip
     config = MultitaskPromptTuningConfig(
@@ -239,7 +240,7 @@ def world_module(name: str, **optim: float) -> MPTModule:
             "full": MethodConfig("full"),
         }[name]
         sources = backbone.word_embeddings(torch.randint(0, 400, (6, 8))).detach()
-        adapter = build_baseline(method, backbone, adapter, sources, 64)
+        adapter = build_baseline(method, backbone, ["negate"], adapter.prompts().detach(), sources, 64)
     rates = {"lr_prompt": 0.0, "lr_factors": 0.0, "lr_weights": 0.0} | optim
     return MPTModule(backbone, adapter, data, [task], OptimConfig(**rates, weight_decay=0.0), 30)
 

@@ -14,7 +14,7 @@ import pytest
 
 from mpt import cli
 from mpt.help import describe_keys
-from mpt.results import run_name
+from mpt.run.identity import flatten, run_name
 
 ROOT = Path(__file__).resolve().parent.parent
 ROWS = [{"text": f"say {word}", "target": word} for word in ("red", "green", "blue", "black")]
@@ -177,8 +177,6 @@ class TestWhatItPrints:
 
     def test_help_knows_every_key(self):
         import dataclasses
-
-        from mpt.results import flatten
 
         keys = set(flatten(dataclasses.asdict(composed("+tasks=[sum]"))))
         described = {key.replace("NAME", "sum") for key in describe_keys()}

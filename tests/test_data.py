@@ -7,16 +7,17 @@ import pytest
 import torch
 from transformers import AutoTokenizer
 
+from mpt.batches import EvalLoader, TokenizedExamples, TrainLoader, check_labels, tokenize
 from mpt.config import MixtureConfig, TaskConfig
-from mpt.data import EvalLoader, MixtureDataModule, TokenRows, TrainLoader, check_labels, tokenize
+from mpt.data import MixtureDataModule
 from mpt.mixture import Mixture
-from mpt.tasks import Example
+from mpt.tasks import SPLITS, Example
 
 
-def token_rows(sizes: list[int]) -> list[TokenRows]:
+def token_rows(sizes: list[int]) -> list[TokenizedExamples]:
     """Row r of task t is the input [100 t + r] * (1 + r % 3) and a target of 1 + t tokens."""
     return [
-        TokenRows(
+        TokenizedExamples(
             [[100 * t + r] * (1 + r % 3) for r in range(size)], [[7] * (1 + t) for _ in range(size)], 0, 0
         )
         for t, size in enumerate(sizes)
@@ -37,7 +38,7 @@ def loader(accumulate: int = 1, rank: int = 0, world_size: int = 1, batch_size: 
 
 
 def pairs(batch: dict[str, Any]) -> list[tuple[int, int]]:
-    return list(zip(batch["task_ids"].tolist(), batch["rows"].tolist(), strict=True))
+    return list(zip(batch["task_ids"].tolist(), batch["example_indices"].tolist(), strict=True))
 
 
 def test_batch_holds_the_rows_that_it_names() -> None:
@@ -136,7 +137,9 @@ def data_module(folder: Path, **changes: Any) -> MixtureDataModule:
     settings: dict[str, Any] = {
         "batch_size": 4, "accumulate": 1, "eval_batch_size": 2, "max_steps": 3, "mixture": MixtureConfig(), "seed": 0,
     }  # fmt: skip
-    return MixtureDataModule(["a", "b"], rows, rows, rows, tokenizer, configs, **(settings | changes))
+    return MixtureDataModule(
+        ["a", "b"], dict.fromkeys(SPLITS, rows), tokenizer, configs, **(settings | changes)
+    )
 
 
 def test_prefixed_rows_are_those_of_tasks_with_a_prefix(tiny_t5_folder: Path) -> None:
@@ -147,7 +150,7 @@ def test_prefixed_rows_are_those_of_tasks_with_a_prefix(tiny_t5_folder: Path) ->
         for ids in batch["input_ids"]
     ]
     assert sorted(texts) == ["what  anna found a hat", "what  ben"]  # the tokenizer knows no colon
-    assert sum(len(batch["rows"]) for batch in data.eval_loader("test", tasks=["b"])) == 1
+    assert sum(len(batch["example_indices"]) for batch in data.eval_loader("test", tasks=["b"])) == 1
 
 
 def test_truncation_is_reported_by_split_and_task(tiny_t5_folder: Path) -> None:

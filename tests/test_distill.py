@@ -13,13 +13,14 @@ from torch import Tensor
 from torch.nn.functional import kl_div, log_softmax
 
 from mpt.backbone import Backbone
+from mpt.batches import Batch
 from mpt.config import BackboneConfig, DistillationConfig, MixtureConfig, OptimConfig, TaskConfig
-from mpt.data import Batch, MixtureDataModule
+from mpt.data import MixtureDataModule
 from mpt.distill import Distiller, hidden_losses, logit_losses
 from mpt.distill.losses import coarsened
 from mpt.module import MPTModule
 from mpt.prompt import MultitaskPromptEmbedding, MultitaskPromptTuningConfig
-from mpt.tasks import Example
+from mpt.tasks import SPLITS, Example
 
 LABELS = torch.tensor([[4, 2, 1], [3, -100, -100]])
 
@@ -107,11 +108,11 @@ def build(
     ]
     tasks = [TaskConfig(metrics=["exact_match"], max_target_tokens=8, max_source_tokens=16) for _ in range(2)]
     data = MixtureDataModule(
-        ["a", "b"], rows, rows, rows, backbone.tokenizer, tasks, batch_size=6, accumulate=1, eval_batch_size=6,
-        max_steps=6, mixture=MixtureConfig("equal"), seed=0,
+        ["a", "b"], dict.fromkeys(SPLITS, rows), backbone.tokenizer, tasks, batch_size=6, accumulate=1,
+        eval_batch_size=6, max_steps=6, mixture=MixtureConfig("equal"), seed=0,
     )  # fmt: skip
     told = DistillationConfig(**config)
-    distiller = Distiller(told, backbone, teachers, ["a", "b"], data.training_rows)
+    distiller = Distiller(told, backbone, teachers, ["a", "b"], data.training_examples)
     return MPTModule(backbone, student, data, tasks, OptimConfig(), 6, distiller), data
 
 
@@ -187,7 +188,7 @@ def test_micro_batches_add_up_to_the_step(tiny_t5_folder: Path, batches: list[Ba
     whole = module.losses(batches[0])
     parts = []
     for rows in (slice(0, 2), slice(2, 6)):
-        fields = ("input_ids", "attention_mask", "labels", "task_ids", "rows")
+        fields = ("input_ids", "attention_mask", "labels", "task_ids", "example_indices")
         parts.append(module.losses({**batches[0], **{key: batches[0][key][rows] for key in fields}}))
     for name, loss in whole.items():
         torch.testing.assert_close(parts[0][name] + parts[1][name], loss, atol=1e-5, rtol=1e-4)

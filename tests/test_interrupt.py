@@ -14,10 +14,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from mpt import results, stages
+from mpt import stages
 from mpt.checkpoint import AtomicCheckpointIO, read_checkpoint
 from mpt.interrupt import Interrupted, StopSignals
 from mpt.module import MPTModule
+from mpt.run.record import read_metrics
 from tests.runs import curves, tensors
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -29,7 +30,7 @@ def assert_same_run(first, second):
     for name in ours:
         assert torch.equal(ours[name], theirs[name]), name
     assert curves(first) == curves(second)
-    metrics = [results.read_metrics(folder) for folder in (first, second)]
+    metrics = [read_metrics(folder) for folder in (first, second)]
     assert metrics[0]["test"] == metrics[1]["test"]
     assert metrics[0]["best_step"] == metrics[1]["best_step"]
 
@@ -121,7 +122,7 @@ class TestSignals:
         capfd,
     ):
         with monkeypatch.context() as patch:
-            patch.setattr(MPTModule, "evaluate_rows", lambda *_, **__: signal.raise_signal(signal.SIGINT))
+            patch.setattr("mpt.before.predict", lambda *_, **__: signal.raise_signal(signal.SIGINT))
             with pytest.raises(Interrupted):
                 stages.source(make_config(), tmp_path / "run")
         assert "stopped before anything was trained" in capfd.readouterr().err
@@ -259,7 +260,7 @@ class TestFiles:
             raise KeyError("after the training")
 
         with monkeypatch.context() as patch:
-            patch.setattr(stages, "_result", stopped)
+            patch.setattr("mpt.outcome.measure", stopped)
             with pytest.raises(KeyError):
                 stages.source(config, tmp_path / "run")
         assert stages.source(config, tmp_path / "run")["steps"] == 6

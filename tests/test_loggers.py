@@ -9,8 +9,8 @@ import pytest
 import wandb
 from wandb.sdk.lib.wbauth import unauthenticate_session
 
-from mpt.config import LoggerConfig, RunConfig, TaskConfig
-from mpt.loggers import CurvesFile, check_tensorboard, close_loggers, open_loggers, wandb_mode
+from mpt.config import LoggerConfig
+from mpt.loggers import CurvesFile, check_tensorboard, close_loggers, open_loggers, tags, wandb_mode
 
 KEY = "0123456789" * 4
 
@@ -98,8 +98,15 @@ class TestWandbMode:
         assert wandb_mode(LoggerConfig(wandb=False, wandb_mode="online")) == "disabled"
 
 
-def run_config(**changes):
-    return RunConfig("source", {"a": TaskConfig()}, logger=LoggerConfig(**changes))
+def open_in(folder, **changes):
+    return open_loggers(
+        LoggerConfig(**changes),
+        folder,
+        run_id="abcd1234",
+        stage="source",
+        tags=tags(["a"], "prompt", 4),
+        values={},
+    )
 
 
 class TestWandbThatFails:
@@ -113,7 +120,7 @@ class TestWandbThatFails:
 
     def test_goes_on_offline_with_one_warning(self, no_network, tmp_path):
         with pytest.warns(UserWarning, match=r"W&B cannot be used as asked .*logged offline") as warned:
-            loggers = open_loggers(run_config(), tmp_path, run_id="abcd1234", values={})
+            loggers = open_in(tmp_path)
         assert len([each for each in warned if "W&B" in str(each.message)]) == 1
         loggers[1].log_metrics({"train/loss": 1.0}, 1)
         close_loggers(loggers, "success")
@@ -123,18 +130,18 @@ class TestWandbThatFails:
 
     def test_online_that_was_asked_for_is_refused(self, no_network, tmp_path):
         with pytest.raises(ValueError, match=r"logger\.wandb_mode: online, but W&B cannot be reached"):
-            open_loggers(run_config(wandb_mode="online"), tmp_path, run_id="abcd1234", values={})
+            open_in(tmp_path, wandb_mode="online")
 
     @pytest.mark.parametrize(("name", "value"), [("WANDB_MODE", "onlien"), ("HOME", "/dev/null")])
     def test_a_strange_environment(self, no_account, tmp_path, monkeypatch, name, value):
         monkeypatch.setenv(name, value)
-        loggers = open_loggers(run_config(), tmp_path, run_id="abcd1234", values={})
+        loggers = open_in(tmp_path)
         loggers[-1].log_metrics({"train/loss": 1.0}, 1)
         close_loggers(loggers, "success")
         assert read(tmp_path / "metrics.csv") == [] or len(loggers) == 2
 
     def test_a_failure_in_the_middle_is_one_warning(self, no_account, tmp_path, monkeypatch):
-        loggers = open_loggers(run_config(), tmp_path, run_id="abcd1234", values={})
+        loggers = open_in(tmp_path)
 
         def broken(*_, **__):
             raise BrokenPipeError("the service has gone")

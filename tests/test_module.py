@@ -16,6 +16,7 @@ from mpt.callbacks import BestPrompt
 from mpt.config import BackboneConfig, MixtureConfig, OptimConfig, TaskConfig
 from mpt.data import MixtureDataModule
 from mpt.module import MPTModule
+from mpt.predict import predict
 from mpt.prompt import MultitaskPromptEmbedding, MultitaskPromptTuningConfig
 from mpt.tasks import Example
 
@@ -56,8 +57,9 @@ def build(
     held = [examples(task, 3) for task in range(len(weights))]
     configs = [TaskConfig(weight=w, metrics=["exact_match"], max_target_tokens=4) for w in weights]
     data = MixtureDataModule(
-        names, rows, held, held, backbone.tokenizer, configs, batch_size=batch_size, accumulate=accumulate,
-        eval_batch_size=4, max_steps=steps, mixture=MixtureConfig(), seed=0,
+        names, {"train": rows, "validation": held, "test": held}, backbone.tokenizer, configs,
+        batch_size=batch_size, accumulate=accumulate, eval_batch_size=4, max_steps=steps, mixture=MixtureConfig(),
+        seed=0,
     )  # fmt: skip
     settings = OptimConfig(**({"lr_prompt": 0.1, "lr_factors": 0.1} | optim))
     prompt.embedding.weight.requires_grad_(not freeze_shared)
@@ -82,9 +84,9 @@ def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
 
 
 def whole_batch(module: MPTModule, pairs: list[tuple[int, int]]) -> dict[str, Any]:
-    from mpt.data import collate
+    from mpt.batches import collate
 
-    rows = module.data._rows["train"]
+    rows = module.data.training_examples
     tokens = torch.zeros(len(rows))
     for task, row in pairs:
         tokens[task] += len(rows[task].targets[row])
@@ -219,7 +221,8 @@ def test_rows_are_answered_under_their_own_prompt(folder: Path) -> None:
     module, data = build(folder)
     with torch.no_grad():
         module.adapter.prefix_task_rows.normal_()
-    answers = module.evaluate_rows(data.eval_loader("test"), "test")
+    found = predict(module.adapter, module.backbone, data.eval_loader("test"), data.examples_of("test"))
+    answers = [answer for of_task in found.values() for answer in of_task]
     assert [(a.task, a.row_id) for a in answers] == [
         (f"task{t}", f"train:{r}") for t in (0, 1) for r in range(3)
     ]

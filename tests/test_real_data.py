@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from conftest import make_t5
 
-from mpt import results
 from mpt.cli import CONF, run, typed
+from mpt.run.record import read_metrics
 from mpt.world import rows as world_rows
 
 pytestmark = pytest.mark.slow
@@ -75,7 +75,7 @@ def test_three_real_data_sets_run_through(data_root: Path, tmp_path: Path) -> No
     assert typed(config).backbone.path == str(backbone)
     folder = tmp_path / "run"
     run(config, folder)
-    told = results.read_metrics(folder)
+    told = read_metrics(folder)
     assert told["truncated"]["train"]["dialogsum"] == {"input": 0.25, "target": 0.0}
     for split in ("validation", "test"):
         assert all(share == {"input": 0.0, "target": 0.0} for share in told["truncated"][split].values())

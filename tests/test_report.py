@@ -10,8 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import ttest_1samp
 
-from mpt import results
 from mpt.report import compare, estimate, gather, main, summarise
+from mpt.run.folder import write_config
+from mpt.run.record import add_average, write_csv, write_metrics
 
 SCORES = {
     ("average", 0): {"a": 0.5, "b": 0.1},
@@ -25,19 +26,15 @@ SCORES = {
 
 def write_run(folder: Path, scores: dict[str, float], **config: Any) -> None:
     folder.mkdir(parents=True)
-    results.write_config(
-        folder, {"tasks": {"a": {"weight": 1.0}}, "overwrite": False} | config, {"id": folder.name}
-    )
+    write_config(folder, {"tasks": {"a": {"weight": 1.0}}, "overwrite": False} | config, {"id": folder.name})
     test = {task: {"n": 10, "score": score, "exact_match": score} for task, score in scores.items()}
     cost = {"best_step": dict.fromkeys(scores, 20), "seconds": {"fit": 1.5}, "parameters": {"trained": 148}}
     named = [f"validation/{task}/score" for task in (*scores, "average")]
     curve = [[step, "", *[score] * len(named)] for step, score in ((10, 0.25), (20, 0.5), (30, 0.75))]
     # Lightning leaves the cells of a step empty where nothing was validated.
     rows = [[5, 1.5, *[""] * len(named)], *curve]
-    results.write_csv(folder / "metrics.csv", ["step", "train/loss", *named], rows)
-    results.write_metrics(
-        folder, cost | {"test": results.averaged(test), "validation": results.averaged(test)}
-    )
+    write_csv(folder / "metrics.csv", ["step", "train/loss", *named], rows)
+    write_metrics(folder, cost | {"test": add_average(test), "validation": add_average(test)})
 
 
 @pytest.fixture

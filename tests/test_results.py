@@ -5,7 +5,9 @@ import json
 import pytest
 from rich.console import Console
 
-from mpt import results
+from mpt.run.console import results_table
+from mpt.run.folder import begin, clear, prompt_digest, read_config, state_of, write_config
+from mpt.run.record import add_average, read_metrics, write_lines, write_metrics
 
 CONFIG = {"stage": "source", "tasks": {"a": {"weight": 1.0}}, "backbone": {"name": "tiny"}, "seed": 0}
 METRICS = {
@@ -19,56 +21,56 @@ METRICS = {
 
 
 def test_config_reads_back(tmp_path):
-    results.write_config(tmp_path, CONFIG, {"id": "x", "git": None})
-    assert results.read_config(tmp_path) == (CONFIG, {"id": "x", "git": None})
+    write_config(tmp_path, CONFIG, {"id": "x", "git": None})
+    assert read_config(tmp_path) == (CONFIG, {"id": "x", "git": None})
 
 
 def test_no_config_is_none(tmp_path):
-    assert results.read_config(tmp_path) is None
+    assert read_config(tmp_path) is None
 
 
 def test_foreign_config_is_refused(tmp_path):
     (tmp_path / "config.yaml").write_text("a: 1\n")
     with pytest.raises(ValueError, match=r"config\.yaml: not the configuration of a run"):
-        results.read_config(tmp_path)
+        read_config(tmp_path)
 
 
 def test_metrics_read_back(tmp_path):
-    results.write_metrics(tmp_path, METRICS)
-    assert results.read_metrics(tmp_path) == METRICS
+    write_metrics(tmp_path, METRICS)
+    assert read_metrics(tmp_path) == METRICS
     assert [path.name for path in tmp_path.iterdir()] == ["metrics.json"]
 
 
 def test_numbers_that_are_none_are_not_written(tmp_path):
     with pytest.raises(ValueError, match="Out of range float values"):
-        results.write_metrics(tmp_path, {"test": {"a": {"score": float("nan")}}})
+        write_metrics(tmp_path, {"test": {"a": {"score": float("nan")}}})
     assert list(tmp_path.iterdir()) == []
 
 
 def test_damaged_metrics_are_refused(tmp_path):
     (tmp_path / "metrics.json").write_text('{"test": ')
     with pytest.raises(ValueError, match=r"metrics\.json: not JSON .*overwrite=true"):
-        results.read_metrics(tmp_path)
+        read_metrics(tmp_path)
 
 
 def test_state_goes_from_new_over_unfinished_to_finished(tmp_path):
-    assert results.state_of(tmp_path, CONFIG) == "new"
-    results.write_config(tmp_path, CONFIG, {})
-    assert results.state_of(tmp_path, CONFIG) == "unfinished"
-    results.write_metrics(tmp_path, METRICS)
-    assert results.state_of(tmp_path, CONFIG) == "finished"
+    assert state_of(tmp_path, CONFIG) == "new"
+    write_config(tmp_path, CONFIG, {})
+    assert state_of(tmp_path, CONFIG) == "unfinished"
+    write_metrics(tmp_path, METRICS)
+    assert state_of(tmp_path, CONFIG) == "finished"
 
 
 def test_another_configuration_is_refused_by_its_keys(tmp_path):
-    results.write_config(tmp_path, CONFIG, {})
+    write_config(tmp_path, CONFIG, {})
     with pytest.raises(ValueError, match=r"another seed \(0 there, 1 here\).*overwrite=true"):
-        results.state_of(tmp_path, CONFIG | {"seed": 1})
+        state_of(tmp_path, CONFIG | {"seed": 1})
 
 
 def test_what_does_not_change_a_result_does_not_change_the_run(tmp_path):
-    results.write_config(tmp_path, CONFIG | {"output_root": "runs", "logger": {"wandb": True}}, {})
+    write_config(tmp_path, CONFIG | {"output_root": "runs", "logger": {"wandb": True}}, {})
     told = CONFIG | {"output_root": "elsewhere", "logger": {"wandb": False}, "overwrite": True}
-    assert results.state_of(tmp_path, told) == "unfinished"
+    assert state_of(tmp_path, told) == "unfinished"
 
 
 def test_clear_removes_what_a_run_leaves_and_nothing_else(tmp_path):
@@ -76,18 +78,18 @@ def test_clear_removes_what_a_run_leaves_and_nothing_else(tmp_path):
     (tmp_path / "prompt" / "mpt.json").write_text("{}")
     (tmp_path / "metrics.json").write_text("{}")
     (tmp_path / "notes.txt").write_text("mine")
-    results.clear(tmp_path)
+    clear(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
 
 
 def test_average_leaves_out_what_a_task_lacks():
     scores = {name: METRICS["test"][name] for name in ("a", "b")}
-    assert results.averaged(scores)["average"] == METRICS["test"]["average"]
+    assert add_average(scores)["average"] == METRICS["test"]["average"]
 
 
 def test_rows_are_json_lines(tmp_path):
     rows = [{"prediction": "ein Käfer"}, {"prediction": "line\nbreak"}]
-    results.write_rows(tmp_path / "predictions" / "a.jsonl", rows)
+    write_lines(tmp_path / "predictions" / "a.jsonl", rows)
     lines = (tmp_path / "predictions" / "a.jsonl").read_text(encoding="utf-8").splitlines()
     assert [json.loads(line) for line in lines] == rows
     assert "Käfer" in lines[0]
@@ -96,7 +98,7 @@ def test_rows_are_json_lines(tmp_path):
 def test_table_shows_before_after_oracle_and_n():
     console = Console(width=100)
     with console.capture() as told:
-        console.print(results.table(METRICS))
+        console.print(results_table(METRICS))
     lines = told.get().splitlines()
     cells = {line.split()[1]: line.replace("│", " ").split()[1:] for line in lines if line.startswith("│")}
     assert cells["a"] == ["exact_match", "0.250", "0.750", "1.000", "4"]
@@ -105,21 +107,21 @@ def test_table_shows_before_after_oracle_and_n():
 
 
 def test_a_new_run_says_what_runs_it(tmp_path):
-    results.write_metrics(tmp_path, METRICS)
-    results.begin(tmp_path, CONFIG, fingerprint="f")
-    config, run = results.read_config(tmp_path)
+    write_metrics(tmp_path, METRICS)
+    begin(tmp_path, CONFIG, fingerprint="f")
+    config, run = read_config(tmp_path)
     assert config == CONFIG
     assert run["versions"]["torch"].startswith("2.")
     assert run["git"] is None or len(run["git"].removesuffix("+changes")) == 40
-    assert results.read_metrics(tmp_path) is None
+    assert read_metrics(tmp_path) is None
 
 
 def test_digest_changes_with_the_prompt(tmp_path):
-    assert results.prompt_digest(tmp_path) is None
+    assert prompt_digest(tmp_path) is None
     (tmp_path / "prompt").mkdir()
     digests = set()
     for content in (b"one", b"two"):
         (tmp_path / "prompt" / "adapter_model.safetensors").write_bytes(content)
-        digests.add(results.prompt_digest(tmp_path))
+        digests.add(prompt_digest(tmp_path))
     assert len(digests) == 2
-    assert results.prompt_digest(tmp_path / "prompt") in digests
+    assert prompt_digest(tmp_path / "prompt") in digests

@@ -66,7 +66,7 @@ def test_losses_of_all_candidates_are_those_of_each_alone(tiny_t5_folder: Path, 
         summed = tokens = 0.0
         for batch in batches:
             prompts = source(None, torch.full((len(batch["labels"]),), task))
-            summed += float(backbone.row_losses(**batch, prompts=prompts).detach().sum())
+            summed += float(backbone.example_losses(**batch, prompts=prompts).detach().sum())
             tokens += float((batch["labels"] != -100).sum())
         assert found[task] == pytest.approx(summed / tokens, rel=1e-5)
 

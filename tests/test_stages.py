@@ -11,10 +11,14 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from mpt import results, stages
+from mpt import stages
 from mpt.artifact import load_prompt
 from mpt.backbone import Backbone
+from mpt.build import build_prompt
 from mpt.module import MPTModule
+from mpt.predict import condition
+from mpt.run.folder import finished, read_config, state_of
+from mpt.run.record import read_metrics
 from tests.runs import assert_equal, curves, tensors
 
 
@@ -43,7 +47,7 @@ class TestWhatARunLeaves:
         assert prompt == {"adapter_config.json", "adapter_model.safetensors", "mpt.json"}
 
     def test_metrics(self, source_run):
-        metrics = results.read_metrics(source_run)
+        metrics = read_metrics(source_run)
         for name in ("one", "two"):
             row = metrics["test"][name]
             assert row["n"] == 5
@@ -84,7 +88,7 @@ class TestWhatARunLeaves:
         assert (source_run / "similarity.png").read_bytes().startswith(b"\x89PNG")
 
     def test_config(self, source_run, make_config):
-        config, run = results.read_config(source_run)
+        config, run = read_config(source_run)
         assert config == dataclasses.asdict(make_config())
         assert run["versions"]["torch"] == torch.__version__
 
@@ -129,7 +133,7 @@ class TestTarget:
     def test_start_is_that_of_the_source(self, source_run, make_config, init, expected):
         changes = {f"prompt__{key}": value for key, value in init.items()}
         config = make_config("target", ["new", "newer"], source=str(source_run), **changes)
-        prompt = stages.start_prompt(config, Backbone.load(config.backbone), load_prompt(source_run))
+        prompt = prompt_of(config, Backbone.load(config.backbone), load_prompt(source_run))
         there = tensors(source_run)
         assert torch.equal(prompt.embedding.weight, there["prompt_embeddings"])
         for cols in prompt.prefix_task_cols:
@@ -148,11 +152,13 @@ class TestTarget:
                 exact = make_config("target", [task], source=str(source_run), **(changes | {
                     "prompt__init": "EXACT_SOURCE_TASK", "prompt__init_task": name}))  # fmt: skip
                 backbone = Backbone.load(exact.backbone)
-                prompt = stages.start_prompt(exact, backbone, saved)
-                data = stages._data(exact, stages.load_examples(exact)[0], backbone)
+                prompt = prompt_of(exact, backbone, saved)
+                data = stages.load(exact).data
                 module = MPTModule(backbone, prompt, data, list(exact.tasks.values()), exact.optim, 1).eval()
                 (batch,) = data.eval_loader("train")
-                losses[name] = module.row_losses(batch).sum().item()
+                fields = (batch["input_ids"], batch["attention_mask"], batch["labels"])
+                prompts = condition(module.adapter, backbone, batch).prompts
+                losses[name] = backbone.example_losses(*fields, prompts).sum().item()
             assert weights[min(losses, key=losses.get)] == 1.0
 
     def test_extended_prompt_answers_the_old_tasks_to_the_last_bit(self, source_run, make_config, tmp_path):
@@ -176,7 +182,7 @@ class TestTarget:
             with pytest.raises(
                 ValueError, match=rf"prompt\.extend: .* cannot take the new tasks: .*{message}"
             ):
-                stages.start_prompt(refused, Backbone.load(refused.backbone), load_prompt(source_run))
+                prompt_of(refused, Backbone.load(refused.backbone), load_prompt(source_run))
 
     def alone(self, make_config, source_run, tmp_path, config):
         """The new task's prompt from the same run without extending."""
@@ -221,10 +227,10 @@ class TestTarget:
             (tmp_path / "source" / path.name).write_bytes(path.read_bytes())
         stages.target(config, tmp_path / "run")
         values = dataclasses.asdict(config)
-        assert results.finished(tmp_path / "run", values) is not None
+        assert finished(tmp_path / "run", values) is not None
         (tmp_path / "source" / "adapter_model.safetensors").write_bytes(b"another")
         with pytest.raises(ValueError, match=r"before that was trained anew; overwrite=true"):
-            results.finished(tmp_path / "run", values)
+            finished(tmp_path / "run", values)
 
     @pytest.mark.parametrize("kind", ["safetensors", "pt"])
     def test_a_file_of_tensors_is_a_source(self, source_run, make_config, tmp_path, kind):
@@ -236,10 +242,10 @@ class TestTarget:
             "trainer__max_steps": 1,
         }
         config = make_config("target", ["two"], source=str(path), **changes)
-        prompt = stages.start_prompt(config, Backbone.load(config.backbone), load_prompt(path))
+        prompt = prompt_of(config, Backbone.load(config.backbone), load_prompt(path))
         assert torch.equal(prompt.prompts()[0], load_prompt(source_run).prompt.prompts()[1])
         assert stages.target(config, tmp_path / "run")["steps"] == 1
-        assert results.finished(tmp_path / "run", dataclasses.asdict(config)) is not None
+        assert finished(tmp_path / "run", dataclasses.asdict(config)) is not None
 
     def test_a_file_with_the_shared_prompt_alone(self, source_run, make_config, tmp_path):
         shared = tensors(source_run)["prompt_embeddings"]
@@ -247,7 +253,7 @@ class TestTarget:
         changes = {"prompt__init": "ONLY_SOURCE_SHARED", "source": str(tmp_path / "shared.safetensors")}
         config = make_config("target", ["one", "two"], **changes)
         given = load_prompt(tmp_path / "shared.safetensors")
-        prompt = stages.start_prompt(config, Backbone.load(config.backbone), given)
+        prompt = prompt_of(config, Backbone.load(config.backbone), given)
         assert torch.equal(prompt.embedding.weight, shared)
 
     def test_groups_of_targets_start_from_the_same_p_and_go_apart(self, source_run, make_config, tmp_path):
@@ -255,7 +261,7 @@ class TestTarget:
         config = make_config("target", ["a", "b", "c"], **average(), **groups)
         for name in ("a", "b", "c"):
             config.tasks[name].rows.files = config.tasks["a"].rows.files.replace("/a", "/one")
-        prompt = stages.start_prompt(config, Backbone.load(config.backbone), load_prompt(source_run))
+        prompt = prompt_of(config, Backbone.load(config.backbone), load_prompt(source_run))
         assert prompt.task_groups.tolist() == [0, 1, 0]
         for group in prompt.embedding.weight.view(2, 4, -1):
             assert torch.equal(group, tensors(source_run)["prompt_embeddings"])
@@ -282,9 +288,7 @@ class TestTarget:
         assert not (tmp_path / "generic" / "similarity.csv").exists()
         changes = {"prompt__form": "none", "prompt__init": "ONLY_SOURCE_SHARED"}
         config = make_config("target", ["one", "two"], source=str(tmp_path / "generic"), **changes)
-        prompt = stages.start_prompt(
-            config, Backbone.load(config.backbone), load_prompt(tmp_path / "generic")
-        )
+        prompt = prompt_of(config, Backbone.load(config.backbone), load_prompt(tmp_path / "generic"))
         for own in prompt.prompts():
             assert torch.equal(own, saved.prompts()[0])
 
@@ -391,7 +395,7 @@ class TestDistillation:
             metrics = stages.teachers(config, tmp_path / name)
             alone = load_prompt(tmp_path / name).prompt.prompts()[0]
             torch.testing.assert_close(both.prompts()[task], alone, atol=1e-5, rtol=1e-4)
-            assert results.read_metrics(teachers)["best_step"][name] == metrics["best_step"][name]
+            assert read_metrics(teachers)["best_step"][name] == metrics["best_step"][name]
 
     def test_a_source_learns_from_its_teachers(self, teachers, make_config, source_run, tmp_path):
         config = make_config(distill=str(teachers))
@@ -412,7 +416,7 @@ class TestDistillation:
         for name, tensor in live.items():
             torch.testing.assert_close(cached[name], tensor, atol=1e-4, rtol=1e-3)
         config = make_config(distill=str(teachers), distillation__cache="elsewhere")
-        assert results.finished(tmp_path / "live", dataclasses.asdict(config)) is not None
+        assert finished(tmp_path / "live", dataclasses.asdict(config)) is not None
 
     def test_a_finished_run_notices_that_its_teachers_are_others(self, teachers, make_config, tmp_path):
         shutil.copytree(teachers / "prompt", tmp_path / "teachers")
@@ -420,7 +424,12 @@ class TestDistillation:
         stages.source(config, tmp_path / "run")
         (tmp_path / "teachers" / "adapter_model.safetensors").write_bytes(b"another")
         with pytest.raises(ValueError, match=r"learned from .*teachers before that was trained anew"):
-            results.finished(tmp_path / "run", dataclasses.asdict(config))
+            finished(tmp_path / "run", dataclasses.asdict(config))
+
+
+def prompt_of(config, backbone, source):
+    """The prompt that a target starts with."""
+    return build_prompt(list(config.tasks), config.prompt, backbone, source)
 
 
 def as_teachers():
@@ -452,7 +461,7 @@ class TestExactness:
         with pytest.raises(SystemExit) as stop:
             stages.source(make_config(), tmp_path / "run")
         assert stop.value.code == 143
-        assert results.state_of(tmp_path / "run", dataclasses.asdict(make_config())) == "unfinished"
+        assert state_of(tmp_path / "run", dataclasses.asdict(make_config())) == "unfinished"
         monkeypatch.setattr(MPTModule, "training_step", whole)
         stages.source(make_config(), tmp_path / "run")
         assert_equal(tensors(tmp_path / "run"), tensors(source_run))
@@ -473,8 +482,7 @@ class TestExactness:
         backbone = shutil.copytree(tiny_t5_folder, tmp_path / "t5")
         config = make_config(backbone__path=str(backbone))
         with monkeypatch.context() as patch:
-            patch.setattr(stages, "answered", lambda *_, **__: {})
-            patch.setattr(stages, "_result", stopped)
+            patch.setattr("mpt.outcome.measure", stopped)
             with pytest.raises(KeyError):
                 stages.source(config, tmp_path / "run")
         shutil.rmtree(backbone)
@@ -503,21 +511,15 @@ def test_the_end_is_validated_between_two_validations(make_config, tmp_path):
     assert validated[-1] in (4, 5)
 
 
-@pytest.mark.parametrize("broken", ["write_similarity", "log_results", "_say"])
+@pytest.mark.parametrize("broken", ["write_task_similarity", "log_results", "console.say_results"])
 def test_results_come_before_what_decorates_them(broken, make_config, tmp_path, monkeypatch):
-    said = stages._say
+    def fail(*_, **__):
+        raise MemoryError("42,000 pixels")
 
-    def fail(*arguments, **_):
-        if broken != "_say" or (
-            not isinstance(arguments[0], str) and (tmp_path / "run" / "metrics.json").exists()
-        ):
-            raise MemoryError("42,000 pixels")
-        said(*arguments)
-
-    monkeypatch.setattr(stages, broken, fail)
+    monkeypatch.setattr(f"mpt.outcome.{broken}", fail)
     with pytest.warns(UserWarning, match=r"MemoryError: 42,000 pixels; the results in .*run are complete"):
         stages.source(make_config(trainer__max_steps=1), tmp_path / "run")
-    assert results.read_metrics(tmp_path / "run")["steps"] == 1
+    assert read_metrics(tmp_path / "run")["steps"] == 1
     assert load_prompt(tmp_path / "run").task_names == ["one", "two"]
 
 

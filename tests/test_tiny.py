@@ -5,9 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from mpt import cli, results
+from mpt import cli
 from mpt.backbone import TINY, Backbone
 from mpt.config import BackboneConfig
+from mpt.run.record import read_metrics
 from mpt.world import rows
 from mpt.world.tasks import SOURCE_TASKS, TARGET_TASKS, TASKS
 
@@ -82,7 +83,7 @@ def test_source_training_finds_the_skills_and_adaptation_uses_them(tmp_path: Pat
         with hydra.initialize_config_dir(str(cli.CONF), version_base="1.3"):
             config = hydra.compose("train", [*command, *shared])
         cli.run(config, tmp_path / stage)
-    source, target = (results.read_metrics(tmp_path / stage)["test"] for stage in commands)
+    source, target = (read_metrics(tmp_path / stage)["test"] for stage in commands)
     for task in ("sum", "dlg"):
         assert source[task]["before"] <= 0.1
         assert source[task]["score"] >= 0.8 * source[task]["oracle"]

@@ -15,7 +15,7 @@ sys.path.insert(0, str(HERE.parent / "few_shot"))
 from few_shot import MIXTURES, ROOT, ROWS, STEPS, TEST_ROWS, VALIDATE_EVERY, train  # noqa: E402
 
 from mpt.report import compare, estimate, gather, markdown  # noqa: E402
-from mpt.results import write_csv  # noqa: E402
+from mpt.run.record import write_csv  # noqa: E402
 from mpt.world.tasks import TARGET_TASKS  # noqa: E402
 
 RUNS = Path("runs") / "ablations"

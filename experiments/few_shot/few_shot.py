@@ -16,7 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from mpt.results import write_csv
+from mpt.run.record import write_csv
 from mpt.world.tasks import SOURCE_TASKS, TARGET_TASKS
 
 HERE = Path(__file__).resolve().parent

@@ -11,7 +11,7 @@ import matplotlib
 from few_shot import HERE, METHODS, ROOT, RUNS
 
 from mpt.report import Estimate, Line, compare, estimate, gather, learning_curve, markdown
-from mpt.results import write_csv
+from mpt.run.record import write_csv
 
 matplotlib.use("Agg")
 from matplotlib import pyplot

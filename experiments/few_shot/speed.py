@@ -11,7 +11,7 @@ from pathlib import Path
 from few_shot import HERE, METHODS, ROOT, RUNS, Cell, train, train_source, tuned
 
 from mpt.report import estimate, markdown
-from mpt.results import write_csv
+from mpt.run.record import write_csv
 
 BASE = "plain"
 STEPS, TARGET = 100, "reply_polite"

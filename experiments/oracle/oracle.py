@@ -6,7 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from mpt.results import read_config, read_metrics
+from mpt.run.folder import read_config
+from mpt.run.record import read_metrics
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]

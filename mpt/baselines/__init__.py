@@ -8,13 +8,8 @@ from mpt.baselines.baseline import Baseline
 from mpt.baselines.build import build_baseline, load_baseline
 from mpt.baselines.dept import DePT
 from mpt.baselines.weights import FullFineTuning, LoRA
-from mpt.prompt import MultitaskPromptEmbedding
-
-Adapter = MultitaskPromptEmbedding | Baseline
-"""What is trained beside, or in, a backbone."""
 
 __all__ = [
-    "Adapter",
     "Attempt",
     "Baseline",
     "DePT",

@@ -4,17 +4,17 @@ Shape legend: B rows in a batch, S input tokens, T tasks, C source prompts, N vi
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import layer_norm, silu
 
+from mpt.adapter import Conditions, LearnerGroup
 from mpt.backbone import Backbone
 from mpt.baselines.baseline import Baseline
 from mpt.baselines.saved import save_tensors
-from mpt.prompt import LearnerGroup
 
 
 class Attempt(Baseline):
@@ -75,15 +75,19 @@ class Attempt(Baseline):
         near = torch.cat([query @ self.sources.amax(1).T, (query * own).sum(1, keepdim=True)], dim=1)  # B C+1
         return torch.softmax(near / self.temperature, dim=1)
 
-    def conditions(
+    def condition(
         self, input_ids: Tensor, attention_mask: Tensor, task_ids: Tensor, word_embeddings: nn.Module
-    ) -> dict[str, Tensor]:
+    ) -> Conditions:
         """``prompts``, the mixture of each row, ``(B, N, D)``."""
         with torch.autocast(self.prompt.device.type, enabled=False):
             shares = self.attention(input_ids, attention_mask, task_ids, word_embeddings)  # B C+1
             own = self.prompt.index_select(0, task_ids)  # B N D
             mixed = torch.einsum("bc,cnd->bnd", shares[:, :-1], self.sources)
-            return {"prompts": own * (1 + shares[:, -1, None, None]) + mixed}
+            return Conditions(prompts=own * (1 + shares[:, -1, None, None]) + mixed)
+
+    def learned(self) -> dict[str, nn.Parameter]:
+        """All parameters."""
+        return dict(self.named_parameters())
 
     def learner_groups(self) -> list[LearnerGroup]:
         """The tasks' own prompts, and their attention networks."""
@@ -95,7 +99,7 @@ class Attempt(Baseline):
         """The source prompts, and a task's own prompt with its network."""
         return self.sources.numel(), sum(param[0].numel() for param in self.parameters())
 
-    def save(self, folder: Path, backbone: Backbone) -> None:
-        """Write ``adapter.safetensors`` and ``adapter.json``; :func:`load_baseline` reads them."""
+    def save(self, folder: Path, backbone: Backbone, task_weights: Mapping[str, float]) -> None:
+        """Write ``adapter/`` with ``adapter.safetensors`` and ``adapter.json``; :func:`load_baseline` reads them."""
         settings = {"num_ranks": self.down.shape[2], "temperature": self.temperature}
-        save_tensors(folder, "attempt", self, settings, backbone)
+        save_tensors(folder / "adapter", "attempt", self, settings, backbone)

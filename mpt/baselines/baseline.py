@@ -1,22 +1,20 @@
-"""What every baseline answers, so that it can stand where a multitask prompt stands.
+"""What the baselines have in common: they are saved, restored and counted by their parameters.
 
-Shape legend: B rows in a batch, S input tokens, T tasks, C source prompts, N virtual tokens, D token_dim, R ranks.
+Shape legend: B examples in a batch, S input tokens, T tasks, N virtual tokens, D token_dim.
 """
 
 import math
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from mpt.backbone import Backbone
-from mpt.prompt import LearnerGroup, ParameterCount
+from mpt.adapter import Adapter, Learner, ParameterCount
 
 
-class Baseline(nn.Module, ABC):
-    """Stands where a multitask prompt stands, and answers the same calls.
+class Baseline(Adapter):
+    """An adapter that multitask prompt tuning is compared with.
 
     Args:
         task_names: The T tasks, by task id.
@@ -25,57 +23,38 @@ class Baseline(nn.Module, ABC):
 
     def __init__(self, task_names: Sequence[str], independent: int) -> None:
         super().__init__()
-        self.task_names, self._independent = list(task_names), independent
+        self._task_names, self._independent = list(task_names), independent
 
-    def conditions(
-        self, input_ids: Tensor, attention_mask: Tensor, task_ids: Tensor, word_embeddings: nn.Module
-    ) -> dict[str, Tensor]:
-        """What the backbone reads besides each row's own tokens.
-
-        Args:
-            input_ids: ``(B, S)``.
-            attention_mask: ``(B, S)``, 1 on tokens.
-            task_ids: ``(B,)``.
-            word_embeddings: The backbone's.
-
-        Returns:
-            ``prompts`` ``(B, N, D)`` and ``shifts`` ``(B, S, D)``, each where the method has it.
-        """
-        return {}
-
-    def learned(self) -> dict[str, nn.Parameter]:
-        """What is trained, by name; also where it lies within the backbone."""
-        return dict(self.named_parameters())
+    @property
+    def task_names(self) -> list[str]:
+        """The T names."""
+        return list(self._task_names)
 
     @abstractmethod
-    def learner_groups(self) -> list[LearnerGroup]:
-        """The trained parameters by learning rate, with how many independent learners each holds."""
-
-    def numbers_of(self, task: int) -> dict[str, tuple[int, int]]:
-        """Where a task's own numbers lie: of each parameter, how many tasks it holds, and which one this is."""
-        return dict.fromkeys(dict(self.named_parameters()), (len(self.task_names), task))
+    def learned(self) -> dict[str, nn.Parameter]:
+        """What is trained, by name, also where it lies within the backbone."""
 
     @abstractmethod
     def storage(self) -> tuple[int, int]:
-        """Numbers to store for all tasks together, and for each task besides."""
+        """Count the numbers to store for all tasks together, and for each task besides."""
 
-    @abstractmethod
-    def save(self, folder: Path, backbone: Backbone) -> None:
-        """Write a folder that holds what was trained, whole or not at all."""
+    def learners_of(self, task: int) -> dict[str, Learner]:
+        """Locate the numbers of one task: a part of each parameter that the baseline itself holds."""
+        return dict.fromkeys(dict(self.named_parameters()), Learner(len(self._task_names), task))
 
     def snapshot(self) -> dict[str, Tensor]:
-        """A copy of what is trained that later steps do not touch."""
+        """Copy what is trained to the CPU."""
         return {name: param.detach().cpu().clone() for name, param in self.learned().items()}
 
     @torch.no_grad()
     def restore(self, tensors: Mapping[str, Tensor]) -> None:
-        """Put back what :meth:`snapshot` gave."""
+        """Put back what :meth:`snapshot` returned."""
         for name, param in self.learned().items():
             param.copy_(tensors[name])
 
     @torch.no_grad()
     def displacement(self, start: Mapping[str, Tensor]) -> dict[str, float]:
-        """``||now - start|| / ||start||`` (Frobenius) of each learner group, all tasks together."""
+        """Return ``||now - start|| / ||start||`` (Frobenius) of each learner group, all tasks together."""
         names = {id(param): name for name, param in self.learned().items()}
         moved = {}
         for group in self.learner_groups():

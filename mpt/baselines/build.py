@@ -1,6 +1,7 @@
 """From a configuration, or from a folder, to a baseline."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -14,13 +15,13 @@ from mpt.baselines.dept import DePT
 from mpt.baselines.saved import FORMAT_VERSION
 from mpt.baselines.weights import FullFineTuning, LoRA
 from mpt.config import MethodConfig
-from mpt.prompt import MultitaskPromptEmbedding
 
 
 def build_baseline(
     method: MethodConfig,
     backbone: Backbone,
-    prompt: MultitaskPromptEmbedding,
+    task_names: Sequence[str],
+    start: Tensor,
     sources: Tensor | None,
     max_tokens: int,
 ) -> Baseline:
@@ -29,24 +30,25 @@ def build_baseline(
     Args:
         method: Any but ``prompt``.
         backbone: LoRA and full fine-tuning train it.
-        prompt: Of the form none, as it starts; of LoRA and full fine-tuning the tasks and the size to compare with.
+        task_names: The T tasks.
+        start: First values of the tasks' prompts, ``(T, N, D)``; of LoRA and full fine-tuning just the size of what
+            they are compared with.
         sources: The C source prompts of ATTEMPT, ``(C, N, D)``.
         max_tokens: Longest input of DePT.
 
     Raises:
         ValueError: The method does not fit the backbone or the sources.
     """
-    _, N, _, D = prompt.shape
-    start = prompt.prompts().detach()
+    _, N, D = start.shape
     if method.name == "lora":
-        return LoRA(prompt.task_names, backbone, method, N * D)
+        return LoRA(task_names, backbone, method, N * D)
     if method.name == "full":
-        return FullFineTuning(prompt.task_names, backbone, N * D)
+        return FullFineTuning(task_names, backbone, N * D)
     assert method.num_ranks is not None
     if method.name == "dept":
-        return DePT(prompt.task_names, start, method.num_ranks, max_tokens)
+        return DePT(task_names, start, method.num_ranks, max_tokens)
     assert sources is not None
-    return Attempt(prompt.task_names, sources, start, method.num_ranks, method.temperature)
+    return Attempt(task_names, sources, start, method.num_ranks, method.temperature)
 
 
 def load_baseline(folder: Path) -> Attempt | DePT:

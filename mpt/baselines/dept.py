@@ -4,16 +4,16 @@ Shape legend: B rows in a batch, S input tokens, T tasks, C source prompts, N vi
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
+from mpt.adapter import Conditions, LearnerGroup
 from mpt.backbone import Backbone
 from mpt.baselines.baseline import Baseline
 from mpt.baselines.saved import save_tensors
-from mpt.prompt import LearnerGroup
 
 
 class DePT(Baseline):
@@ -37,9 +37,9 @@ class DePT(Baseline):
         self.A = nn.Parameter(torch.empty(T, max_tokens, num_ranks).uniform_(-1, 1) / math.sqrt(max_tokens))
         self.B = nn.Parameter(torch.zeros(T, num_ranks, D))
 
-    def conditions(
+    def condition(
         self, input_ids: Tensor, attention_mask: Tensor, task_ids: Tensor, word_embeddings: nn.Module
-    ) -> dict[str, Tensor]:
+    ) -> Conditions:
         """``prompts`` ``(B, N, D)`` and ``shifts`` ``(B, S, D)``.
 
         Raises:
@@ -51,7 +51,11 @@ class DePT(Baseline):
         A = self.A.index_select(0, task_ids)[:, :length]  # B S R
         with torch.autocast(A.device.type, enabled=False):
             shifts = A @ self.B.index_select(0, task_ids)
-        return {"prompts": self.prompt.index_select(0, task_ids), "shifts": shifts}
+        return Conditions(self.prompt.index_select(0, task_ids), shifts)
+
+    def learned(self) -> dict[str, nn.Parameter]:
+        """All parameters."""
+        return dict(self.named_parameters())
 
     def learner_groups(self) -> list[LearnerGroup]:
         """The prompts, and the updates."""
@@ -62,7 +66,7 @@ class DePT(Baseline):
         """Nothing together; a task's prompt and update."""
         return 0, sum(param[0].numel() for param in self.parameters())
 
-    def save(self, folder: Path, backbone: Backbone) -> None:
-        """Write ``adapter.safetensors`` and ``adapter.json``; :func:`load_baseline` reads them."""
+    def save(self, folder: Path, backbone: Backbone, task_weights: Mapping[str, float]) -> None:
+        """Write ``adapter/`` with ``adapter.safetensors`` and ``adapter.json``; :func:`load_baseline` reads them."""
         settings = {"num_ranks": self.A.shape[2], "max_tokens": self.A.shape[1]}
-        save_tensors(folder, "dept", self, settings, backbone)
+        save_tensors(folder / "adapter", "dept", self, settings, backbone)

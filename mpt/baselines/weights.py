@@ -1,18 +1,28 @@
 """What trains within the backbone: LoRA, and all of its weights."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from torch import nn
+from torch import Tensor, nn
 
+from mpt.adapter import Conditions, LearnerGroup
 from mpt.atomic import write_folder_atomically
 from mpt.backbone import Backbone
 from mpt.baselines.baseline import Baseline
 from mpt.config import MethodConfig
-from mpt.prompt import LearnerGroup
 
 
-class LoRA(Baseline):
+class WithinBackbone(Baseline):
+    """Trains the backbone's own weights, so the backbone reads nothing else than its tokens."""
+
+    def condition(
+        self, input_ids: Tensor, attention_mask: Tensor, task_ids: Tensor, word_embeddings: nn.Module
+    ) -> Conditions:
+        """Add nothing to the input."""
+        return Conditions()
+
+
+class LoRA(WithinBackbone):
     """Low-rank updates of the backbone's weights (Hu et al. 2022), through peft; all tasks of a run share them.
 
     Args:
@@ -58,14 +68,14 @@ class LoRA(Baseline):
         """All updates, which the tasks of a run share."""
         return sum(param.numel() for param in self.learned().values()), 0
 
-    def save(self, folder: Path, backbone: Backbone) -> None:
-        """Write a PEFT adapter."""
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with write_folder_atomically(folder) as temporary:
+    def save(self, folder: Path, backbone: Backbone, task_weights: Mapping[str, float]) -> None:
+        """Write ``adapter/``, a PEFT adapter."""
+        folder.mkdir(parents=True, exist_ok=True)
+        with write_folder_atomically(folder / "adapter") as temporary:
             self._peft[0].save_pretrained(temporary)
 
 
-class FullFineTuning(Baseline):
+class FullFineTuning(WithinBackbone):
     """All weights of the backbone are trained; all tasks of a run share them.
 
     Args:
@@ -91,9 +101,9 @@ class FullFineTuning(Baseline):
         """All weights, which the tasks of a run share."""
         return sum(param.numel() for param in self.learned().values()), 0
 
-    def save(self, folder: Path, backbone: Backbone) -> None:
-        """Write the model and its tokenizer; ``backbone.path`` takes the folder."""
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with write_folder_atomically(folder) as temporary:
+    def save(self, folder: Path, backbone: Backbone, task_weights: Mapping[str, float]) -> None:
+        """Write ``adapter/``, the model and its tokenizer; ``backbone.path`` takes that folder."""
+        folder.mkdir(parents=True, exist_ok=True)
+        with write_folder_atomically(folder / "adapter") as temporary:
             self._model[0].save_pretrained(temporary)
             backbone.tokenizer.save_pretrained(temporary)

@@ -17,8 +17,8 @@ from torch import Tensor
 
 from mpt.atomic import write_folder_atomically
 from mpt.backbone import Backbone
+from mpt.batches import TokenizedExamples
 from mpt.config import DistillationConfig
-from mpt.data import TokenRows
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class AnswerCache:
         config: DistillationConfig,
         backbone: Backbone,
         prompts: Tensor,
-        rows: Sequence[TokenRows],
+        rows: Sequence[TokenizedExamples],
     ) -> None:
         D, V = backbone.token_dim, backbone.vocabulary
         kept = None if config.top_k is None or config.top_k >= V else config.top_k
@@ -127,12 +127,14 @@ class AnswerCache:
         return int(ends[place]), int(ends[place + 1])
 
 
-def _columns(rows: Sequence[TokenRows]) -> tuple[list[list[int]], list[list[int]]]:
+def _columns(rows: Sequence[TokenizedExamples]) -> tuple[list[list[int]], list[list[int]]]:
     """The token ids of all tasks' inputs, and of their targets."""
     return [ids for task in rows for ids in task.inputs], [ids for task in rows for ids in task.targets]
 
 
-def _key(config: DistillationConfig, backbone: Backbone, prompts: Tensor, rows: Sequence[TokenRows]) -> str:
+def _key(
+    config: DistillationConfig, backbone: Backbone, prompts: Tensor, rows: Sequence[TokenizedExamples]
+) -> str:
     """16 digits of a hash of everything that an answer depends on."""
     told = {
         key: value

@@ -13,8 +13,8 @@ from torch import Tensor
 from torch.nn.functional import log_softmax
 
 from mpt.backbone import Backbone, Outputs
+from mpt.batches import Batch, TokenizedExamples
 from mpt.config import DistillationConfig
-from mpt.data import Batch, TokenRows
 from mpt.distill.cache import AnswerCache, Answers
 from mpt.distill.losses import coarsened, hidden_losses, logit_losses
 from mpt.prompt import MultitaskPromptEmbedding
@@ -40,7 +40,7 @@ class Distiller:
         backbone: Backbone,
         teachers: MultitaskPromptEmbedding,
         task_names: Sequence[str],
-        rows: Sequence[TokenRows],
+        rows: Sequence[TokenizedExamples],
     ) -> None:
         if missing := [name for name in task_names if name not in teachers.task_names]:
             raise ValueError(
@@ -93,7 +93,7 @@ class Distiller:
         """What the teachers say, from the cache where it has them."""
         if self.cache is None:
             return self._ask(batch)
-        places = list(zip(batch["task_ids"].tolist(), batch["rows"].tolist(), strict=True))
+        places = list(zip(batch["task_ids"].tolist(), batch["example_indices"].tolist(), strict=True))
         if missing := [row for row, place in enumerate(places) if not self.cache.has(*place)]:
             part = {key: batch[key][missing] for key in ("input_ids", "attention_mask", "labels", "task_ids")}
             self.cache.put([places[row] for row in missing], self._ask(part))

@@ -5,30 +5,22 @@ Shape legend: B rows in a batch, T tasks, G groups of P, N virtual tokens, R ran
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import NamedTuple
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
+from mpt.adapter import Adapter, Conditions, Learner, LearnerGroup, ParameterCount
+from mpt.backbone import Backbone
 from mpt.config import OF_SOURCE
 from mpt.prompt.config import MultitaskPromptTuningConfig
-from mpt.prompt.count import ParameterCount
+from mpt.prompt.folder import save_prompt
 from mpt.prompt.form import compose
 from mpt.prompt.initialize import start_factors, start_shared, width
 from mpt.prompt.source import Source, open_source, start_from_source
 
 
-class LearnerGroup(NamedTuple):
-    """Tensors whose first dimension holds the same independent learners."""
-
-    name: str
-    """``prompt`` (P) or ``factors`` (cols and rows)."""
-    params: list[nn.Parameter]
-    learners: int
-    """Each parameter can be viewed as ``(learners, -1)``: one row per group of P, or per task."""
-
-
-class MultitaskPromptEmbedding(nn.Module):
+class MultitaskPromptEmbedding(Adapter):
     """One shared soft prompt P and a low-rank factor pair per task (Wang et al. 2023, section 3.1).
 
     Task t has the prompt ``P[group(t)] * W_t`` with ``W_t = cols_t @ rows_t``: what tasks have in common is
@@ -159,30 +151,32 @@ class MultitaskPromptEmbedding(nn.Module):
             groups.append(LearnerGroup("factors", factors, self.config.num_tasks))
         return groups
 
-    def numbers_of(self, task: int) -> dict[str, tuple[int, int]]:
-        """Where the numbers of a task lie: of each parameter, how many learners it holds, and which is the task's."""
+    def learners_of(self, task: int) -> dict[str, Learner]:
+        """Locate the numbers of one task: its group of P, and its cols and rows."""
         config = self.config
         assert config.task_groups is not None
-        found = {"embedding.weight": (config.num_groups, config.task_groups[task])}
+        learners = {"embedding.weight": Learner(config.num_groups, config.task_groups[task])}
         if config.has_factors:
-            found |= dict.fromkeys(("prefix_task_cols", "prefix_task_rows"), (config.num_tasks, task))
-        return found
+            factors = ("prefix_task_cols", "prefix_task_rows")
+            learners |= dict.fromkeys(factors, Learner(config.num_tasks, task))
+        return learners
 
-    def conditions(
+    def condition(
         self, input_ids: Tensor, attention_mask: Tensor, task_ids: Tensor, word_embeddings: nn.Module
-    ) -> dict[str, Tensor]:
-        """What the backbone reads besides each row's own tokens: its task's prompt, whatever the tokens are.
+    ) -> Conditions:
+        """Put the prompt of each example's task before it, whatever its tokens are."""
+        return Conditions(prompts=self(None, task_ids))
 
-        Args:
-            input_ids: ``(B, S)``.
-            attention_mask: ``(B, S)``.
-            task_ids: ``(B,)``.
-            word_embeddings: The backbone's.
-
-        Returns:
-            ``prompts``, ``(B, N, D)``.
-        """
-        return {"prompts": self(None, task_ids)}
+    def save(self, folder: Path, backbone: Backbone, task_weights: Mapping[str, float]) -> None:
+        """Write ``prompt/``, which is a PEFT adapter as it stands."""
+        save_prompt(
+            folder / "prompt",
+            self,
+            task_weights=task_weights,
+            backbone_name=backbone.name,
+            fingerprint=backbone.fingerprint,
+            backbone_location=backbone.location,
+        )
 
     def snapshot(self) -> dict[str, Tensor]:
         """A copy of the parameters, under the names of the state dict, that later steps do not touch."""

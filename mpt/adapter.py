@@ -1,0 +1,139 @@
+"""The contract of everything that is trained: the multitask prompt, and every method that it is compared with.
+
+Shape legend: B examples in a batch, S input tokens, T tasks, N virtual tokens, D token_dim.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+from torch import Tensor, nn
+
+from mpt.backbone import Backbone
+
+
+@dataclass(frozen=True)
+class Conditions:
+    """What the backbone reads besides the tokens of each input.
+
+    Attributes:
+        prompts: Put before the embedded tokens, ``(B, N, D)``; None: nothing.
+        shifts: Added to the embedded tokens, ``(B, S, D)``; None: nothing.
+    """
+
+    prompts: Tensor | None = None
+    shifts: Tensor | None = None
+
+
+class LearnerGroup(NamedTuple):
+    """Tensors whose first dimension holds the same independent learners, with a learning rate of their own."""
+
+    name: str
+    """``prompt``, ``factors`` or ``weights``: the part of ``optim.lr_<name>``."""
+    params: list[nn.Parameter]
+    learners: int
+    """Each parameter can be viewed as ``(learners, -1)``: one row per group of P, or per task."""
+
+
+@dataclass(frozen=True)
+class Learner:
+    """The place of one learner in a parameter.
+
+    Attributes:
+        learners: How many learners the parameter holds.
+        position: Which of them it is.
+    """
+
+    learners: int
+    position: int
+
+    def part_of(self, parameter: Tensor) -> Tensor:
+        """The numbers of this learner in a parameter, as a view."""
+        return parameter.view(self.learners, -1)[self.position]
+
+
+@dataclass(frozen=True)
+class ParameterCount:
+    """How many numbers an adapter holds; printed as a table."""
+
+    shared: int
+    """Numbers that all tasks share: of a prompt those of P, all groups."""
+    per_task: int
+    """Numbers of one task besides: of a prompt its cols and rows."""
+    factors: int
+    """Those of all tasks."""
+    total: int
+    independent: int
+    """What one plain prompt per task would hold."""
+    ratio: float
+    """``total / independent``."""
+
+    def __str__(self) -> str:
+        lines = {
+            "shared prompt": f"{self.shared:,}",
+            "factors, per task": f"{self.per_task:,}",
+            "factors, all tasks": f"{self.factors:,}",
+            "total": f"{self.total:,}",
+            "independent prompts": f"{self.independent:,}",
+            "total / independent": f"{self.ratio:.3f}",
+        }
+        width = max(len(number) for number in lines.values())
+        return "\n".join(f"{name:<20}{number:>{width + 1}}" for name, number in lines.items())
+
+
+class Adapter(nn.Module, ABC):
+    """What is trained while the backbone stays frozen, or, for some baselines, within it."""
+
+    @property
+    @abstractmethod
+    def task_names(self) -> list[str]:
+        """The T names; position i is ``task_ids == i``."""
+
+    @abstractmethod
+    def condition(
+        self, input_ids: Tensor, attention_mask: Tensor, task_ids: Tensor, word_embeddings: nn.Module
+    ) -> Conditions:
+        """Compute what the backbone reads for a batch.
+
+        Args:
+            input_ids: ``(B, S)``.
+            attention_mask: ``(B, S)``, 1 on tokens.
+            task_ids: ``(B,)``.
+            word_embeddings: The backbone's.
+        """
+
+    @abstractmethod
+    def learner_groups(self) -> list[LearnerGroup]:
+        """The trained parameters by learning rate, with how many independent learners each holds."""
+
+    @abstractmethod
+    def learners_of(self, task: int) -> dict[str, Learner]:
+        """Locate the numbers of one task in each parameter, by the parameter's name."""
+
+    @abstractmethod
+    def snapshot(self) -> dict[str, Tensor]:
+        """Copy what is trained to the CPU; later steps do not touch the copy."""
+
+    @abstractmethod
+    def restore(self, tensors: Mapping[str, Tensor]) -> None:
+        """Put back what :meth:`snapshot` returned."""
+
+    @abstractmethod
+    def displacement(self, start: Mapping[str, Tensor]) -> dict[str, float]:
+        """Measure how far each part has moved since ``start``, relative to its norm; an adapter says which parts."""
+
+    @abstractmethod
+    def count_parameters(self) -> ParameterCount:
+        """Count the numbers to store, against one plain prompt per task."""
+
+    @abstractmethod
+    def save(self, folder: Path, backbone: Backbone, task_weights: Mapping[str, float]) -> None:
+        """Write what was trained into a run folder, whole or not at all.
+
+        Args:
+            folder: The run folder; the prompt goes into its ``prompt/``, a baseline into its ``adapter/``.
+            backbone: What it was trained with.
+            task_weights: λ of each task, by name.
+        """

@@ -1,0 +1,307 @@
+"""Build what a stage needs, each from its part of the configuration: examples, data, adapter, teachers.
+
+Shape legend: T tasks, S source tasks, N virtual tokens, D token_dim.
+"""
+
+import copy
+import dataclasses
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import lightning
+import torch
+from torch import Tensor
+
+from mpt.adapter import Adapter
+from mpt.artifact import SavedPrompt, check_fits, load_prompt
+from mpt.backbone import Backbone
+from mpt.baselines import build_baseline
+from mpt.config import (
+    DistillationConfig,
+    EvaluationConfig,
+    FewShotConfig,
+    MethodConfig,
+    MixtureConfig,
+    OptimConfig,
+    PromptConfig,
+    TaskConfig,
+    TrainerConfig,
+)
+from mpt.data import MixtureDataModule
+from mpt.distill import Distiller
+from mpt.few_shot import draw, replay
+from mpt.module import MPTModule
+from mpt.prompt import MultitaskPromptEmbedding, MultitaskPromptTuningConfig
+from mpt.prompt.extend import join
+from mpt.similarity import prompt_cosines, source_losses, source_weights, task_embeddings
+from mpt.tasks import Example, load_split
+
+Examples = dict[str, dict[str, list[Example]]]
+"""Split to task to examples."""
+Tasks = Mapping[str, TaskConfig]
+
+
+def load_examples(
+    tasks: Tasks, few_shot: FewShotConfig, evaluation: EvaluationConfig, data_root: str | None
+) -> tuple[Examples, dict[str, dict[str, int]]]:
+    """Read every split of every task, with the few-shot draw in place of what it stands for.
+
+    Returns:
+        The examples, and of validation and test, by split and task, how many the data have.
+    """
+    limits = {"train": None, "validation": evaluation.validation_rows, "test": evaluation.test_rows}
+    examples: Examples = {split: {} for split in limits}
+    available: dict[str, dict[str, int]] = {"validation": {}, "test": {}}
+    for name, task in tasks.items():
+        train = load_split(name, task, "train", data_root)
+        drawn = {"train": train}
+        if few_shot.k is not None:
+            drawn = (draw if few_shot.draws is None else replay)(name, train, few_shot)
+        for split, limit in limits.items():
+            whole = drawn[split] if split in drawn else load_split(name, task, split, data_root)
+            examples[split][name] = whole if split in drawn else whole[:limit]
+            if split in available:
+                available[split][name] = len(whole)
+    return examples, available
+
+
+def build_data(
+    tasks: Tasks,
+    examples: Examples,
+    backbone: Backbone,
+    *,
+    trainer: TrainerConfig,
+    evaluation: EvaluationConfig,
+    mixture: MixtureConfig,
+    seed: int,
+) -> MixtureDataModule:
+    """Tokenize the examples for the backbone."""
+    return MixtureDataModule(
+        list(tasks),
+        {split: list(of_split.values()) for split, of_split in examples.items()},
+        backbone.tokenizer,
+        list(tasks.values()),
+        batch_size=trainer.batch_size,
+        accumulate=trainer.accumulate_grad_batches,
+        eval_batch_size=evaluation.batch_size,
+        max_steps=trainer.max_steps,
+        mixture=mixture,
+        seed=seed,
+    )
+
+
+def load_source(source: str, backbone: Backbone, num_virtual_tokens: int) -> SavedPrompt:
+    """Load the trained prompt that a target starts from.
+
+    Raises:
+        ValueError: It was trained on another backbone, or has another length.
+        FileNotFoundError: There is none.
+    """
+    saved = load_prompt(Path(source))
+    check_fits(saved, backbone.name, backbone.fingerprint, backbone.token_dim)
+    found = saved.prompt.config.num_virtual_tokens
+    if found != num_virtual_tokens:
+        raise ValueError(
+            f"{source}: its prompt has {found} tokens, prompt.num_virtual_tokens is {num_virtual_tokens}; "
+            f"use prompt.num_virtual_tokens={found}"
+        )
+    return saved
+
+
+def build_prompt(
+    task_names: Sequence[str],
+    prompt: PromptConfig,
+    backbone: Backbone,
+    source: SavedPrompt | None = None,
+    weights: Tensor | None = None,
+) -> MultitaskPromptEmbedding:
+    """Build a prompt with its first values.
+
+    Args:
+        task_names: The T tasks.
+        prompt: Shape, form and first values.
+        backbone: For its word embeddings and tokenizer.
+        source: The trained prompt to start from.
+        weights: The parts of the S source tasks in each task, ``(T, S)``, where the init asks for them.
+
+    Raises:
+        ValueError: The source does not fit, or cannot take the new tasks.
+    """
+    groups = prompt.groups or [list(task_names)]
+    task_groups = None
+    if prompt.groups is not None:
+        task_groups = [next(g for g, group in enumerate(groups) if name in group) for name in task_names]
+    settings = MultitaskPromptTuningConfig(
+        task_names=list(task_names),
+        num_groups=len(groups),
+        task_groups=task_groups,
+        num_virtual_tokens=prompt.num_virtual_tokens,
+        num_ranks=prompt.num_ranks,
+        form=prompt.form,
+        prompt_tuning_init=prompt.init,
+        prompt_tuning_init_text=prompt.init_text,
+        prompt_tuning_init_task=prompt.init_task or 0,
+        tokenizer=backbone.tokenizer,
+        init_std=prompt.init_std,
+        factor_init=prompt.factor_init,
+        factor_std=prompt.factor_std,
+        token_dim=backbone.token_dim,
+    )
+    built = MultitaskPromptEmbedding(
+        settings, backbone.word_embeddings, source.prompt if source else None, weights
+    )
+    if source is not None and prompt.extend:
+        try:  # now, not when the training is over
+            join(copy.deepcopy(source.prompt), built)
+        except ValueError as error:
+            raise ValueError(f"prompt.extend: the source cannot take the new tasks: {error}") from error
+    built.embedding.weight.requires_grad_(not prompt.freeze_shared)
+    return built
+
+
+def build_adapter(
+    tasks: Tasks,
+    prompt: PromptConfig,
+    method: MethodConfig,
+    backbone: Backbone,
+    source: SavedPrompt | None = None,
+    weights: Tensor | None = None,
+) -> Adapter:
+    """Build what is trained, with its first values: a prompt, or a baseline in its place.
+
+    Raises:
+        ValueError: As :func:`build_prompt`, or the baseline does not fit.
+    """
+    built = build_prompt(list(tasks), prompt, backbone, source, weights)
+    if method.name == "prompt":
+        return built
+    sources = None if source is None else source.prompt.prompts().detach()
+    longest = max(task.max_source_tokens for task in tasks.values())
+    return build_baseline(method, backbone, list(tasks), built.prompts().detach(), sources, longest)
+
+
+def build_adapter_as_separate_runs(
+    tasks: Tasks,
+    prompt: PromptConfig,
+    method: MethodConfig,
+    backbone: Backbone,
+    seed: int,
+    source: SavedPrompt | None = None,
+    weights: Tensor | None = None,
+) -> Adapter:
+    """Build an adapter each of whose tasks starts with the numbers that a run of only this task would draw.
+
+    Raises:
+        ValueError: As :func:`build_adapter`.
+    """
+    lightning.seed_everything(seed, verbose=False)
+    adapter = build_adapter(tasks, prompt, method, backbone, source, weights)
+    # LoRA and full fine-tuning hold no numbers of their own; those are the backbone's.
+    if len(tasks) == 1 or not list(adapter.parameters()):
+        return adapter
+    parameters = dict(adapter.named_parameters())
+    for task_id, (name, task) in enumerate(tasks.items()):
+        lightning.seed_everything(seed, verbose=False)
+        own_weights = None if weights is None else weights[task_id : task_id + 1]
+        own_prompt = dataclasses.replace(prompt, groups=None)
+        single = build_adapter({name: task}, own_prompt, method, backbone, source, own_weights)
+        drawn = dict(single.named_parameters())
+        with torch.no_grad():
+            for parameter, learner in adapter.learners_of(task_id).items():
+                learner.part_of(parameters[parameter]).copy_(drawn[parameter].flatten())
+    return adapter
+
+
+def extend_source(source: SavedPrompt, adapter: Adapter) -> Adapter:
+    """Join a source's prompt with the tasks trained over its P: what ``prompt.extend`` saves."""
+    assert isinstance(adapter, MultitaskPromptEmbedding)  # refused earlier for every other method
+    joined = copy.deepcopy(source.prompt)
+    join(joined, adapter)
+    return joined
+
+
+def weigh_source_tasks(
+    tasks: Tasks,
+    prompt: PromptConfig,
+    backbone: Backbone,
+    source: SavedPrompt,
+    examples: Examples,
+    data: MixtureDataModule,
+    optim: OptimConfig,
+    trainer: TrainerConfig,
+) -> Tensor | None:
+    """Decide how much of each source task each target starts from, ``(T, S)``, by the targets' training examples.
+
+    Returns:
+        None where the init does not ask.
+    """
+    if prompt.init not in ("NEAREST_SOURCE_TASK", "WEIGHTED_SOURCE_TASKS"):
+        return None
+    if prompt.source_scores == "similarity":
+        embeddings = _embed_tasks(tasks, prompt, backbone, examples, data, optim, trainer)
+        scores = prompt_cosines(embeddings, source.prompt.prompts())
+    else:
+        losses = [
+            source_losses(
+                backbone, source.prompt, data.eval_loader("train", tasks=[name]), data.eval_batch_size
+            )
+            for name in tasks
+        ]
+        scores = -torch.stack(losses)
+    return source_weights(prompt.init, scores, prompt.weight_temperature)
+
+
+def _embed_tasks(
+    tasks: Tasks,
+    prompt: PromptConfig,
+    backbone: Backbone,
+    examples: Examples,
+    data: MixtureDataModule,
+    optim: OptimConfig,
+    trainer: TrainerConfig,
+) -> Tensor:
+    """Train a plain prompt for each target for a few steps on its training examples: SPoT's task embeddings."""
+    steps = prompt.embedding_steps
+    plain = build_prompt(list(tasks), PromptConfig(prompt.num_virtual_tokens, form="none"), backbone)
+    few = MixtureDataModule(
+        list(tasks),
+        {split: list(of_split.values()) for split, of_split in examples.items()},
+        backbone.tokenizer,
+        list(tasks.values()),
+        batch_size=data.batch_size,
+        accumulate=data.accumulate,
+        eval_batch_size=data.eval_batch_size,
+        max_steps=steps,
+        mixture=data.mixture,
+        seed=data.seed,
+    )
+    module = MPTModule(backbone, plain, few, list(tasks.values()), optim, steps)
+    return task_embeddings(module, trainer)
+
+
+def build_distiller(
+    distill: str | None,
+    distillation: DistillationConfig,
+    backbone: Backbone,
+    data: MixtureDataModule,
+) -> Distiller | None:
+    """Load the teachers that a source learns from; None to train without.
+
+    Raises:
+        ValueError: They were trained on another backbone, or a task has none.
+    """
+    if distill is None:
+        return None
+    saved = load_prompt(Path(distill))
+    check_fits(saved, backbone.name, backbone.fingerprint, backbone.token_dim)
+    return Distiller(distillation, backbone, saved.prompt, data.task_names, data.training_examples)
+
+
+def count_parameters(module: MPTModule) -> dict[str, float]:
+    """Count the numbers that are trained, those of the backbone that are frozen, and those to store."""
+    backbone = module.backbone.parameters()
+    return {
+        "trained": sum(parameter.numel() for parameter in module.parameters() if parameter.requires_grad),
+        "frozen": sum(parameter.numel() for parameter in backbone if not parameter.requires_grad),
+        **dataclasses.asdict(module.adapter.count_parameters()),
+    }

@@ -1,0 +1,144 @@
+"""Answer examples: adapter, backbone and batches in, texts and losses out; of several processes each answers its share.
+
+Needs no Lightning: validation, test, the scores of the start and the oracle come through here.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, distributed
+
+from mpt import metrics
+from mpt.adapter import Adapter, Conditions
+from mpt.backbone import Backbone
+from mpt.batches import Batch
+from mpt.config import TaskConfig
+from mpt.tasks import Example
+
+Scores = dict[str, dict[str, float]]
+"""Task (or ``average``) to its numbers."""
+
+
+class Answer(NamedTuple):
+    """What the model makes of one example."""
+
+    task_id: int
+    example_index: int
+    """Position among the examples of its task and split."""
+    text: str
+    loss: float
+    """Token loss summed over the target, in nats; 0 where it was not asked for."""
+    target_tokens: int
+
+
+class Prediction(NamedTuple):
+    """An answer beside the example that it belongs to."""
+
+    task: str
+    row_id: str
+    input: str
+    references: tuple[str, ...]
+    prediction: str
+
+
+Predictions = dict[str, list[Prediction]]
+"""Task to the predictions of its examples."""
+
+
+def condition(adapter: Adapter | None, backbone: Backbone, batch: Batch) -> Conditions:
+    """Compute what the backbone reads besides the batch's own tokens; without an adapter, nothing."""
+    if adapter is None:
+        return Conditions()
+    fields = (batch["input_ids"], batch["attention_mask"], batch["task_ids"])
+    return adapter.condition(*fields, backbone.word_embeddings)
+
+
+@torch.no_grad()
+def answer_batch(
+    adapter: Adapter | None, backbone: Backbone, batch: Batch, with_losses: bool = False
+) -> list[Answer]:
+    """Generate, and where it is asked for score, each example under its own task's prompt.
+
+    Args:
+        adapter: On the backbone's device; None: no prompt, as the oracle, whose inputs have a prefix instead.
+        backbone: The frozen model.
+        batch: Of an :class:`~mpt.batches.EvalLoader`, on the backbone's device.
+        with_losses: Compute the losses of the targets too.
+    """
+    conditions = condition(adapter, backbone, batch)
+    inputs = (batch["input_ids"], batch["attention_mask"])
+    texts = backbone.generate(*inputs, conditions.prompts, conditions.shifts, **batch["generation"])
+    losses = [0.0] * len(texts)
+    if with_losses:
+        losses = backbone.example_losses(
+            *inputs, batch["labels"], conditions.prompts, conditions.shifts
+        ).tolist()
+    ids, indices = batch["task_ids"].tolist(), batch["example_indices"].tolist()
+    tokens = (batch["labels"] != -100).sum(1).tolist()
+    return [Answer(*fields) for fields in zip(ids, indices, texts, losses, tokens, strict=True)]
+
+
+def answer(adapter: Adapter | None, backbone: Backbone, batches: Iterable[Batch]) -> list[Answer]:
+    """Answer the batches of this process, on the backbone's device.
+
+    Returns:
+        The answers of all processes, in the order of tasks and examples.
+    """
+    if adapter is not None:
+        adapter.to(backbone.device)
+    answers: list[Answer] = []
+    for batch in batches:
+        answers += answer_batch(adapter, backbone, _to_device(batch, backbone.device))
+    return gather(answers)
+
+
+def gather(answers: list[Answer]) -> list[Answer]:
+    """Collect the answers of all processes, each example once, in the order of tasks and examples."""
+    if distributed.is_available() and distributed.is_initialized():
+        parts: list[Any] = [None] * distributed.get_world_size()
+        distributed.all_gather_object(parts, answers)
+        answers = [answer for part in parts for answer in part]
+    return list({(each.task_id, each.example_index): each for each in sorted(answers)}.values())
+
+
+def predict(
+    adapter: Adapter | None,
+    backbone: Backbone,
+    batches: Iterable[Batch],
+    examples: Mapping[str, Sequence[Example]],
+) -> Predictions:
+    """Answer a split and put each answer beside its example.
+
+    Args:
+        adapter: None: no prompt.
+        backbone: The frozen model.
+        batches: This process's share of the split.
+        examples: The T tasks of the split in the order of their ids, each with its examples.
+
+    Returns:
+        Task to predictions, in the order of the examples; a task without a batch is left out.
+    """
+    names = list(examples)
+    predictions: Predictions = {}
+    for each in answer(adapter, backbone, batches):
+        name = names[each.task_id]
+        example = examples[name][each.example_index]
+        predictions.setdefault(name, []).append(
+            Prediction(name, example.row_id, example.input, example.references, each.text)
+        )
+    return predictions
+
+
+def score(tasks: Mapping[str, TaskConfig], predictions: Predictions) -> Scores:
+    """Score the predictions of each task, all examples together."""
+    return {
+        name: metrics.score(
+            tasks[name].metrics, [each.prediction for each in of_task], [each.references for each in of_task]
+        )
+        for name, of_task in predictions.items()
+    }
+
+
+def _to_device(batch: Batch, device: torch.device) -> Batch:
+    return {key: value.to(device) if isinstance(value, Tensor) else value for key, value in batch.items()}

@@ -1,0 +1,137 @@
+"""Write a prompt's folder: a PEFT adapter as it stands, and beside it what PEFT does not know.
+
+``adapter_config.json`` and ``adapter_model.safetensors`` are a PEFT adapter; ``mpt.json`` says what they do
+not: the names of the tasks, the form, the groups, λ, and the backbone. How each form is told to PEFT, which
+knows only ``P * (cols @ rows)`` with one P:
+
+- product, one group: as it is.
+- residual, one group: with one rank more, whose column and row are ones.
+- none: P is all ones, cols the identity of rank N, and the rows of a task are its prompt.
+- additive, shared, and several groups with factors: as form none, from the whole prompt of each task; the prompt's own
+  tensors lie beside it in ``mpt.safetensors``.
+
+Shape legend: T tasks, G groups of P, N virtual tokens, R ranks, D token_dim.
+"""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from mpt.atomic import write_folder_atomically
+from mpt.prompt.config import MultitaskPromptTuningConfig
+from mpt.prompt.tensors import NAMES, as_product
+
+if TYPE_CHECKING:
+    from mpt.prompt.embedding import MultitaskPromptEmbedding
+
+FORMAT_VERSION = 1
+
+
+def save_prompt(
+    folder: Path,
+    prompt: "MultitaskPromptEmbedding",
+    *,
+    task_weights: Mapping[str, float],
+    backbone_name: str,
+    fingerprint: str,
+    backbone_location: str | None = None,
+) -> None:
+    """Write a prompt's folder, whole or not at all; one that stood there is replaced.
+
+    Args:
+        folder: Where to; folders above it are made.
+        prompt: The prompt, on any device.
+        task_weights: λ of each task, by name.
+        backbone_name: What the backbone was loaded as.
+        fingerprint: The backbone's fingerprint.
+        backbone_location: Where PEFT and transformers find the backbone; None: under its name.
+
+    Raises:
+        ValueError: A weight is missing or too many, or the prompt holds a number that is not finite.
+    """
+    if set(task_weights) != set(prompt.task_names):
+        raise ValueError(
+            f"task_weights: is for {', '.join(task_weights) or 'no task'}; "
+            f"it must be for {', '.join(prompt.task_names)}"
+        )
+    own = prompt.snapshot()
+    if bad := [name for name, tensor in own.items() if not tensor.isfinite().all()]:
+        raise ValueError(
+            f"prompt: {', '.join(bad)} holds numbers that are not finite; lower the learning rates"
+        )
+    tensors = _peft_tensors(prompt, own)
+    about = {
+        "format_version": FORMAT_VERSION,
+        "task_names": prompt.task_names,
+        "task_weights": {name: float(task_weights[name]) for name in prompt.task_names},
+        "form": prompt.config.form,
+        "num_groups": prompt.config.num_groups,
+        "task_groups": prompt.config.task_groups,
+        "num_ranks": prompt.config.num_ranks,
+        "backbone": {"name": backbone_name, "fingerprint": fingerprint},
+    }
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with write_folder_atomically(folder) as temporary:
+        _write_json(
+            temporary / "adapter_config.json",
+            _peft_config(prompt, tensors, backbone_location or backbone_name),
+        )
+        _write_json(temporary / "mpt.json", about)
+        save_file(tensors, temporary / "adapter_model.safetensors", metadata={"format": "pt"})
+        if needs_own_tensors(prompt.config):
+            save_file(own, temporary / "mpt.safetensors", metadata={"format": "pt"})
+
+
+def needs_own_tensors(config: MultitaskPromptTuningConfig) -> bool:
+    """Whether PEFT's three tensors cannot give the prompt back."""
+    return config.form in ("additive", "shared") or (config.form != "none" and config.num_groups > 1)
+
+
+def _peft_tensors(prompt: "MultitaskPromptEmbedding", own: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The prompt as PEFT's product, as the head of this file says."""
+    config, (T, N, _, D) = prompt.config, prompt.shape
+    if config.form == "none" or needs_own_tensors(config):
+        shared = torch.ones(N, D)
+        cols = torch.eye(N).repeat(T, 1, 1)
+        rows = prompt.prompts().detach().cpu()
+    else:
+        shared, cols, rows = own["embedding.weight"], own["prefix_task_cols"], own["prefix_task_rows"]
+        if config.form == "residual":
+            cols, rows = as_product(cols, rows)
+    return dict(zip(NAMES, (tensor.contiguous() for tensor in (shared, cols, rows)), strict=True))
+
+
+def _peft_config(
+    prompt: "MultitaskPromptEmbedding", tensors: Mapping[str, Tensor], backbone_location: str
+) -> dict[str, Any]:
+    """What PEFT reads; only keys that it knows."""
+    return {
+        "auto_mapping": None,
+        "base_model_name_or_path": backbone_location,
+        "inference_mode": True,
+        "num_attention_heads": None,
+        "num_layers": None,
+        "num_ranks": tensors["prefix_task_cols"].shape[2],
+        "num_tasks": prompt.config.num_tasks,
+        "num_transformer_submodules": 1,
+        "num_virtual_tokens": prompt.config.num_virtual_tokens,
+        "peft_type": "MULTITASK_PROMPT_TUNING",
+        "prompt_tuning_init": "RANDOM",
+        "prompt_tuning_init_state_dict_path": None,
+        "prompt_tuning_init_task": 0,
+        "prompt_tuning_init_text": None,
+        "revision": None,
+        "task_type": str(prompt.config.task_type),
+        "token_dim": prompt.config.token_dim,
+        "tokenizer_kwargs": None,
+        "tokenizer_name_or_path": None,
+    }
+
+
+def _write_json(path: Path, value: Mapping[str, Any]) -> None:
+    path.write_text(json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -1,0 +1,1 @@
+"""A run: what it is called, what it leaves on the disk, what it prints."""

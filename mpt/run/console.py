@@ -1,0 +1,128 @@
+"""What a run prints: what it is about to do, how it was stopped, and the table of its results."""
+
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lightning.pytorch.utilities import rank_zero_only
+from rich.console import Console
+from rich.table import Table
+
+if TYPE_CHECKING:  # what is summarized is named here and not needed to print a table
+    from mpt.data import MixtureDataModule
+
+
+def is_main() -> bool:
+    """Whether this is the main process of a run."""
+    return getattr(rank_zero_only, "rank", 0) == 0
+
+
+def say(what: Any) -> None:
+    """Print from the main process only."""
+    if is_main():
+        Console().print(what, highlight=False, soft_wrap=isinstance(what, str))
+
+
+def say_what_starts(
+    stage: str, folder: Path, backbone: str, parameters: Mapping[str, float], plan: str
+) -> None:
+    """Print what a run trains, in a few lines.
+
+    Args:
+        stage: source, target or teachers.
+        folder: The run folder.
+        backbone: The backbone's name.
+        parameters: From :func:`mpt.build.count_parameters`.
+        plan: Steps, mixture, devices and seed in one line.
+    """
+    say(
+        f"{relative(folder)}\n{stage}: {parameters['trained']:,} parameters trained, {parameters['frozen']:,} frozen "
+        f"({backbone}); {parameters['ratio']:.3f} of the storage of independent prompts\n{plan}"
+    )
+
+
+def say_tasks(data: "MixtureDataModule") -> None:
+    """Print a table of the tasks: λ, sizes, and what is cut or unknown to the tokenizer."""
+    table = Table()
+    table.add_column("task")
+    for column in ("λ", "train", "validation", "test", "inputs cut", "targets cut", "unknown tokens"):
+        table.add_column(column, justify="right")
+    for task_id, (name, task) in enumerate(zip(data.task_names, data.configs, strict=True)):
+        sizes = [str(len(data.examples[split][task_id])) for split in ("train", "validation", "test")]
+        cut, unknown = data.truncation["train"][name], max(data.unknown[name].values())
+        shares = (cut["input"], cut["target"], unknown)
+        table.add_row(name, f"{task.weight:g}", *sizes, *(f"{share:.1%}" for share in shares))
+    say(table)
+
+
+def warn_of_unknown_tokens(unknown: Mapping[str, Mapping[str, float]], backbone: str) -> list[str]:
+    """Name the tasks whose words the tokenizer does not know: what it cannot read or write, it cannot learn.
+
+    Args:
+        unknown: Task to the share of unknown tokens in its inputs and targets.
+        backbone: The backbone's name.
+
+    Returns:
+        A sentence per task with more than 5 % of unknown tokens in its inputs, or any in its targets.
+    """
+    return [
+        f"tasks.{name}: {share['input']:.0%} of the input tokens and {share['target']:.0%} of the target tokens are "
+        f"unknown to {backbone}; use a backbone whose tokenizer knows these words"
+        for name, share in unknown.items()
+        if share["input"] > 0.05 or share["target"] > 0
+    ]
+
+
+def say_stopped(folder: Path, step: int) -> None:
+    """Print on stderr, in one line, how a stopped run goes on.
+
+    Args:
+        folder: The run folder.
+        step: Of the checkpoint that was written last; 0 where this process has written none.
+    """
+    if step:
+        how = f"stopped after step {step}, which is saved; the same command goes on from there"
+    elif (folder / "checkpoints" / "last.ckpt").is_file():
+        how = "stopped; the same command goes on from the last checkpoint"
+    else:
+        how = "stopped before anything was trained; the same command starts again"
+    print(f"{relative(folder)}: {how}", file=sys.stderr)
+
+
+def say_results(folder: Path, metrics: Mapping[str, Any]) -> None:
+    """Print the table of a finished run, how far its parts moved, and where it lies."""
+    say(results_table(metrics))
+    moved = ", ".join(f"{name} {share:.0%}" for name, share in metrics["moved"].items())
+    say(f"moved from the start: {moved}\nrun folder: {relative(folder)}")
+
+
+def results_table(metrics: Mapping[str, Any]) -> Table:
+    """Build the table of a run's results: per task the score before, after, the oracle's, and n.
+
+    Args:
+        metrics: What ``metrics.json`` holds.
+    """
+    test: Mapping[str, Mapping[str, float]] = metrics["test"]
+    columns = [
+        key for key in ("before", "score", "oracle") if any(key in of_task for of_task in test.values())
+    ]
+    table = Table()
+    table.add_column("task")
+    table.add_column("metric")
+    for key in columns:
+        table.add_column({"score": "after"}.get(key, key), justify="right")
+    table.add_column("n", justify="right")
+    for name, of_task in test.items():
+        if name == "average":
+            table.add_section()
+        cells: Sequence[str] = [f"{of_task[key]:.3f}" if key in of_task else "–" for key in columns]
+        count, available = int(of_task["n"]), int(of_task.get("n_available", of_task["n"]))
+        scored = f"{count:,}" if count == available else f"{count:,} of {available:,}"
+        table.add_row(name, metrics.get("metric", {}).get(name, ""), *cells, scored)
+    return table
+
+
+def relative(folder: Path) -> str:
+    """Write a folder as seen from the working folder, where it lies below that."""
+    return str(folder.relative_to(Path.cwd()) if folder.is_relative_to(Path.cwd()) else folder)

@@ -1,0 +1,61 @@
+"""What makes a run the one that it is: the keys that decide what it computes, and the name that follows from them."""
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+# What a run may say differently and still be the same run.
+INCIDENTAL = {
+    "logger",
+    "output_root",
+    "overwrite",
+    "resume",
+    "trainer.progress_bar",
+    "trainer.threads",
+    "distillation.cache",
+    "optimized_metric",
+}
+LONGEST_NAME = 80
+
+
+def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Give nested mappings as one level with dotted keys."""
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, Mapping) and value:
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+def identity(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The dotted keys of a configuration that decide what a run computes, with their values."""
+    return {
+        key: value
+        for key, value in flatten(config).items()
+        if key not in INCIDENTAL and key.split(".", 1)[0] not in INCIDENTAL
+    }
+
+
+def run_name(config: Mapping[str, Any]) -> str:
+    """Name a run after its tasks and backbone, and six digits of a hash of its configuration.
+
+    Args:
+        config: The fields of :class:`mpt.config.RunConfig` as plain values.
+
+    Returns:
+        Such as ``sum+mt+dlg-tiny-3f2a9c``: the same under every process and restart.
+    """
+    names = list(config["tasks"])
+    tasks = "+".join(names)
+    if len(tasks) > LONGEST_NAME:
+        tasks = f"{'+'.join(names[:3])}+{len(names) - 3}more"
+    backbone = Path(str(config["backbone"].get("path") or config["backbone"].get("name"))).name
+    told = json.dumps(identity(config), sort_keys=True, default=str)
+    # The order of the tasks is the order of the task ids, so it counts.
+    digits = hashlib.sha256(json.dumps([names, told]).encode()).hexdigest()[:6]
+    return re.sub(r"[^\w.+-]", "_", f"{tasks or 'none'}-{backbone}-{digits}")

@@ -1,0 +1,36 @@
+"""A run's predictions: written beside its metrics, and sampled for loggers."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from mpt import metrics
+from mpt.config import TaskConfig
+from mpt.predict import Prediction, Predictions
+from mpt.run.record import write_lines
+
+OF_ONE_EXAMPLE = ("accuracy", "exact_match", "token_f1", "rouge", "chrf", "squad")
+"""Metrics that mean something for one example."""
+
+
+def write_predictions(folder: Path, tasks: Mapping[str, TaskConfig], predictions: Predictions) -> None:
+    """Write ``predictions/<task>.jsonl``: input, references, prediction, and the metrics that one example has."""
+    for name, of_task in predictions.items():
+        names = [metric for metric in tasks[name].metrics if metric in OF_ONE_EXAMPLE]
+        write_lines(folder / "predictions" / f"{name}.jsonl", (_line(each, names) for each in of_task))
+
+
+def _line(prediction: Prediction, names: list[str]) -> dict[str, Any]:
+    line = prediction._asdict()
+    del line["task"]
+    scores = metrics.score(names, [prediction.prediction], [prediction.references]) if names else {}
+    return line | {"scores": {key: value for key, value in scores.items() if key not in ("n", "score")}}
+
+
+def sample_predictions(predictions: Predictions, count: int) -> list[dict[str, str]]:
+    """Take the first predictions of each task, for a logger's table."""
+    return [
+        {"task": name, "input": each.input, "target": each.references[0], "prediction": each.prediction}
+        for name, of_task in predictions.items()
+        for each in of_task[:count]
+    ]

@@ -1,0 +1,73 @@
+"""What a run records: its metrics, its predictions, tables as CSV; each file whole or not at all."""
+
+import csv
+import io
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from mpt.atomic import write_atomically
+
+Scores = dict[str, dict[str, float]]
+"""Task (or ``average``) to its numbers."""
+
+
+def add_average(scores: Scores) -> Scores:
+    """Add ``average``: the mean over tasks of score, before and oracle, each where all tasks have it."""
+    average: dict[str, float] = {"n": sum(int(task["n"]) for task in scores.values())}
+    if all("n_available" in task for task in scores.values()):
+        average["n_available"] = sum(int(task["n_available"]) for task in scores.values())
+    for key in ("score", "before", "oracle"):
+        values = [task[key] for task in scores.values() if key in task]
+        if len(values) == len(scores):
+            average[key] = sum(values) / len(values)
+    return {**scores, "average": average}
+
+
+def write_metrics(folder: Path, metrics: Mapping[str, Any]) -> None:
+    """Write ``metrics.json``; it stands only when the run is finished."""
+    write_json(folder / "metrics.json", metrics)
+
+
+def read_metrics(folder: Path) -> dict[str, Any] | None:
+    """Read ``metrics.json``; None where the run is not finished.
+
+    Raises:
+        ValueError: The file is damaged.
+    """
+    path = folder / "metrics.json"
+    if not path.is_file():
+        return None
+    try:
+        metrics = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path}: not JSON ({error}); overwrite=true runs the run again") from error
+    if not isinstance(metrics, dict):
+        raise ValueError(f"{path}: not the metrics of a run; overwrite=true runs the run again")
+    return metrics
+
+
+def write_json(path: Path, values: Mapping[str, Any]) -> None:
+    """Write a JSON object, whole or not at all."""
+    with write_atomically(path) as temporary:
+        temporary.write_text(json.dumps(values, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+
+
+def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+    """Write a table, whole or not at all."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(header)
+    writer.writerows(rows)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with write_atomically(path) as temporary:
+        temporary.write_text(text.getvalue(), encoding="utf-8")
+
+
+def write_lines(path: Path, objects: Iterable[Mapping[str, Any]]) -> None:
+    """Write one JSON object per line, making the folder that the file lies in."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lines = [json.dumps(dict(row), ensure_ascii=False) + "\n" for row in objects]
+    with write_atomically(path) as temporary:
+        temporary.write_text("".join(lines), encoding="utf-8")
