@@ -42,6 +42,11 @@ BEST = ("average", "task")
 FEW_SHOT_VALIDATIONS = ("draw", "split")
 WANDB_MODES = ("auto", "online", "offline", "disabled")
 RESUME = ("auto", "never")
+PAPER_SPLITS = {
+    "large": {"train": "train[1000:]", "validation": "train[:1000]", "test": "validation"},
+    "small": {"validation": "validation[:50%]", "test": "validation[50%:]"},
+}
+"""Our split to the hub's (Wang et al. 2023, section 4.1)."""
 
 
 @dataclass
@@ -62,6 +67,9 @@ class RowsConfig:
     """The configuration of the hub data set, such as ``sst2`` of ``glue``."""
     revision: str | None = None
     """A commit, tag or branch of the hub data set; ``refs/convert/parquet`` where it would need a script."""
+    paper_split: str | None = None
+    """How the paper splits a hub data set without public test labels. large: 1,000 training rows validate, the official
+    validation split tests; small: the official validation split is halved. ``splits`` overrides either."""
     splits: dict[str, str] = field(default_factory=dict)
     """Our split (train, validation, test) to the hub's split; a slice such as ``train[1000:]`` is fine."""
     rename: dict[str, str] = field(default_factory=dict)
@@ -73,8 +81,10 @@ class RowsConfig:
 
 @dataclass
 class TaskConfig:
-    """A data set told as text to text."""
+    """A data set cast as text-to-text."""
 
+    about: str = ""
+    """What the task is, in one line; for the list of tasks."""
     rows: RowsConfig = field(default_factory=RowsConfig)
     input: str = MISSING
     """Template of the input over the row's columns: ``premise: {premise} hypothesis: {hypothesis}``."""

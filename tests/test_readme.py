@@ -113,7 +113,7 @@ def run_line(line: str, monkeypatch: pytest.MonkeyPatch) -> None:
     if words[0] == "source":
         return
     if words[:3] == ["python", "-m", "mpt.report"]:
-        from mpt.report import main
+        from mpt.report.__main__ import main
 
         assert main(words[3:]) == 0
         return

@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import ttest_1samp
 
-from mpt.report import compare, estimate, gather, main, summarise
+from mpt.report import compare, estimate, gather, summarize
+from mpt.report.__main__ import main
 from mpt.run.folder import write_config
 from mpt.run.record import add_average, write_csv, write_metrics
 
@@ -65,7 +66,7 @@ def test_runs_are_grouped_by_what_differs(runs: Path) -> None:
     lines, unfinished = gather([runs])
     assert not unfinished
     assert len(lines) == 6 * 3
-    groups = summarise(lines, ["task", "prompt.init"], "score")
+    groups = summarize(lines, ["task", "prompt.init"], "score")
     assert groups["a", "average"].mean == pytest.approx(0.7)
     assert groups["a", "average"].half_width == pytest.approx(4.302653 * 0.2 / math.sqrt(3), rel=1e-6)
     assert groups["average", "fresh"].mean == pytest.approx((0.3 + 0.5 + 0.55) / 3)
@@ -115,7 +116,7 @@ def test_a_key_of_a_task_makes_groups(tmp_path: Path, capsys: pytest.CaptureFixt
     lines, _ = gather([tmp_path])
     assert [line["tasks.a.weight"] for line in lines if line["task"] == "a"] == [1.0, 1.0, 2.0, 2.0]
     assert not any("tasks.c.weight" in line or "tasks.b.weight" in line for line in lines)
-    groups = summarise(lines, ["task", "tasks.a.weight"], "score")
+    groups = summarize(lines, ["task", "tasks.a.weight"], "score")
     assert {group: (found.mean, found.runs) for group, found in groups.items()} == {
         ("a", 1.0): (0.5, 2), ("a", 2.0): (0.75, 2), ("b", 1.0): (0.5, 2), ("b", 2.0): (0.75, 2),
         ("average", 1.0): (0.5, 2), ("average", 2.0): (0.75, 2), ("c", None): (0.25, 1),
@@ -128,7 +129,7 @@ def test_costs_are_metrics_too(runs: Path) -> None:
     lines, _ = gather([runs])
     expected_of = {"best_step": 20, "fit_seconds": 1.5, "trained_parameters": 148, "curve_mean": 0.5}
     for metric, expected in expected_of.items():
-        assert summarise(lines, ["task"], metric)["a",].mean == expected
+        assert summarize(lines, ["task"], metric)["a",].mean == expected
 
 
 def test_a_run_without_its_partner_makes_no_pair(runs: Path) -> None:

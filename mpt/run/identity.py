@@ -37,7 +37,7 @@ def identity(config: Mapping[str, Any]) -> dict[str, Any]:
     return {
         key: value
         for key, value in flatten(config).items()
-        if key not in INCIDENTAL and key.split(".", 1)[0] not in INCIDENTAL
+        if key not in INCIDENTAL and key.split(".", 1)[0] not in INCIDENTAL and not key.endswith(".about")
     }
 
 

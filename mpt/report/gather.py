@@ -1,0 +1,173 @@
+"""Read what runs left: a line for each task of each run, with its scores, its costs and what it differs in."""
+
+import csv
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from mpt.run.folder import read_config
+from mpt.run.identity import flatten, identity
+from mpt.run.record import read_metrics
+from mpt.sweep import read_record
+
+Line = dict[str, Any]
+"""One task of one run: ``run``, ``task``, ``n``, its metrics, and the configuration keys that differ between runs."""
+
+REPLICATES = ("seed", "few_shot.seed")
+"""Keys over which runs repeat each other, unless they are asked for."""
+OWN = ("run", "task", "n", "n_available")
+
+
+def gather(folders: Iterable[Path], split: str = "test") -> tuple[list[Line], list[Path]]:
+    """Read the runs in and below some folders.
+
+    Args:
+        folders: Run folders, folders of them, or records of sweeps (``sweeps/NAME.jsonl``).
+        split: test or validation.
+
+    Returns:
+        A line per run and task, the average of several tasks among them, and the folders of runs that are not
+        finished. With several folders, the key ``folder`` says which of them a run was found in.
+
+    Raises:
+        FileNotFoundError: A folder is not there, or there is no finished run.
+        ValueError: A run's files are damaged.
+    """
+    configs: dict[Path, dict[str, Any]] = {}
+    unfinished = []
+    folders = list(folders)
+    for folder in folders:
+        for run in _runs_in(folder):
+            read = read_config(run)
+            if read is None or run in configs:
+                continue
+            if (run / "metrics.json").is_file():
+                where = {"folder": str(folder)} if len(folders) > 1 else {}
+                configs[run] = where | flatten(identity(read[0]))
+            else:
+                unfinished.append(run)
+    if not configs:
+        raise FileNotFoundError(
+            f"{', '.join(map(str, folders))}: no finished run (no metrics.json beside a config.yaml)"
+        )
+    differing, of_tasks = _differing(list(configs.values()))
+    lines: list[Line] = []
+    for run, config in configs.items():
+        metrics = read_metrics(run) or {}
+        if split not in metrics:
+            raise ValueError(f"{run}/metrics.json: has no {split!r}; choose one of test, validation")
+        told = {key: _plain(config.get(key)) for key in differing}
+        told |= {key: _plain(config[key]) for key in of_tasks if key in config}
+        scores = metrics[split]
+        if len(scores) == 2:  # the average of one task is that task once more
+            scores = {task: row for task, row in scores.items() if task != "average"}
+        lines += [
+            {"run": str(run), "task": task} | told | row | _costs(run, metrics, task)
+            for task, row in scores.items()
+        ]
+    return lines, unfinished
+
+
+def _runs_in(folder: Path) -> list[Path]:
+    """The runs in a folder, or of the record of a sweep."""
+    if folder.is_file() and folder.suffix == ".jsonl":
+        runs = dict.fromkeys(Path(outcome.folder) for outcome in read_record(folder))
+        return [run for run in runs if (run / "config.yaml").is_file()]
+    if not folder.is_dir():
+        raise FileNotFoundError(
+            f"{folder}: no such folder; give run folders, folders of them, or a sweep's record"
+        )
+    return [path.parent for path in sorted(folder.rglob("config.yaml"))]
+
+
+def learning_curve(run: Path, task: str) -> dict[int, float]:
+    """The validation score of a task after each number of steps at which a run was validated.
+
+    Args:
+        run: A run folder; one without ``metrics.csv`` has no curve.
+        task: A task, or ``average``.
+    """
+    if not (run / "metrics.csv").is_file():
+        return {}
+    with (run / "metrics.csv").open(encoding="utf-8", newline="") as file:
+        told = ((row["step"], row.get(f"validation/{task}/score")) for row in csv.DictReader(file))
+        return {int(float(step)): float(score) for step, score in told if score}
+
+
+def _costs(run: Path, metrics: Mapping[str, Any], task: str) -> dict[str, float]:
+    """What a run took, as metrics beside its scores."""
+    curve = learning_curve(run, task).values()
+    costs = {
+        "curve_mean": statistics.fmean(curve) if curve else None,
+        "best_step": metrics.get("best_step", {}).get(task),
+        "fit_seconds": metrics.get("seconds", {}).get("fit"),
+        "trained_parameters": metrics.get("parameters", {}).get("trained"),
+    }
+    return {name: value for name, value in costs.items() if value is not None}
+
+
+def _differing(configs: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[str]]:
+    """The keys whose values are not the same in all configurations.
+
+    Returns:
+        Keys of the run, and keys of its tasks (``tasks.sum.weight``). These differ where the runs that have the task
+        say different things; that a run lacks the task is no difference.
+    """
+    values: dict[str, set[str]] = {}
+    for config in configs:
+        for key in config:
+            values.setdefault(key, set()).add(repr(config[key]))
+    for key, found in values.items():
+        if not key.startswith("tasks.") and any(key not in config for config in configs):
+            found.add("absent")
+    differing = [key for key, found in values.items() if len(found) > 1]
+    of_tasks = [key for key in differing if key.startswith("tasks.")]
+    return [key for key in differing if key not in of_tasks], of_tasks
+
+
+def _plain(value: Any) -> Any:
+    return value if isinstance(value, (int, float, str)) and not isinstance(value, bool) else str(value)
+
+
+def keys_of(lines: Sequence[Line]) -> list[str]:
+    """Configuration keys that the lines hold, ``task`` first."""
+    metrics = set(metrics_of(lines))
+    return [
+        "task",
+        *dict.fromkeys(key for line in lines for key in line if key not in metrics and key not in OWN),
+    ]
+
+
+def metrics_of(lines: Sequence[Line]) -> list[str]:
+    """What can be averaged: numbers that do not come from a configuration, which names its keys with dots."""
+    return list(
+        dict.fromkeys(
+            key
+            for line in lines
+            for key, value in line.items()
+            if isinstance(value, (int, float)) and "." not in key and key not in (*OWN, *REPLICATES)
+        )
+    )
+
+
+def varying_within(lines: Sequence[Line], key: str) -> list[str]:
+    """The other keys, but ``task``, that take several values among the lines of one value of ``key``."""
+    names = keys_of(lines)
+    values: dict[tuple[str, str], set[str]] = {}
+    for line in lines:
+        for name in names:
+            values.setdefault((name, repr(line.get(key))), set()).add(repr(line.get(name)))
+    return list(
+        dict.fromkeys(
+            name for (name, _), found in values.items() if len(found) > 1 and name not in ("task", key)
+        )
+    )
+
+
+def default_groups(lines: Sequence[Line]) -> list[str]:
+    """What a reader tells runs apart by: the folder where several were given, and all that varies but seeds."""
+    keys = keys_of(lines)
+    if "folder" in keys:
+        keys = ["task", "folder", *varying_within(lines, "folder")]
+    return [key for key in keys if key not in REPLICATES]

@@ -1,0 +1,64 @@
+"""Everything in a task's configuration that is wrong by itself."""
+
+import re
+from collections.abc import Iterator
+from difflib import get_close_matches
+
+from mpt import world
+from mpt.config import PAPER_SPLITS, TaskConfig
+from mpt.metrics import METRICS
+from mpt.tasks.examples import SPLITS
+from mpt.tasks.template import Template
+
+# What metrics.json keeps beside the names of tasks.
+RESERVED_NAMES = ("average", "prompt")
+
+
+def check_task(name: str, config: TaskConfig) -> list[str]:
+    """Find everything that is wrong with a task's configuration by itself.
+
+    Returns:
+        One sentence per error.
+    """
+    return [f"tasks.{name}{error}" for error in [*_name_errors(name), *_errors(config)]]
+
+
+def _name_errors(name: str) -> Iterator[str]:
+    if name in RESERVED_NAMES:
+        yield f": metrics.json keeps the name {name!r} for its own; give the task another"
+    if not re.fullmatch(r"\w[\w.-]*", name):
+        yield ": the name becomes a file's name; use letters, digits, '_', '-' and '.'"
+
+
+def _errors(config: TaskConfig) -> Iterator[str]:
+    given = [key for key in ("world", "files", "hub") if getattr(config.rows, key) is not None]
+    if len(given) != 1:
+        yield f".rows: has {', '.join(given) or 'no source'}; give exactly one of world, files and hub"
+    if config.rows.world is not None and config.rows.world not in world.TASKS:
+        close = get_close_matches(config.rows.world, world.TASKS, n=1)
+        hint = f" (did you mean {close[0]!r}?)" if close else ""
+        yield f".rows.world: no task {config.rows.world!r} in the embedded world{hint}"
+    if config.rows.paper_split not in (None, *PAPER_SPLITS):
+        yield (
+            f".rows.paper_split: unknown {config.rows.paper_split!r}; choose one of {', '.join(PAPER_SPLITS)}"
+        )
+    if unknown := sorted(set(config.rows.splits) - set(SPLITS)):
+        yield f".rows.splits: unknown split {', '.join(map(repr, unknown))}; choose from {', '.join(SPLITS)}"
+    for key in ("input", "target"):
+        try:
+            if not Template(getattr(config, key)).columns:
+                yield f".{key}: {getattr(config, key)!r} names no column; every row would be the same"
+        except ValueError as error:
+            yield f".{key}: {error}"
+    if not config.metrics:
+        yield f".metrics: none given; choose from {', '.join(METRICS)}"
+    for metric in config.metrics:
+        if metric not in METRICS:
+            close = get_close_matches(metric, METRICS, n=1)
+            hint = f" (did you mean {close[0]!r}?)" if close else ""
+            yield f".metrics: unknown metric {metric!r}; choose one of {', '.join(METRICS)}{hint}"
+    if not config.weight > 0 or config.weight == float("inf"):
+        yield f".weight: is {config.weight}; λ must be a number above 0"
+    for key in ("max_source_tokens", "max_target_tokens"):
+        if getattr(config, key) < 2:
+            yield f".{key}: is {getattr(config, key)}; it must be at least 2, a token and the end"
