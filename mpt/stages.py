@@ -14,7 +14,7 @@ from torch import Tensor
 
 from mpt import build, outcome
 from mpt.artifact import SavedPrompt
-from mpt.backbone import Backbone
+from mpt.backbone import Backbone, load_backbone
 from mpt.before import StartScores
 from mpt.checkpoint import read_checkpoint
 from mpt.config import RunConfig, uses_source
@@ -141,7 +141,7 @@ def load(config: RunConfig) -> Loaded:
     examples, available = build.load_examples(
         config.tasks, config.few_shot, config.evaluation, config.data_root
     )
-    backbone = Backbone.load(config.backbone)
+    backbone = load_backbone(config.backbone)
     source = None
     if config.source is not None and uses_source(config):
         source = build.load_source(config.source, backbone, config.prompt.num_virtual_tokens)

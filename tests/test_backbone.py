@@ -9,13 +9,13 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForSeq2SeqLM
 
-from mpt.backbone import Backbone
+from mpt.backbone import Backbone, load_backbone
 from mpt.config import BackboneConfig
 
 
 @pytest.fixture(scope="module")
 def backbone(tiny_t5_folder: Path) -> Backbone:
-    return Backbone.load(BackboneConfig(name="t5", path=str(tiny_t5_folder)))
+    return load_backbone(BackboneConfig(name="t5", path=str(tiny_t5_folder)))
 
 
 def batch(backbone: Backbone) -> tuple[Tensor, Tensor, Tensor]:
@@ -86,7 +86,7 @@ def test_gradient_reaches_the_prompt_alone(backbone: Backbone) -> None:
 
 def test_dropout_is_an_option_and_generation_leaves_the_mode(tiny_t5_folder: Path) -> None:
     for dropout in (True, False):
-        backbone = Backbone.load(BackboneConfig(name="t5", path=str(tiny_t5_folder), dropout=dropout)).train()
+        backbone = load_backbone(BackboneConfig(name="t5", path=str(tiny_t5_folder), dropout=dropout)).train()
         input_ids, mask, labels = batch(backbone)
         losses = [backbone.example_losses(input_ids, mask, labels) for _ in range(2)]
         assert torch.equal(*losses) != dropout
@@ -98,7 +98,7 @@ def test_dropout_is_an_option_and_generation_leaves_the_mode(tiny_t5_folder: Pat
 def test_fingerprint_is_the_weights_whatever_the_dtype(
     backbone: Backbone, tiny_t5_folder: Path, dtype: str
 ) -> None:
-    smaller = Backbone.load(BackboneConfig(name="t5", path=str(tiny_t5_folder), dtype=dtype))
+    smaller = load_backbone(BackboneConfig(name="t5", path=str(tiny_t5_folder), dtype=dtype))
     assert smaller.word_embeddings.weight.dtype == getattr(torch, dtype)
     assert smaller.fingerprint == backbone.fingerprint
 
@@ -111,12 +111,12 @@ def test_fingerprint_tells_other_weights_apart(
         model.decoder.block[0].layer[0].SelfAttention.q.weight[0, 0].neg_()
     shutil.copytree(tiny_t5_folder, tmp_path / "other")
     model.save_pretrained(tmp_path / "other")
-    other = Backbone.load(BackboneConfig(name="t5", path=str(tmp_path / "other")))
+    other = load_backbone(BackboneConfig(name="t5", path=str(tmp_path / "other")))
     assert other.fingerprint != backbone.fingerprint
 
 
 def test_embedded_backbone_loads_within_its_eight_megabytes() -> None:
-    backbone = Backbone.load(BackboneConfig(name="tiny"))
+    backbone = load_backbone(BackboneConfig(name="tiny"))
     assert backbone.name == "tiny"
     folder = Path("mpt/world/tiny")
     assert sum(path.stat().st_size for path in folder.iterdir()) <= 8_000_000
@@ -131,7 +131,7 @@ def test_embedded_backbone_loads_within_its_eight_megabytes() -> None:
 
 def test_missing_pieces_of_a_folder_are_named(tiny_t5_folder: Path, tmp_path: Path) -> None:
     def load(folder: Path) -> None:
-        Backbone.load(BackboneConfig(name="t5", path=str(folder)))
+        load_backbone(BackboneConfig(name="t5", path=str(folder)))
 
     with pytest.raises(FileNotFoundError, match="no folder"):
         load(tmp_path / "nowhere")
@@ -147,13 +147,13 @@ def test_other_architectures_and_dtypes_are_refused(tmp_path: Path, tiny_t5_fold
     shutil.copytree(tiny_t5_folder, tmp_path / "gpt")
     (tmp_path / "gpt" / "config.json").write_text(json.dumps({"model_type": "gpt2"}))
     with pytest.raises(ValueError, match="is a 'gpt2' model; choose one of the T5 family"):
-        Backbone.load(BackboneConfig(name="t5", path=str(tmp_path / "gpt")))
+        load_backbone(BackboneConfig(name="t5", path=str(tmp_path / "gpt")))
     with pytest.raises(ValueError, match="unknown value 'int8'; choose one of float32"):
-        Backbone.load(BackboneConfig(name="t5", path=str(tiny_t5_folder), dtype="int8"))
+        load_backbone(BackboneConfig(name="t5", path=str(tiny_t5_folder), dtype="int8"))
 
 
 def test_hub_that_cannot_be_reached_says_what_to_do() -> None:
     with pytest.raises(
         FileNotFoundError, match=r"backbone\.name: 'google-t5/t5-small' cannot be loaded .*backbone\.path"
     ):
-        Backbone.load(BackboneConfig(name="google-t5/t5-small"))
+        load_backbone(BackboneConfig(name="google-t5/t5-small"))

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from transformers import AutoModelForSeq2SeqLM
 
 from mpt.adapter import Adapter
-from mpt.backbone import Backbone
+from mpt.backbone import Backbone, load_backbone
 from mpt.baselines import Attempt, DePT, FullFineTuning, LoRA, build_baseline, load_baseline
 from mpt.config import BackboneConfig, MethodConfig, MixtureConfig, OptimConfig, TaskConfig
 from mpt.data import MixtureDataModule
@@ -26,7 +26,7 @@ T, C, N, D, R = 2, 3, 4, 32, 5
 
 @pytest.fixture
 def backbone(tiny_t5_folder: Path) -> Backbone:
-    return Backbone.load(BackboneConfig("tiny", path=str(tiny_t5_folder))).eval()
+    return load_backbone(BackboneConfig("tiny", path=str(tiny_t5_folder))).eval()
 
 
 @pytest.fixture
@@ -178,7 +178,7 @@ class TestFullFineTuning:
                 param.add_(0.1 * torch.randn_like(param))
         fields = (inputs["input_ids"], inputs["attention_mask"], inputs["input_ids"])
         made.save(tmp_path, backbone, {})
-        again = Backbone.load(BackboneConfig("again", path=str(tmp_path / "adapter"))).eval()
+        again = load_backbone(BackboneConfig("again", path=str(tmp_path / "adapter"))).eval()
         torch.testing.assert_close(again.logits(*fields), backbone.logits(*fields))
 
 
@@ -220,7 +220,7 @@ def test_counts_what_a_task_stores(make: type) -> None:
 
 def world_module(name: str, **optim: float) -> MPTModule:
     torch.manual_seed(0)
-    backbone = Backbone.load(BackboneConfig("tiny"))
+    backbone = load_backbone(BackboneConfig("tiny"))
     task = TaskConfig(metrics=["exact_match"], max_target_tokens=24)
     told = rows("negate", "train")[:16]
     examples = [Example(str(i), row["text"], row["target"], (row["target"],)) for i, row in enumerate(told)]

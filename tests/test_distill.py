@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn.functional import kl_div, log_softmax
 
-from mpt.backbone import Backbone
+from mpt.backbone import load_backbone
 from mpt.batches import Batch
 from mpt.config import BackboneConfig, DistillationConfig, MixtureConfig, OptimConfig, TaskConfig
 from mpt.data import MixtureDataModule
@@ -100,7 +100,7 @@ def prompt(
 def build(
     folder: Path, student: MultitaskPromptEmbedding, teachers: MultitaskPromptEmbedding, **config: Any
 ) -> tuple[MPTModule, MixtureDataModule]:
-    backbone = Backbone.load(BackboneConfig("tiny", path=str(folder), dropout=False))
+    backbone = load_backbone(BackboneConfig("tiny", path=str(folder), dropout=False))
     words = ["anna", "ben", "mill", "hat", "red", "blue", "park", "cake", "dog"]
     rows = [
         [Example(str(i), " ".join(words[i : i + 1 + task + i % 3]), words[i], (words[i],)) for i in range(6)]

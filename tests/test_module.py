@@ -11,7 +11,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from mpt.backbone import Backbone
+from mpt.backbone import load_backbone
 from mpt.callbacks import BestPrompt
 from mpt.config import BackboneConfig, MixtureConfig, OptimConfig, TaskConfig
 from mpt.data import MixtureDataModule
@@ -47,7 +47,7 @@ def build(
     **optim: Any,
 ) -> tuple[MPTModule, MixtureDataModule]:
     torch.manual_seed(0)
-    backbone = Backbone.load(BackboneConfig(name="t5", path=str(folder), dropout=dropout))
+    backbone = load_backbone(BackboneConfig(name="t5", path=str(folder), dropout=dropout))
     names = [f"task{i}" for i in range(len(weights))]
     shape = MultitaskPromptTuningConfig(
         task_names=names, num_virtual_tokens=4, prompt_tuning_init="VOCABULARY", factor_init="ones", form=form

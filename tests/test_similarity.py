@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from mpt.backbone import Backbone
+from mpt.backbone import load_backbone
 from mpt.config import BackboneConfig
 from mpt.prompt import MultitaskPromptEmbedding, MultitaskPromptTuningConfig
 from mpt.similarity import source_losses, source_weights, task_cosines, write_similarity
@@ -48,7 +48,7 @@ def test_cosines_agree_with_torch_pair_by_pair(form: str) -> None:
 
 @pytest.mark.parametrize("rows_at_once", [1, 4, 1000])
 def test_losses_of_all_candidates_are_those_of_each_alone(tiny_t5_folder: Path, rows_at_once: int) -> None:
-    backbone = Backbone.load(BackboneConfig("tiny", path=str(tiny_t5_folder))).train()
+    backbone = load_backbone(BackboneConfig("tiny", path=str(tiny_t5_folder))).train()
     source = prompt()
     texts = ["anna found a hat", "ben", "the mill is red and the park is blue", "cake", "a dog and a drum"]
     batches = []

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from mpt import stages
 from mpt.artifact import load_prompt
-from mpt.backbone import Backbone
+from mpt.backbone import load_backbone
 from mpt.build import build_prompt
 from mpt.module import MPTModule
 from mpt.predict import condition
@@ -100,7 +100,7 @@ class TestWhatARunLeaves:
         saved = load_prompt(source_run)
         assert saved.task_names == ["one", "two"]
         assert saved.task_weights == {"one": 1.0, "two": 1.0}
-        assert saved.fingerprint == Backbone.load(make_config().backbone).fingerprint
+        assert saved.fingerprint == load_backbone(make_config().backbone).fingerprint
 
 
 class TestTarget:
@@ -133,7 +133,7 @@ class TestTarget:
     def test_start_is_that_of_the_source(self, source_run, make_config, init, expected):
         changes = {f"prompt__{key}": value for key, value in init.items()}
         config = make_config("target", ["new", "newer"], source=str(source_run), **changes)
-        prompt = prompt_of(config, Backbone.load(config.backbone), load_prompt(source_run))
+        prompt = prompt_of(config, load_backbone(config.backbone), load_prompt(source_run))
         there = tensors(source_run)
         assert torch.equal(prompt.embedding.weight, there["prompt_embeddings"])
         for cols in prompt.prefix_task_cols:
@@ -151,7 +151,7 @@ class TestTarget:
             for name in saved.task_names:
                 exact = make_config("target", [task], source=str(source_run), **(changes | {
                     "prompt__init": "EXACT_SOURCE_TASK", "prompt__init_task": name}))  # fmt: skip
-                backbone = Backbone.load(exact.backbone)
+                backbone = load_backbone(exact.backbone)
                 prompt = prompt_of(exact, backbone, saved)
                 data = stages.load(exact).data
                 module = MPTModule(backbone, prompt, data, list(exact.tasks.values()), exact.optim, 1).eval()
@@ -182,7 +182,7 @@ class TestTarget:
             with pytest.raises(
                 ValueError, match=rf"prompt\.extend: .* cannot take the new tasks: .*{message}"
             ):
-                prompt_of(refused, Backbone.load(refused.backbone), load_prompt(source_run))
+                prompt_of(refused, load_backbone(refused.backbone), load_prompt(source_run))
 
     def alone(self, make_config, source_run, tmp_path, config):
         """The new task's prompt from the same run without extending."""
@@ -242,7 +242,7 @@ class TestTarget:
             "trainer__max_steps": 1,
         }
         config = make_config("target", ["two"], source=str(path), **changes)
-        prompt = prompt_of(config, Backbone.load(config.backbone), load_prompt(path))
+        prompt = prompt_of(config, load_backbone(config.backbone), load_prompt(path))
         assert torch.equal(prompt.prompts()[0], load_prompt(source_run).prompt.prompts()[1])
         assert stages.target(config, tmp_path / "run")["steps"] == 1
         assert finished(tmp_path / "run", dataclasses.asdict(config)) is not None
@@ -253,7 +253,7 @@ class TestTarget:
         changes = {"prompt__init": "ONLY_SOURCE_SHARED", "source": str(tmp_path / "shared.safetensors")}
         config = make_config("target", ["one", "two"], **changes)
         given = load_prompt(tmp_path / "shared.safetensors")
-        prompt = prompt_of(config, Backbone.load(config.backbone), given)
+        prompt = prompt_of(config, load_backbone(config.backbone), given)
         assert torch.equal(prompt.embedding.weight, shared)
 
     def test_groups_of_targets_start_from_the_same_p_and_go_apart(self, source_run, make_config, tmp_path):
@@ -261,7 +261,7 @@ class TestTarget:
         config = make_config("target", ["a", "b", "c"], **average(), **groups)
         for name in ("a", "b", "c"):
             config.tasks[name].rows.files = config.tasks["a"].rows.files.replace("/a", "/one")
-        prompt = prompt_of(config, Backbone.load(config.backbone), load_prompt(source_run))
+        prompt = prompt_of(config, load_backbone(config.backbone), load_prompt(source_run))
         assert prompt.task_groups.tolist() == [0, 1, 0]
         for group in prompt.embedding.weight.view(2, 4, -1):
             assert torch.equal(group, tensors(source_run)["prompt_embeddings"])
@@ -288,7 +288,7 @@ class TestTarget:
         assert not (tmp_path / "generic" / "similarity.csv").exists()
         changes = {"prompt__form": "none", "prompt__init": "ONLY_SOURCE_SHARED"}
         config = make_config("target", ["one", "two"], source=str(tmp_path / "generic"), **changes)
-        prompt = prompt_of(config, Backbone.load(config.backbone), load_prompt(tmp_path / "generic"))
+        prompt = prompt_of(config, load_backbone(config.backbone), load_prompt(tmp_path / "generic"))
         for own in prompt.prompts():
             assert torch.equal(own, saved.prompts()[0])
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from mpt import cli
-from mpt.backbone import TINY, Backbone
+from mpt.backbone import TINY, Backbone, load_backbone
 from mpt.config import BackboneConfig
 from mpt.run.record import read_metrics
 from mpt.world import rows
@@ -19,7 +19,7 @@ HEADLINE = ("sum", "mt", "dlg")
 
 @pytest.fixture(scope="module")
 def tiny() -> Backbone:
-    return Backbone.load(BackboneConfig("tiny"))
+    return load_backbone(BackboneConfig("tiny"))
 
 
 def exact_match(backbone: Backbone, task: str, prefix: str, limit: int = 100) -> float:

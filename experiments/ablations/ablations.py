@@ -5,17 +5,16 @@ One factor at a time is changed against MPT as the few-shot study tuned it: all 
 
 import argparse
 import sys
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
-sys.path.insert(0, str(HERE.parent / "few_shot"))
+sys.path[:0] = [str(HERE.parent), str(HERE.parent / "few_shot")]
 
-from few_shot import MIXTURES, ROOT, ROWS, STEPS, TEST_ROWS, VALIDATE_EVERY, train  # noqa: E402
+from few_shot import MIXTURES, ROWS, STEPS, TEST_ROWS, VALIDATE_EVERY  # noqa: E402
+from study import Cell, Line, Source, run_study  # noqa: E402
 
-from mpt.report import compare, estimate, gather, markdown  # noqa: E402
-from mpt.run.record import write_csv  # noqa: E402
+from mpt.report import compare, estimate, markdown  # noqa: E402
 from mpt.world.tasks import TARGET_TASKS  # noqa: E402
 
 RUNS = Path("runs") / "ablations"
@@ -50,7 +49,7 @@ VARIANTS = {
     "average of W": Variant("start", target=("prompt.init=AVERAGE_PRODUCT",)),
     "nearest task": Variant("start", target=("prompt.init=NEAREST_SOURCE_TASK",)),
     "weighted tasks": Variant("start", target=("prompt.init=WEIGHTED_SOURCE_TASKS",)),
-    "P alone": Variant("start", target=("prompt.init=ONLY_SOURCE_SHARED",)),
+    "P only": Variant("start", target=("prompt.init=ONLY_SOURCE_SHARED",)),
     "stochastic": Variant("sampling", source=("mixture=stochastic",)),
     "λ of dlg is 10": Variant("λ", source=("tasks.dlg.weight=10",)),
     "P frozen, rank 1": Variant("P frozen", target=("prompt.freeze_shared=true",)),
@@ -68,83 +67,82 @@ def named(overrides: tuple[str, ...]) -> str:
     return "_".join(text.replace(".", "-").replace("=", "-") for text in overrides) or BASE
 
 
-def source_folder(variant: Variant) -> Path:
-    """Where a variant's source lies; variants of the adaptation alone share one."""
-    return RUNS / "source" / named((*variant.both, *variant.source))
-
-
-def train_source(variant: Variant) -> None:
-    """Train a source as the few-shot study does."""
+def source_of(variant: Variant) -> Source:
+    """A variant's source, trained as the few-shot study does; variants of the adaptation only share one."""
     tasks, steps = MIXTURES["all"]
-    train([
-        "task=source", f"tasks=[{','.join(tasks)}]", "mixture=equal", *variant.both, *variant.source,
-        f"trainer.max_steps={steps}", "evaluation.validation_rows=20", "evaluation.validate_every=100",
-        "evaluation.test_rows=50", "evaluation.before=false", f"hydra.run.dir={source_folder(variant)}",
-    ])  # fmt: skip
+    return Source(
+        RUNS / "source" / named((*variant.both, *variant.source)),
+        (
+            *("task=source", f"tasks=[{','.join(tasks)}]", "mixture=equal", *variant.both, *variant.source),
+            *(f"trainer.max_steps={steps}", "evaluation.validation_rows=20", "evaluation.validate_every=100"),
+            *("evaluation.test_rows=50", "evaluation.before=false"),
+        ),
+    )
 
 
-def adapt(name: str, draws: int, rate: float) -> None:
-    """Adapt to all targets side by side, a run per draw."""
-    variant = VARIANTS[name]
-    own = [] if "prompt.freeze_shared=true" in variant.target else [
-        f"prompt.groups=[{','.join(f'[{task}]' for task in TARGET_TASKS)}]"
-    ]  # fmt: skip
-    train([
-        "-m", "task=target", f"tasks=[{','.join(TARGET_TASKS)}]", "mixture=each", "evaluation.best=task", *own,
-        f"source={source_folder(variant)}", *variant.both, *variant.target, f"optim.lr_prompt={rate}",
-        f"optim.lr_factors={rate}", "few_shot.k=16", f"few_shot.seed={','.join(map(str, range(draws)))}",
-        "seed=${few_shot.seed}", f"trainer.batch_size={ROWS}", f"trainer.max_steps={STEPS}",
-        f"evaluation.validate_every={VALIDATE_EVERY}", "evaluation.oracle=false",
-        f"evaluation.test_rows={TEST_ROWS}", f"output_root={target_folder(name)}",
-    ])  # fmt: skip
-
-
-def target_folder(name: str) -> Path:
-    """Where a variant's adaptations lie."""
-    return RUNS / "target" / name.replace(" ", "_").replace(",", "").replace("λ", "weight")
-
-
-def report(names: list[str]) -> None:
-    """Write results/: a line per run and target, and the table."""
-    lines = []
+def cells(names: list[str], draws: int, rate: float) -> list[Cell]:
+    """A run for each variant and draw, which adapts to all targets side by side."""
+    found = []
+    groups = f"prompt.groups=[{','.join(f'[{task}]' for task in TARGET_TASKS)}]"
     for name in names:
-        for line in gather([ROOT / target_folder(name)])[0]:
-            kept = {key: line[key] for key in ("run", "task", "seed", "n", "score", "before", "curve_mean")}
-            lines.append(kept | {"variant": name, "run": str(Path(line["run"]).relative_to(ROOT))})
-    columns = ["variant", "task", "seed", "n", "score", "before", "curve_mean"]
-    write_csv(HERE / "results" / "runs.csv", columns, ([line[key] for key in columns] for line in lines))
-    slim = [{key: line[key] for key in ("run", "task", "variant", "seed", "score")} for line in lines]
-    pairs = compare(slim, "variant", BASE, "score")[1]
+        variant = VARIANTS[name]
+        own = () if "prompt.freeze_shared=true" in variant.target else (groups,)
+        source = source_of(variant)
+        for draw in range(draws):
+            overrides = (
+                *(
+                    "task=target",
+                    f"tasks=[{','.join(TARGET_TASKS)}]",
+                    "mixture=each",
+                    "evaluation.best=task",
+                    *own,
+                ),
+                *(f"source={source.folder}", *variant.both, *variant.target, f"optim.lr_prompt={rate}"),
+                *(f"optim.lr_factors={rate}", "few_shot.k=16", f"seed={draw}", f"trainer.batch_size={ROWS}"),
+                *(f"trainer.max_steps={STEPS}", f"evaluation.validate_every={VALIDATE_EVERY}"),
+                *("evaluation.oracle=false", f"evaluation.test_rows={TEST_ROWS}"),
+            )
+            folder = (
+                RUNS / "target" / f"{name.replace(' ', '_').replace(',', '').replace('λ', 'weight')}-{draw}"
+            )
+            found.append(Cell({"variant": name, "seed": str(draw)}, overrides, folder, source))
+    return found
+
+
+def table(lines: list[Line], names: list[str]) -> str:
+    """A row for each variant: the mean over targets with its interval over draws, the difference over targets."""
+    slim = [{key: line[key] for key in ("task", "variant", "seed", "score")} for line in lines]
+    _, pairs = compare(slim, "variant", BASE, "score")
     rows = []
     for name in names:
-        averages = [line for line in lines if (line["variant"], line["task"]) == (name, "average")]
-        numbers = [estimate([line[key] for line in averages]) for key in ("before", "score", "curve_mean")]
-        difference = "–" if name == BASE else pairs["all tasks", name]
-        rows.append([VARIANTS[name].factor, name, *numbers, difference])
-    header = [
-        "factor",
-        "variant",
-        "before",
-        "score",
-        "mean of the validation curve",
-        f"score minus {BASE}, over targets",
-    ]
-    (HERE / "results" / "table.md").write_text(markdown(header, rows) + "\n", encoding="utf-8")
+        of_variant = [line for line in lines if line["variant"] == name]
+        by_draw = [
+            [line for line in of_variant if line["seed"] == seed]
+            for seed in {line["seed"] for line in of_variant}
+        ]
+        numbers = [
+            estimate([sum(line[key] for line in of_draw) / len(of_draw) for of_draw in by_draw])
+            for key in ("before", "score", "curve_mean")
+        ]
+        rows.append(
+            [VARIANTS[name].factor, name, *numbers, "–" if name == BASE else pairs["all tasks", name]]
+        )
+    header = ["factor", "variant", "before", "score", "mean of the validation curve"]
+    return markdown([*header, f"score minus {BASE}, over targets"], rows) + "\n"
 
 
 def main() -> None:
-    """Train the sources, adapt, and write the results."""
+    """Run what is missing, and write results/table.md."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--variants", nargs="+", default=list(VARIANTS), choices=VARIANTS)
     parser.add_argument("--draws", type=int, default=5)
     parser.add_argument("--rate", type=float, default=0.3, help="learning rate of P and the factors")
     parser.add_argument("--jobs", type=int, default=2, help="runs side by side, each with one thread")
-    told = parser.parse_args()
-    with ThreadPoolExecutor(told.jobs) as pool:
-        sources = {source_folder(VARIANTS[name]): VARIANTS[name] for name in told.variants}
-        list(pool.map(train_source, sources.values()))
-        list(pool.map(lambda name: adapt(name, told.draws, told.rate), told.variants))
-    report(told.variants)
+    arguments = parser.parse_args()
+    names = list(dict.fromkeys([BASE, *arguments.variants]))
+    every = cells(names, arguments.draws, arguments.rate)
+    lines = run_study(HERE / "results" / "runs.csv", every, jobs=arguments.jobs)
+    (HERE / "results" / "table.md").write_text(table(lines, names), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Gather the runs of `few_shot.py` into results/: `python experiments/few_shot/report.py`."""
+"""Tables and a figure of what `few_shot.py` has run: `python experiments/few_shot/report.py`."""
 
 import argparse
 import statistics
@@ -8,28 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib
-from few_shot import HERE, METHODS, ROOT, RUNS
+from few_shot import HERE, METHODS
+from study import Line, read_lines
 
-from mpt.report import Estimate, Line, compare, estimate, gather, learning_curve, markdown
-from mpt.run.record import write_csv
+from mpt.report import Estimate, compare, estimate, markdown
 
 matplotlib.use("Agg")
 from matplotlib import pyplot
 
-METRICS = ("score", "before", "curve_mean", "best_step", "token_f1", "trained_parameters")
-KEPT = ("mixture", "k", "method", "task", "seed", "n", *METRICS)
 BASES = ("plain", "untrained")
-
-
-def lines_of(folder: Path) -> list[Line]:
-    """One line per run and target, named by where the run lies: MIXTURE/kK/METHOD/target/RUN."""
-    found = []
-    for line in gather([folder])[0]:
-        mixture, k, method = Path(line["run"]).relative_to(folder).parts[:3]
-        if line["task"] != "average":
-            found.append({"run": line["run"], "mixture": mixture, "k": k[1:], "method": method} | {
-                key: line[key] for key in KEPT if key in line})  # fmt: skip
-    return found
 
 
 def over_draws(lines: Iterable[Line], metric: str) -> Estimate | None:
@@ -69,7 +56,7 @@ def overview(lines: Sequence[Line]) -> str:
                 "–" if base == method else str(against[base]["all tasks", method]) for base in BASES
             ]
             sizes = statistics.fmean(line["trained_parameters"] for line in of) / (
-                1 if METHODS[method].alone else len({line["task"] for line in of})
+                1 if METHODS[method].separate else len({line["task"] for line in of})
             )
             numbers = [over_draws(of, metric) for metric in ("before", "score", "curve_mean")]
             rows.append([f"`{method}`", *numbers, *differences, f"{sizes:,.0f}"])
@@ -122,7 +109,7 @@ def draw_quality(lines: Sequence[Line], output: Path) -> None:
         if "16" in dict(points):
             of = [line for line in found["16"] if line["method"] == method]
             size = of[0]["trained_parameters"] / (
-                1 if METHODS[method].alone else len({line["task"] for line in of})
+                1 if METHODS[method].separate else len({line["task"] for line in of})
             )
             told = dict(points)["16"]
             right.errorbar([size], [told.mean], [told.half_width], **style)
@@ -138,43 +125,18 @@ def draw_quality(lines: Sequence[Line], output: Path) -> None:
     pyplot.close(figure)
 
 
-def draw_curves(lines: Sequence[Line], output: Path) -> None:
-    """Validation score over steps at k = 16, sources: all, mean over targets and draws; also as curves.csv."""
-    here = cells(lines)["all", "16"]
-    figure, axis = pyplot.subplots(figsize=(8, 5))
-    rows = []
-    for number, method in enumerate(METHODS):
-        points: dict[int, list[float]] = defaultdict(list)
-        for line in (line for line in here if line["method"] == method):
-            for step, score in learning_curve(ROOT / line["run"], line["task"]).items():
-                points[step].append(score)
-        if points:
-            means = {step: statistics.fmean(scores) for step, scores in sorted(points.items())}
-            rows += [[method, step, f"{mean:.4f}"] for step, mean in means.items()]
-            axis.plot(list(means), list(means.values()), "-" if number < 10 else "--", label=method)
-    axis.set(
-        xlabel="steps", ylabel="validation score, mean over targets and draws", title="sources: all, k = 16"
-    )
-    axis.legend(fontsize="small", ncols=2)
-    figure.tight_layout()
-    figure.savefig(output / "curves.svg")
-    pyplot.close(figure)
-    write_csv(output / "curves.csv", ["method", "step", "validation score"], rows)
-
-
 def main() -> None:
-    """Write the results of the runs that are finished."""
+    """Write tables and a figure of the runs that are finished."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--runs", type=Path, default=RUNS, help="where runs lie, from the project's root")
     parser.add_argument("--output", type=Path, default=HERE / "results")
-    arguments = parser.parse_args()
-    output: Path = arguments.output
-    lines = lines_of(ROOT / arguments.runs / "target")
-    write_csv(output / "runs.csv", KEPT, ([line.get(key, "") for key in KEPT] for line in lines))
+    output: Path = parser.parse_args().output
+    lines = read_lines(HERE / "results" / "runs.csv")
+    if not lines:
+        raise SystemExit(f"{HERE / 'results' / 'runs.csv'}: no runs yet; run few_shot.py first")
     (output / "table.md").write_text(overview(lines), encoding="utf-8")
-    (output / "targets.md").write_text(by_target(lines, "all", "16"), encoding="utf-8")
-    draw_quality(lines, output)
-    draw_curves(lines, output)
+    if ("all", "16") in cells(lines):
+        (output / "targets.md").write_text(by_target(lines, "all", "16"), encoding="utf-8")
+        draw_quality(lines, output)
 
 
 if __name__ == "__main__":

@@ -1,14 +1,14 @@
 """How long does a method adapt? `python experiments/few_shot/speed.py`, on a machine that does nothing else.
 
-Each method adapts to one target alone, the methods in turn, several rounds: so a ratio to plain prompt tuning is
+Each method adapts to a single target, the methods in turn, several rounds: so a ratio to plain prompt tuning is
 taken within a round, and what slows the machine for a while slows both sides of it.
 """
 
 import argparse
 import json
-from pathlib import Path
 
-from few_shot import HERE, METHODS, ROOT, RUNS, Cell, train, train_source, tuned
+from few_shot import HERE, METHODS, RUNS, adaptation, best_settings, source_of
+from study import ROOT, train
 
 from mpt.report import estimate, markdown
 from mpt.run.record import write_csv
@@ -17,16 +17,19 @@ BASE = "plain"
 STEPS, TARGET = 100, "reply_polite"
 
 
-def fit_seconds(runs: Path, method: str, round_: int) -> float:
+def fit_seconds(method: str, number: int) -> float:
     """Train one adaptation with the tuned setting; the seconds of its steps, without set-up and scoring."""
-    cell = Cell(runs, method, "all", "16", (round_,), (TARGET,), tuned()[method])
-    folder = runs / "speed" / f"round{round_}" / method
+    names = {"method": method, "round": str(number)}
+    cell = adaptation(method, "all", "16", number, [TARGET], best_settings()[method], names)
+    folder = RUNS / "speed" / f"round{number}" / method
     # Only the numbers of the run are wanted: one validation at the end.
-    train([
-        *cell.overrides()[:-1], f"trainer.max_steps={STEPS}", f"evaluation.validate_every={STEPS}",
-        "evaluation.validation_rows=1", "evaluation.test_rows=1", "evaluation.before=false",
-        f"hydra.run.dir={folder}",
-    ])  # fmt: skip
+    train(
+        [
+            *cell.overrides, f"trainer.max_steps={STEPS}", f"evaluation.validate_every={STEPS}", "overwrite=true",
+            "evaluation.validation_rows=1", "evaluation.test_rows=1", "evaluation.before=false",
+        ],
+        folder,
+    )  # fmt: skip
     return float(json.loads((ROOT / folder / "metrics.json").read_text(encoding="utf-8"))["seconds"]["fit"])
 
 
@@ -34,14 +37,14 @@ def main() -> None:
     """Measure, and write results/speed.csv and results/speed.md."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--runs", type=Path, default=RUNS, help="where runs lie, from the project's root")
-    told = parser.parse_args()
-    for kind in {method.kind for method in METHODS.values()} - {None}:
-        train_source(told.runs, str(kind), "all")
+    rounds: int = parser.parse_args().rounds
+    for kind in {method.kind for method in METHODS.values() if method.kind is not None}:
+        source = source_of(kind, "all")
+        train(source.overrides, source.folder)
     seconds: dict[str, list[float]] = {method: [] for method in METHODS}
-    for round_ in range(told.rounds):
+    for number in range(rounds):
         for method in METHODS:
-            seconds[method].append(fit_seconds(told.runs, method, round_))
+            seconds[method].append(fit_seconds(method, number))
     write_csv(
         HERE / "results" / "speed.csv",
         ["method", "round", "seconds"],

@@ -1,52 +1,68 @@
 """Which start of a target? `python experiments/starts/starts.py`: three and a control, k = 16."""
 
-import subprocess
+import argparse
 import sys
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
-ROOT = HERE.parents[1]
+sys.path.insert(0, str(HERE.parent))
+
+from study import Cell, Source, run_study, table_of  # noqa: E402
+
+from mpt.report import compare, estimate, markdown  # noqa: E402
+
 RUNS = Path("runs") / "starts"
-SOURCE = (
-    "task=source",
-    "tasks=[sum,mt,dlg,sum_lumi,mt_taro,keywords,question,where_kesh,list_who_what,feeling,intent,polite]",
-    "trainer.max_steps=400",
-    "evaluation.test_rows=100",
+SOURCE = Source(
+    RUNS / "source" / "run",
+    (
+        "task=source",
+        "tasks=[sum,mt,dlg,sum_lumi,mt_taro,keywords,question,where_kesh,list_who_what,feeling,intent,polite]",
+        "trainer.max_steps=400",
+        "evaluation.test_rows=100",
+    ),
 )
 # Targets that the room study found to have room at k = 16.
-TARGET = (
-    "task=target",
-    "tasks=[color_else],[future_question],[mt_kesh_lumi],[reply_polite]",
-    "few_shot.k=16",
-    "few_shot.seed=0,1,2",
-    "evaluation.oracle=false",
-    "evaluation.test_rows=300",
-)
-STARTS = ("AVERAGE_SOURCE_TASKS", "AVERAGE_PRODUCT", "NEAREST_SOURCE_TASK")
+TARGETS = ("color_else", "future_question", "mt_kesh_lumi", "reply_polite")
 CONTROL = "VOCABULARY"
-"""MPT's form without anything from a source."""
+"""MPT's form with nothing from a source."""
+STARTS = ("AVERAGE_SOURCE_TASKS", "AVERAGE_PRODUCT", "NEAREST_SOURCE_TASK", CONTROL)
 
 
-def train(*overrides: str) -> None:
-    """Run `train.py`; runs that are finished already only print their tables."""
-    subprocess.run([sys.executable, "train.py", *overrides, "logger=csv"], cwd=ROOT, check=True)
+def cells(draws: int) -> list[Cell]:
+    """A run for each start, target and draw."""
+    return [
+        Cell(
+            {"start": start, "target": target, "seed": str(draw)},
+            (
+                *("task=target", f"tasks=[{target}]", "few_shot.k=16", f"few_shot.seed={draw}"),
+                *(f"prompt.init={start}", "evaluation.oracle=false", "evaluation.test_rows=300"),
+                f"source={SOURCE.folder}",
+            ),
+            RUNS / "target" / start / f"{target}-{draw}",
+            SOURCE,
+        )
+        for start in STARTS
+        for target in TARGETS
+        for draw in range(draws)
+    ]
 
 
 def main() -> None:
-    """Train the source, adapt from every start, and leave the report under results/."""
-    train(*SOURCE, f"output_root={RUNS}")
-    (source,) = (path.parent for path in (ROOT / RUNS).glob("source/*/metrics.json"))
-    for start in STARTS:
-        train(
-            "-m", *TARGET, f"prompt.init={start}", f"source={source.relative_to(ROOT)}", f"output_root={RUNS}"
-        )
-    train("-m", *TARGET, f"prompt.init={CONTROL}", f"output_root={RUNS}")
-    command = (
-        "-m", "mpt.report", str(RUNS / "target"), "--by", "task", "prompt.init", "--across", "prompt.init",
-        "--against", f"prompt.init={CONTROL}",
-        "--output", str(HERE.relative_to(ROOT) / "results"),
-    )  # fmt: skip
-    subprocess.run([sys.executable, *command], cwd=ROOT, check=True)
+    """Run what is missing, and write results/table.md."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--draws", type=int, default=3)
+    parser.add_argument("--jobs", type=int, default=1, help="runs side by side")
+    arguments = parser.parse_args()
+    lines = run_study(HERE / "results" / "runs.csv", cells(arguments.draws), jobs=arguments.jobs)
+    header, rows = table_of(lines, "task", "start", lambda found: estimate([line["score"] for line in found]))
+    slim = [{key: line[key] for key in ("task", "start", "seed", "score")} for line in lines]
+    _, pairs = compare(slim, "start", CONTROL, "score")
+    text = (
+        "score: mean ± half of the 95 % interval over draws (number of draws)\n"
+        f"{markdown(header, rows)}\n\nscore minus that of {CONTROL} on the same draws (number of pairs)\n"
+        f"{markdown(['task', 'start', 'difference'], [[*pair, found] for pair, found in pairs.items()])}\n"
+    )
+    (HERE / "results" / "table.md").write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -75,11 +75,11 @@ class Distiller:
         if self.config.weight_hidden > 0:
             found["hidden"] = zero
             if told.encoder is not None:
-                states, mask = self._encoder(student, batch), batch["attention_mask"].bool()
+                states, mask = self._states(student.input_states), batch["attention_mask"].bool()
                 rows = hidden_losses(states, told.encoder, mask)
                 found["hidden"] = found["hidden"] + zero.index_add(0, task_ids, rows) / of_inputs
             if told.decoder is not None:
-                states = torch.stack([student.decoder[layer] for layer in self.config.layers], 2)
+                states = self._states(student.target_states)
                 rows = hidden_losses(states, told.decoder, labels != -100)
                 found["hidden"] = found["hidden"] + zero.index_add(0, task_ids, rows) / of_targets
         return found
@@ -121,13 +121,10 @@ class Distiller:
         if self.config.top_k is not None and self.config.top_k < logits.shape[-1]:
             kept = logits.topk(self.config.top_k, dim=-1).indices
             logits = coarsened(logits, kept)
-        encoder = self._encoder(told, batch) if "encoder" in self.config.hidden else None
-        decoder = None
-        if "decoder" in self.config.hidden:
-            decoder = torch.stack([told.decoder[layer] for layer in self.config.layers], 2)
+        encoder = self._states(told.input_states) if "encoder" in self.config.hidden else None
+        decoder = self._states(told.target_states) if "decoder" in self.config.hidden else None
         return Answers(logits, kept, encoder, decoder)
 
-    def _encoder(self, told: Outputs, batch: Mapping[str, Any]) -> Tensor:
-        """The encoder's states of the input's own tokens, which stand last, ``(B, S, H, D)``."""
-        length = batch["input_ids"].shape[1]
-        return torch.stack([told.encoder[layer][:, -length:] for layer in self.config.layers], 2)
+    def _states(self, states: tuple[Tensor, ...]) -> Tensor:
+        """The compared layers beside each other, ``(B, tokens, H, D)``."""
+        return torch.stack([states[layer] for layer in self.config.layers], 2)

@@ -1,0 +1,7 @@
+"""The frozen backbone: one interface, and the architectures behind it."""
+
+from mpt.backbone.interface import Backbone, Outputs
+from mpt.backbone.load import TINY, load_backbone
+from mpt.backbone.losses import token_losses
+
+__all__ = ["TINY", "Backbone", "Outputs", "load_backbone", "token_losses"]

@@ -1,0 +1,167 @@
+"""The frozen backbone as everything else sees it: prompts before an input, losses of examples, answers.
+
+Shape legend: B examples in a batch, S input tokens, N virtual tokens, D token_dim, L target tokens, V vocabulary.
+"""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from mpt.backbone.fingerprint import fingerprint
+from mpt.backbone.losses import token_losses
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """What one teacher-forced forward gives.
+
+    Attributes:
+        logits: ``(B, L, V)``.
+        input_states: What goes into each layer, and last what comes out, at the tokens of the input; ``(B, S, D)``
+            each, empty unless asked for.
+        target_states: The same at the tokens of the target, ``(B, L, D)`` each.
+    """
+
+    logits: Tensor
+    input_states: tuple[Tensor, ...] = ()
+    target_states: tuple[Tensor, ...] = ()
+
+
+class Backbone(nn.Module, ABC):
+    """A frozen language model and its tokenizer; only its subclasses know the architecture.
+
+    No parameter requires a gradient. In training mode the model's dropout is active as in the paper, unless
+    ``dropout`` is False.
+
+    Args:
+        model: Any that the subclass knows.
+        tokenizer: Its tokenizer.
+        name: What runs and prompts call it: ``tiny``, a hub id, or a folder.
+        dropout: Whether training mode reaches the model.
+        location: Where ``from_pretrained`` finds it: a hub id or an absolute folder; None: the name.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        tokenizer: Any,
+        name: str,
+        dropout: bool = True,
+        location: str | None = None,
+    ) -> None:
+        super().__init__()
+        self.model = model.requires_grad_(False).eval()
+        self.tokenizer = tokenizer
+        self.name, self.location = name, location or name
+        self.dropout = dropout
+        self.fingerprint = fingerprint(model)
+
+    def train(self, mode: bool = True) -> "Backbone":
+        """Set training mode; the model follows only where its dropout is wanted."""
+        super().train(mode)
+        self.model.train(mode and self.dropout)
+        return self
+
+    @property
+    def word_embeddings(self) -> nn.Embedding:
+        """The input embeddings, weight ``(V, D)``."""
+        embeddings = self.model.get_input_embeddings()
+        assert isinstance(embeddings, nn.Embedding)
+        return embeddings
+
+    @property
+    def token_dim(self) -> int:
+        """D, the width of the input embeddings."""
+        return self.word_embeddings.embedding_dim
+
+    @property
+    def vocabulary(self) -> int:
+        """V, how many logits a token has."""
+        output = self.model.get_output_embeddings()
+        assert isinstance(output, nn.Linear)
+        return output.out_features
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        return self.word_embeddings.weight.device
+
+    def logits(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        labels: Tensor,
+        prompts: Tensor | None = None,
+        shifts: Tensor | None = None,
+    ) -> Tensor:
+        """Teacher-forced logits, ``(B, L, V)`` in the model's dtype; as :meth:`outputs`."""
+        return self.outputs(input_ids, attention_mask, labels, prompts, shifts).logits
+
+    @abstractmethod
+    def outputs(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        labels: Tensor,
+        prompts: Tensor | None = None,
+        shifts: Tensor | None = None,
+        hidden: bool = False,
+    ) -> Outputs:
+        """Teacher-forced logits, and the hidden states behind them.
+
+        Args:
+            input_ids: ``(B, S)``.
+            attention_mask: ``(B, S)``, 1 on tokens.
+            labels: ``(B, L)``; -100 pads.
+            prompts: ``(B, N, D)``; None: no prompt.
+            shifts: Added to the embedded tokens, ``(B, S, D)``; None: nothing.
+            hidden: Give the hidden states too.
+        """
+
+    def example_losses(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        labels: Tensor,
+        prompts: Tensor | None = None,
+        shifts: Tensor | None = None,
+    ) -> Tensor:
+        """Negative log likelihood of each row's target, summed over its tokens.
+
+        Args:
+            input_ids: ``(B, S)``.
+            attention_mask: ``(B, S)``, 1 on tokens.
+            labels: ``(B, L)``; -100 pads.
+            prompts: ``(B, N, D)``; None: no prompt.
+            shifts: Added to the embedded tokens, ``(B, S, D)``; None: nothing.
+
+        Returns:
+            float32, ``(B,)``, in nats.
+        """
+        return token_losses(self.logits(input_ids, attention_mask, labels, prompts, shifts), labels)
+
+    @abstractmethod
+    def generate(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        prompts: Tensor | None = None,
+        shifts: Tensor | None = None,
+        **generation: Any,
+    ) -> list[str]:
+        """Answer each row; greedy unless ``generation`` says otherwise.
+
+        Args:
+            input_ids: ``(B, S)``.
+            attention_mask: ``(B, S)``, 1 on tokens.
+            prompts: ``(B, N, D)``; None: no prompt.
+            shifts: Added to the embedded tokens, ``(B, S, D)``; None: nothing.
+            generation: Arguments of transformers' ``generate``.
+
+        Returns:
+            B texts without special tokens.
+        """
