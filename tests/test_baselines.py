@@ -3,6 +3,7 @@
 import json
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import peft
@@ -110,6 +111,8 @@ class TestDePT:
         found = backbone.logits(
             inputs["input_ids"], inputs["attention_mask"], labels, told.prompts, told.shifts
         )
+        assert told.prompts is not None
+        assert told.shifts is not None
         embeds = torch.cat([told.prompts, backbone.word_embeddings(inputs["input_ids"]) + told.shifts], 1)
         mask = torch.cat([torch.ones(3, N, dtype=torch.long), inputs["attention_mask"]], 1)
         expected = backbone.model(inputs_embeds=embeds, attention_mask=mask, labels=labels).logits
@@ -263,7 +266,8 @@ def test_each_part_of_each_method_learns_alone(part: str) -> None:
     module = world_module(name, **rates)
     (batch,) = list(module.data.eval_loader("train"))
     batch = {**batch, "target_tokens": (batch["labels"] != -100).sum()[None].float()}
-    optimizer = module.configure_optimizers()["optimizer"]
+    configured: Any = module.configure_optimizers()
+    optimizer = configured["optimizer"]
     losses = []
     for _ in range(30):
         optimizer.zero_grad()

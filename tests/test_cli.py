@@ -61,7 +61,7 @@ def mpt(place, monkeypatch, capsys):
         quiet = ["hydra/job_logging=none", "hydra/hydra_logging=none", "trainer.progress_bar=false"]
         flags = ["--config-dir", str(place / "conf")]
         monkeypatch.setattr(sys, "argv", ["train.py", *flags, *arguments, "logger=csv", *quiet])
-        code = 0
+        code: str | int = 0
         try:
             cli.main()
         except SystemExit as stop:
@@ -547,7 +547,12 @@ class TestWholeRuns:
     def test_a_job_returns_what_a_sweeper_optimizes(self, place, tiny_t5_folder, mpt, monkeypatch):
         returned = []
         job = cli.job
-        monkeypatch.setattr(cli, "job", lambda composed: returned.append(job(composed)) or returned[-1])
+
+        def note(composed):
+            returned.append(job(composed))
+            return returned[-1]
+
+        monkeypatch.setattr(cli, "job", note)
         key = "optimized_metric=validation/one/loss"
         code, _, err = mpt("-m", "+tasks=[one]", "seed=0,1", *self.small(tiny_t5_folder))
         assert code == 0, err

@@ -3,6 +3,7 @@
 import json
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import assume, given
@@ -110,7 +111,7 @@ class TestReplay:
         ],
     )
     def test_refuses_what_does_not_fit(
-        self, run: Path, task: str, rows: int, config: dict, message: str
+        self, run: Path, task: str, rows: int, config: dict[str, Any], message: str
     ) -> None:
         with pytest.raises(ValueError, match=message.replace(".", r"\.")):
             replay(

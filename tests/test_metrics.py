@@ -1,6 +1,7 @@
 """Scores against hand computation and the libraries that they come from."""
 
 import math
+from typing import Any
 
 import pytest
 import sacrebleu
@@ -99,7 +100,9 @@ def test_reference_that_is_no_number_is_refused() -> None:
         ([], ["a"], refs("a"), "none given"),
     ],
 )
-def test_bad_input_is_named(names: list[str], predictions: list[str], references: list, message: str) -> None:
+def test_bad_input_is_named(
+    names: list[str], predictions: list[str], references: list[Any], message: str
+) -> None:
     with pytest.raises(ValueError, match=message):
         score(names, predictions, references)
 

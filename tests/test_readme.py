@@ -86,7 +86,7 @@ def test_a_command_of_a_table_is_accepted(command: str, tmp_path: Path) -> None:
 
 
 def test_blocks_run_as_printed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
     ran = []

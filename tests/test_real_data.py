@@ -8,11 +8,11 @@ from random import Random
 from typing import Any
 
 import pytest
-from conftest import make_t5
 
 from mpt.cli import CONF, run, typed
 from mpt.run.record import read_metrics
 from mpt.world import rows as world_rows
+from tests.conftest import make_t5
 
 pytestmark = pytest.mark.slow
 

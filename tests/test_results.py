@@ -109,7 +109,7 @@ def test_table_shows_before_after_oracle_and_n():
 def test_a_new_run_says_what_runs_it(tmp_path):
     write_metrics(tmp_path, METRICS)
     begin(tmp_path, CONFIG, fingerprint="f")
-    config, run = read_config(tmp_path)
+    config, run = read_config(tmp_path) or ({}, {})
     assert config == CONFIG
     assert run["versions"]["torch"].startswith("2.")
     assert run["git"] is None or len(run["git"].removesuffix("+changes")) == 40

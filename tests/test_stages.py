@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 import signal
+from typing import Any
 
 import pytest
 import torch
@@ -88,7 +89,7 @@ class TestWhatARunLeaves:
         assert (source_run / "similarity.png").read_bytes().startswith(b"\x89PNG")
 
     def test_config(self, source_run, make_config):
-        config, run = read_config(source_run)
+        config, run = read_config(source_run) or ({}, {})
         assert config == dataclasses.asdict(make_config())
         assert run["versions"]["torch"] == torch.__version__
 
@@ -293,7 +294,7 @@ class TestTarget:
             assert torch.equal(own, saved.prompts()[0])
 
 
-METHODS = {
+METHODS: dict[str, dict[str, Any]] = {
     "attempt": {"name": "attempt", "num_ranks": 3},
     "dept": {"name": "dept", "num_ranks": 2},
     "lora": {"name": "lora", "num_ranks": 2, "modules": ["q", "v"]},
@@ -533,7 +534,12 @@ def test_wandb_knows_what_the_run_is(make_config, tmp_path, monkeypatch):
         settings.append(arguments)
         run = init(**arguments)
         update = run.summary.update
-        monkeypatch.setattr(type(run.summary), "update", lambda _, values: summaries.append(values) or update)
+
+        def note(_, values):
+            summaries.append(values)
+            update(values)
+
+        monkeypatch.setattr(type(run.summary), "update", note)
         return run
 
     monkeypatch.setattr(wandb, "init", watched)

@@ -182,7 +182,7 @@ def candidates(name: str) -> Iterator[tuple[str, ...]]:
     """The learning rates and starts that are tried for a method."""
     method = METHODS[name]
     for start in method.starts:
-        for rate in WEIGHT_RATES if method.alone else RATES:
+        for rate in WEIGHT_RATES if method.separate else RATES:
             yield (*(text.format(rate, round(rate / 10, 6)) for text in method.rates), *start)
 
 

@@ -87,34 +87,34 @@ def draw_quality(lines: Sequence[Line], output: Path) -> None:
     found = {k: here for (mixture, k), here in cells(lines).items() if mixture == "all"}
     figure, (left, right) = pyplot.subplots(1, 2, figsize=(13, 5), sharey=True)
     for number, method in enumerate(METHODS):
-        points = [
-            (k, over_draws([line for line in here if line["method"] == method], "score"))
+        estimates = {
+            k: over_draws([line for line in here if line["method"] == method], "score")
             for k, here in found.items()
-        ]
-        points = [(k, told) for k, told in points if told]
-        style = {
+        }
+        points = {k: score for k, score in estimates.items() if score is not None}
+        style: dict[str, Any] = {
             "marker": "o",
             "capsize": 3,
             "color": f"C{number % 10}",
             "linestyle": "-" if number < 10 else "--",
         }
-        places = [list(found).index(k) + 0.03 * (number - 6) for k, _ in points]
+        places = [list(found).index(k) + 0.03 * (number - 6) for k in points]
         left.errorbar(
             places,
-            [told.mean for _, told in points],
-            [told.half_width for _, told in points],
+            [score.mean for score in points.values()],
+            [score.half_width for score in points.values()],
             label=method,
             **style,
         )
-        if "16" in dict(points):
+        if "16" in points:
             of = [line for line in found["16"] if line["method"] == method]
             size = of[0]["trained_parameters"] / (
                 1 if METHODS[method].separate else len({line["task"] for line in of})
             )
-            told = dict(points)["16"]
-            right.errorbar([size], [told.mean], [told.half_width], **style)
+            score = points["16"]
+            right.errorbar([size], [score.mean], [score.half_width], **style)
             right.annotate(
-                method, (size, told.mean), textcoords="offset points", xytext=(5, 4), fontsize="small"
+                method, (size, score.mean), textcoords="offset points", xytext=(5, 4), fontsize="small"
             )
     left.set_xticks(range(len(found)), found)
     left.set(xlabel="k", ylabel="score: mean over targets, 95 % interval over draws", title="sources: all")

@@ -99,7 +99,8 @@ def exact_match(
     inputs = encode(tokenizer, [start + row["text"] for row in data])
     answers = model.generate(**inputs, max_new_tokens=24, do_sample=False)
     predictions = tokenizer.batch_decode(answers, skip_special_tokens=True)
-    return sum(p == row["target"] for p, row in zip(predictions, data, strict=True)) / len(data)
+    right = sum(text == row["target"] for text, row in zip(predictions, data, strict=True))
+    return float(right) / len(data)
 
 
 def learning_rate(step: int, steps: int) -> float:
