@@ -13,6 +13,7 @@ from mpt.check import check
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+COMMANDS = (ROOT / "docs" / "commands.md").read_text(encoding="utf-8")
 TEXTS = sorted(path for path in ROOT.rglob("*.md") if not {".venv", "runs"} & set(path.parts))
 SMALL = [
     "trainer.max_steps=2", "evaluation.validate_every=2", "evaluation.validation_rows=4", "evaluation.test_rows=4",
@@ -31,7 +32,7 @@ def blocks(text: str) -> list[tuple[str, str]]:
 def commands_of_the_tables() -> list[str]:
     """Every command in backticks in a table row, with what its first word stands for."""
     found = []
-    for line in README.splitlines():
+    for line in [*README.splitlines(), *COMMANDS.splitlines()]:
         if line.startswith("|"):
             for command in re.findall(r"`([^`]*)`", line):
                 if command.startswith(("python train.py ", "... ", "TARGET ")):
@@ -39,19 +40,22 @@ def commands_of_the_tables() -> list[str]:
     return found
 
 
+def headings_of(path: Path) -> set[str]:
+    """The anchors that a page's headings make."""
+    headings = re.findall(r"^#+ (.*)$", path.read_text(encoding="utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
 @pytest.mark.parametrize("path", TEXTS, ids=lambda path: str(path.relative_to(ROOT)))
 def test_links_lead_somewhere(path: Path) -> None:
     text = path.read_text(encoding="utf-8")
-    headings = {
-        re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-")
-        for heading in re.findall(r"^#+ (.*)$", text, re.MULTILINE)
-    }
     for link in re.findall(r"\]\(([^)\s]+)\)", text):
         if "://" in link:
             continue
         place, _, anchor = link.partition("#")
-        assert (path.parent / place).exists(), link
-        assert place or anchor in headings, link
+        target = path.parent / place if place else path
+        assert target.exists(), link
+        assert not anchor or anchor in headings_of(target), link
 
 
 def test_every_target_of_make_that_a_text_names_exists() -> None:
