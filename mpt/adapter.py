@@ -16,7 +16,7 @@ from mpt.backbone import Backbone
 
 @dataclass(frozen=True)
 class Conditions:
-    """What the backbone reads besides the tokens of each input.
+    """Everything that the backbone reads besides the tokens of each input.
 
     Attributes:
         prompts: Put before the embedded tokens, ``(B, N, D)``; None: nothing.
@@ -56,7 +56,7 @@ class Learner:
 
 @dataclass(frozen=True)
 class ParameterCount:
-    """How many numbers an adapter holds; printed as a table."""
+    """The size of an adapter; printed as a table."""
 
     shared: int
     """Numbers that all tasks share: of a prompt those of P, all groups."""
@@ -66,7 +66,7 @@ class ParameterCount:
     """Those of all tasks."""
     total: int
     independent: int
-    """What one plain prompt per task would hold."""
+    """Numbers of one plain prompt per task."""
     ratio: float
     """``total / independent``."""
 
@@ -84,7 +84,7 @@ class ParameterCount:
 
 
 class Adapter(nn.Module, ABC):
-    """What is trained while the backbone stays frozen, or, for some baselines, within it."""
+    """Everything that is trained beside the frozen backbone, or, for some baselines, within it."""
 
     @property
     @abstractmethod

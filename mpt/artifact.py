@@ -44,7 +44,7 @@ def load_prompt(folder: Path) -> SavedPrompt:
     Args:
         folder: A run folder, whose ``prompt/`` is read; a prompt folder; a PEFT adapter of multitask prompt tuning; or
             a file of its tensors, ``.safetensors`` or of ``torch.save``. An adapter or file knows no names: its tasks
-            are ``task_0``, ``task_1``, ... and have λ = 1. A file with ``prompt_embeddings`` alone is a shared P.
+            are ``task_0``, ``task_1``, ... and have λ = 1. A file with only ``prompt_embeddings`` is a shared P.
 
     Raises:
         FileNotFoundError: There is no saved prompt.
@@ -53,9 +53,9 @@ def load_prompt(folder: Path) -> SavedPrompt:
     folder = Path(folder)
     if folder.is_file():
         return _from_file(folder)
-    for place in (folder / "prompt", folder):
-        if (place / "adapter_config.json").is_file():
-            folder = place
+    for candidate in (folder / "prompt", folder):
+        if (candidate / "adapter_config.json").is_file():
+            folder = candidate
             break
     else:
         raise FileNotFoundError(
@@ -88,7 +88,7 @@ def load_prompt(folder: Path) -> SavedPrompt:
 
 
 def _from_file(path: Path) -> SavedPrompt:
-    """A prompt from tensors alone."""
+    """Read a prompt from a file of only tensors."""
     tensors = read_tensors(path)
     wanted = NAMES if NAMES[1] in tensors or NAMES[2] in tensors else NAMES[:1]
     shared, cols, rows = check_tensors(tensors, wanted, str(path))
@@ -99,11 +99,11 @@ def _from_file(path: Path) -> SavedPrompt:
     }
     with torch.random.fork_rng(devices=[]):  # the drawn values are replaced, so no number is used up
         if cols is None or rows is None:
-            prompt = MultitaskPromptEmbedding(MultitaskPromptTuningConfig(form="shared", **shape))
+            prompt = MultitaskPromptEmbedding(MultitaskPromptTuningConfig(form="single", **shape))
             prompt.restore({"embedding.weight": shared})
         else:
-            told = MultitaskPromptTuningConfig(num_tasks=len(cols), num_ranks=cols.shape[2], **shape)
-            prompt = MultitaskPromptEmbedding(told)
+            config = MultitaskPromptTuningConfig(num_tasks=len(cols), num_ranks=cols.shape[2], **shape)
+            prompt = MultitaskPromptEmbedding(config)
             prompt.restore(_own_tensors("product", shared, cols, rows, str(path)))
     return SavedPrompt(prompt, prompt.task_names, dict.fromkeys(prompt.task_names, 1.0), "", "")
 
@@ -137,7 +137,7 @@ def check_fits(saved: SavedPrompt, backbone_name: str, fingerprint: str, token_d
 
 def _own_tensors(form: str, shared: Tensor, cols: Tensor, rows: Tensor, where: str) -> dict[str, Tensor]:
     """Undo :func:`_peft_tensors`, for a prompt whose tensors need no file of their own."""
-    if form == "none":
+    if form == "independent":
         if not ((shared == 1).all() and (cols == torch.eye(len(shared))).all()):
             raise ValueError(
                 f"{where}: form is none, but the tensors are not plain prompts; save the prompt anew"
@@ -166,15 +166,17 @@ def _read_adapter(folder: Path, peft_config: Mapping[str, Any]) -> tuple[Tensor,
     shared, cols, rows = check_tensors(read_tensors(path), NAMES, str(path))
     assert cols is not None
     assert rows is not None
-    told = {key: peft_config.get(key) for key in ("num_tasks", "num_virtual_tokens", "num_ranks")}
-    found = dict(zip(told, cols.shape, strict=True))
-    if told != found:
-        raise ValueError(f"{path}: the tensors have {found}; by adapter_config.json they must have {told}")
+    declared = {key: peft_config.get(key) for key in ("num_tasks", "num_virtual_tokens", "num_ranks")}
+    found = dict(zip(declared, cols.shape, strict=True))
+    if declared != found:
+        raise ValueError(
+            f"{path}: the tensors have {found}; by adapter_config.json they must have {declared}"
+        )
     return shared, cols, rows
 
 
 def _about_adapter(peft_config: Mapping[str, Any], cols: Tensor) -> dict[str, Any]:
-    """What ``mpt.json`` would say of an adapter that PEFT has written."""
+    """Write what ``mpt.json`` would say of an adapter by PEFT."""
     names = [f"task_{position}" for position in range(len(cols))]
     return {
         "format_version": FORMAT_VERSION,

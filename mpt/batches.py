@@ -123,9 +123,9 @@ class TrainLoader:
     tokens of a whole step are known everywhere without communication.
 
     Args:
-        rows: The tokenised rows of each task.
+        rows: The tokenized rows of each task.
         mixture: Draws the global steps.
-        max_steps: Optimiser steps in all.
+        max_steps: Optimizer steps in all.
         accumulate: Micro-batches of a step.
         pad_token_id: Fills up inputs.
         rank: Number of this process.
@@ -185,11 +185,11 @@ class TrainLoader:
             within = 0
 
     def state_dict(self) -> dict[str, Any]:
-        """Where the loader stands."""
+        """Return the position of the loader."""
         return {"delivered": self._delivered, "before_step": self._before_step}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on where :meth:`state_dict` stood."""
+        """Go on from what :meth:`state_dict` returned."""
         self.mixture.load_state_dict(state["before_step"])
         self._delivered, self._before_step = state["delivered"], state["before_step"]
 
@@ -201,7 +201,7 @@ class EvalLoader:
     once more, since Lightning lets no process be without a batch; who gathers the answers drops it.
 
     Args:
-        rows: The tokenised rows of each task.
+        rows: The tokenized rows of each task.
         generation: Arguments for ``generate`` of each task.
         batch_size: Rows of a batch.
         pad_token_id: Fills up inputs.

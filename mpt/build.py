@@ -262,7 +262,7 @@ def _embed_tasks(
 ) -> Tensor:
     """Train a plain prompt for each target for a few steps on its training examples: SPoT's task embeddings."""
     steps = prompt.embedding_steps
-    plain = build_prompt(list(tasks), PromptConfig(prompt.num_virtual_tokens, form="none"), backbone)
+    plain = build_prompt(list(tasks), PromptConfig(prompt.num_virtual_tokens, form="independent"), backbone)
     few = MixtureDataModule(
         list(tasks),
         {split: list(of_split.values()) for split, of_split in examples.items()},

@@ -29,7 +29,7 @@ class BestPrompt(Callback):
 
     Attributes:
         scores: Best score of each part: of ``average``, or of every task.
-        steps: Optimiser steps that each part has behind it.
+        steps: Optimizer steps that each part has behind it.
     """
 
     def __init__(self, path: Path, by_task: bool = False) -> None:

@@ -3,7 +3,6 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-from mpt.complaints import unknown
 from mpt.config import (
     BEST,
     DTYPES,
@@ -23,6 +22,7 @@ from mpt.config import (
     MultitaskPromptTuningInit,
     RunConfig,
 )
+from mpt.errors import unknown
 from mpt.tasks import check_task
 
 
@@ -146,11 +146,11 @@ def _ranges(config: RunConfig) -> Iterator[str]:
 
 def _tasks(config: RunConfig) -> Iterator[str]:
     if not config.tasks:
-        yield "tasks: none given; name at least one, as in '+tasks=[sum,mt,dlg]' (tasks=list prints them)"
+        yield "tasks: there are none; name at least one, as in '+tasks=[sum,mt,dlg]' (tasks=list prints them)"
     for name, task in config.tasks.items():
         yield from check_task(name, task)
     if config.few_shot.draws is not None and config.few_shot.k is None:
-        yield "few_shot.k: not given, and few_shot.draws replays a draw; give the k of that run"
+        yield "few_shot.k: is missing, and few_shot.draws replays a draw; give the k of that run"
     if config.evaluation.best == "task" and not independent(config):
         yield (
             "evaluation.best: task keeps each task at another step, and these tasks train something together; use "
@@ -161,7 +161,7 @@ def _tasks(config: RunConfig) -> Iterator[str]:
 
 
 def _prompt(config: RunConfig) -> Iterator[str]:
-    """What the prompt starts from, against the stage."""
+    """Check what the prompt starts from, against the stage."""
     prompt = config.prompt
     if prompt.init == "TEXT" and not prompt.init_text:
         yield "prompt.init_text: empty; prompt.init=TEXT starts from the embeddings of this text"
@@ -170,7 +170,7 @@ def _prompt(config: RunConfig) -> Iterator[str]:
     yield from _groups(config)
     if prompt.extend and (config.stage != "target" or config.source is None):
         yield "prompt.extend: adds tasks to those of a source run; use task=target source=RUN_FOLDER"
-    elif prompt.extend and not (prompt.freeze_shared or prompt.form == "none"):
+    elif prompt.extend and not (prompt.freeze_shared or prompt.form == "independent"):
         yield "prompt.extend: the source's tasks need P as it is; use prompt.freeze_shared=true with it"
     if config.stage != "target":
         if config.source is not None:
@@ -179,7 +179,7 @@ def _prompt(config: RunConfig) -> Iterator[str]:
             yield f"prompt.init: {prompt.init} starts from a source run; use task=target source=RUN_FOLDER"
         return
     if prompt.init in OF_SOURCE and config.source is None:
-        yield f"source: not given, and prompt.init={prompt.init} starts from it; add source=RUN_FOLDER"
+        yield f"source: is missing, and prompt.init={prompt.init} starts from it; add source=RUN_FOLDER"
     if prompt.init == "EXACT_SOURCE_TASK" and not prompt.init_task:
         yield "prompt.init_task: empty; name the source task that EXACT_SOURCE_TASK starts from"
     if prompt.init_task and prompt.init != "EXACT_SOURCE_TASK":
@@ -187,13 +187,13 @@ def _prompt(config: RunConfig) -> Iterator[str]:
 
 
 def independent(config: RunConfig) -> bool:
-    """Whether the tasks of a run share nothing that is trained."""
+    """Tell whether the tasks of a run share nothing that is trained."""
     if len(config.tasks) == 1:
         return True
     if config.method.name != "prompt":
         return config.method.name in ("attempt", "dept")
     own_group = config.prompt.groups is not None and len(config.prompt.groups) == len(config.tasks)
-    return config.prompt.form == "none" or config.prompt.freeze_shared or own_group
+    return config.prompt.form == "independent" or config.prompt.freeze_shared or own_group
 
 
 def _groups(config: RunConfig) -> Iterator[str]:
@@ -201,8 +201,8 @@ def _groups(config: RunConfig) -> Iterator[str]:
     groups = config.prompt.groups
     if groups is None:
         return
-    if config.prompt.form == "none":
-        yield "prompt.groups: prompt.form=none gives each task a prompt of its own; leave the groups out"
+    if config.prompt.form == "independent":
+        yield "prompt.groups: prompt.form=independent gives each task a prompt of its own; leave the groups out"
     named = [name for group in groups for name in group]
     if sorted(named) != sorted(config.tasks) or not all(groups):
         yield (
@@ -214,7 +214,7 @@ def _groups(config: RunConfig) -> Iterator[str]:
 
 
 def _method(config: RunConfig) -> Iterator[str]:
-    """What each method needs, and what it has no use for."""
+    """Check what each method needs, and what it has no use for."""
     method, name = config.method, config.method.name
     uses = {
         "num_ranks": ("attempt", "dept", "lora"),
@@ -226,15 +226,15 @@ def _method(config: RunConfig) -> Iterator[str]:
         if getattr(method, key) is not None and name not in methods:
             yield f"method.{key}: is {getattr(method, key)}, but method.name={name} has none; leave it out"
     if name in uses["num_ranks"] and method.num_ranks is None:
-        yield f"method.num_ranks: not given, and method.name={name} needs it; method={name} has a value"
+        yield f"method.num_ranks: is missing, and method.name={name} needs it; method={name} has a value"
     if name == "prompt" or name not in METHODS:
         return
-    if config.prompt.form != "none":
+    if config.prompt.form != "independent":
         yield f"prompt.form: is {config.prompt.form}, and method.name={name} has no factors; use method={name}"
     if config.prompt.extend:
         yield f"prompt.extend: method.name={name} cannot be extended; set it to false"
     if name == "attempt" and config.source is None:
-        yield "source: not given, and method=attempt attends to the prompts of a source run; add source=RUN_FOLDER"
+        yield "source: is missing, and method=attempt attends to the prompts of a source run; add source=RUN_FOLDER"
     if name in ("lora", "full") and config.source is not None:
         yield f"source: is {config.source!r}, but method={name} has no use for prompts; leave it out"
     if name == "full" and config.backbone.dtype != "float32":
@@ -247,23 +247,23 @@ def _method(config: RunConfig) -> Iterator[str]:
 def _distillation(config: RunConfig) -> Iterator[str]:
     """Teachers: how they are trained, and how a source learns from them."""
     if config.stage == "teachers":
-        if config.method.name != "prompt" or config.prompt.form != "none":
+        if config.method.name != "prompt" or config.prompt.form != "independent":
             yield "prompt.form: teachers are plain prompts, one per task; use task=teachers as it is"
         if config.mixture.sampling != "each" or config.evaluation.best != "task":
             yield (
-                "mixture.sampling: teachers are trained as if each were alone; use mixture.sampling=each and "
+                "mixture.sampling: each teacher is trained as in a run of its own; use mixture.sampling=each and "
                 "evaluation.best=task, as task=teachers has them"
             )
-    told = config.distillation
-    if unknown_parts := sorted(set(told.hidden) - set(HIDDEN_PARTS)):
+    distillation = config.distillation
+    if unknown_parts := sorted(set(distillation.hidden) - set(HIDDEN_PARTS)):
         yield f"distillation.hidden: unknown {', '.join(unknown_parts)}; choose from {', '.join(HIDDEN_PARTS)}"
-    if told.weight_hidden > 0 and not (told.hidden and told.layers):
+    if distillation.weight_hidden > 0 and not (distillation.hidden and distillation.layers):
         yield "distillation.weight_hidden: there are no hidden states to compare; set it to 0"
     if config.distill is None:
         return
     if config.stage != "source" or config.method.name != "prompt":
-        yield f"distill: is {config.distill!r}, but only a source run of a prompt distils; use task=source"
-    if told.weight_logits == 0 and told.weight_hidden == 0:
+        yield f"distill: is {config.distill!r}, but only a source run of a prompt distills; use task=source"
+    if distillation.weight_logits == 0 and distillation.weight_hidden == 0:
         yield "distill: both weights of distillation are 0, so the teachers say nothing; leave distill out"
 
 

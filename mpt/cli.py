@@ -18,9 +18,9 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from mpt import __version__, complaints, help, sweep
+from mpt import __version__, errors, help, sweep
 from mpt.check import check
-from mpt.config import RunConfig
+from mpt.config import OLD_FORMS, RunConfig
 from mpt.run.folder import finished
 from mpt.run.identity import run_name
 from mpt.tasks import catalogue
@@ -72,7 +72,7 @@ def main() -> None:
     except Exception as error:
         if not is_known(error):
             raise
-        complain(complaints.phrase(error))
+        print_errors(errors.phrase(error))
         sys.exit(2)
 
 
@@ -100,9 +100,9 @@ def tasks_of(arguments: Sequence[str]) -> list[str]:
     Raises:
         ValueError: An empty list, or a name twice, which the composed configuration no longer shows.
     """
-    given = [text for text in arguments if text.startswith(("tasks=", "+tasks=", "++tasks="))]
+    overrides = [text for text in arguments if text.startswith(("tasks=", "+tasks=", "++tasks="))]
     names: list[str] = []
-    for override in OverridesParser.create().parse_overrides(given):
+    for override in OverridesParser.create().parse_overrides(overrides):
         swept = override.is_sweep_override()
         choices = list(override.sweep_iterator()) if swept else [override.value()]
         for choice in choices:
@@ -138,7 +138,7 @@ def job(composed: DictConfig) -> float:
             _remove_if_empty(folder)
             if not is_known(error):
                 raise
-            complain(complaints.phrase(error))
+            print_errors(errors.phrase(error))
             sys.exit(2)
     outcome = sweep.Outcome(int(hydra_config.job.num), str(folder), list(hydra_config.overrides.task))
     sweep_folder = Path(hydra_config.sweep.dir).absolute()
@@ -151,10 +151,10 @@ def job(composed: DictConfig) -> float:
     except Exception as error:
         _remove_if_empty(folder)
         known = is_known(error)
-        message = complaints.phrase(error) if known else f"{type(error).__name__}: {error}"
+        message = errors.phrase(error) if known else f"{type(error).__name__}: {error}"
         sweep.record(sweep_folder, dataclasses.replace(outcome, error=" ".join(message.split())))
         if known:
-            complain(message, folder.name)
+            print_errors(message, folder.name)
         else:
             traceback.print_exc()
         raise FailedJobError(message, 2 if known else 1) from error
@@ -202,11 +202,12 @@ def typed(composed: DictConfig) -> RunConfig:
     """
     keys = list(RunConfig.__dataclass_fields__)
     if added := [str(key) for key in composed if str(key) not in keys]:
-        raise ValueError("\n".join(complaints.unknown("configuration", key, keys, "no key") for key in added))
+        raise ValueError("\n".join(errors.unknown("configuration", key, keys, "no key") for key in added))
     if missing := sorted(OmegaConf.missing_keys(composed)):
         raise ValueError("\n".join(f"{key}: has no value; give it one" for key in missing))
     config = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(RunConfig), plain(composed)))
     assert isinstance(config, RunConfig)
+    config.prompt.form = OLD_FORMS.get(config.prompt.form, config.prompt.form)
     return config
 
 
@@ -230,14 +231,14 @@ def print_catalogue() -> None:
     Console(width=None if sys.stdout.isatty() else 200).print(shown)
 
 
-def complain(message: str, where: str | None = None) -> None:
+def print_errors(message: str, where: str | None = None) -> None:
     """Print a message on stderr, each of its lines as an error of its own."""
     for line in message.splitlines():
         print(f"error: {f'{where}: ' if where else ''}{line}", file=sys.stderr)
 
 
 def is_known(error: BaseException) -> bool:
-    """Whether an error's message is written for the user: ours, Hydra's, or the file system's.
+    """Tell whether an error's message is written for the user: ours, Hydra's, or the file system's.
 
     A ValueError from the depth of a library is a defect and keeps its traceback; with MPT_TRACEBACK=1 all do.
     """

@@ -27,14 +27,16 @@ class MultitaskPromptTuningInit(StrEnum):
 OF_SOURCE = tuple(init for init in MultitaskPromptTuningInit if "SOURCE" in init or init == "AVERAGE_PRODUCT")
 """Inits that start from the prompt of a source run."""
 STAGES = ("source", "target", "teachers")
-FORMS = ("product", "residual", "additive", "none", "shared")
-PLAIN = ("none", "shared")
+FORMS = ("product", "residual", "additive", "independent", "single")
+PLAIN = ("independent", "single")
 """Forms without factors."""
+OLD_FORMS = {"none": "independent", "shared": "single"}
+"""Names that older folders and configurations may still have."""
 FACTOR_INITS = ("normal", "ones")
 SOURCE_SCORES = ("loss", "similarity")
 METHODS = ("prompt", "attempt", "dept", "lora", "full")
 HIDDEN_PARTS = ("encoder", "decoder")
-"""Where distillation compares hidden states."""
+"""Places at which distillation compares hidden states."""
 SAMPLINGS = ("proportional", "equal", "temperature", "log_size", "stochastic", "each")
 DTYPES = ("float32", "bfloat16", "float16")
 SCHEDULES = ("linear", "constant")
@@ -51,7 +53,7 @@ PAPER_SPLITS = {
 
 @dataclass
 class RowsConfig:
-    """Where a task's rows come from; exactly one of ``world``, ``files`` and ``hub``.
+    """The source of a task's rows; exactly one of ``world``, ``files`` and ``hub``.
 
     ``data_root=FOLDER`` on the command line overrides ``files`` and ``hub``: the rows are then read from
     ``FOLDER/<task>/{train,validation,test}.jsonl``.
@@ -68,7 +70,7 @@ class RowsConfig:
     revision: str | None = None
     """A commit, tag or branch of the hub data set; ``refs/convert/parquet`` where it would need a script."""
     paper_split: str | None = None
-    """How the paper splits a hub data set without public test labels. large: 1,000 training rows validate, the official
+    """The paper's split of a hub data set without public test labels. large: 1,000 training rows validate, the official
     validation split tests; small: the official validation split is halved. ``splits`` overrides either."""
     splits: dict[str, str] = field(default_factory=dict)
     """Our split (train, validation, test) to the hub's split; a slice such as ``train[1000:]`` is fine."""
@@ -84,7 +86,7 @@ class TaskConfig:
     """A data set cast as text-to-text."""
 
     about: str = ""
-    """What the task is, in one line; for the list of tasks."""
+    """One line on the task, for the list of tasks."""
     rows: RowsConfig = field(default_factory=RowsConfig)
     input: str = MISSING
     """Template of the input over the row's columns: ``premise: {premise} hypothesis: {hypothesis}``."""
@@ -95,7 +97,7 @@ class TaskConfig:
     labels: dict[str, dict[str, str]] = field(default_factory=dict)
     """Label words: column to {value in the data: word in the text}; a value that is a word already stays."""
     join: str = "\n"
-    """What joins the items of a list column in an input."""
+    """Text that joins the items of a list column in an input."""
     metrics: list[str] = field(default_factory=list)
     """Metrics of the task; the first one is its ``score``."""
     weight: float = 1.0
@@ -105,7 +107,7 @@ class TaskConfig:
     family: str = ""
     """Kind of task, such as ``translation``; for tables and mixtures."""
     held_out: str | None = None
-    """How the task was kept out of the backbone's supervised skills; None for one that it was trained on."""
+    """Why the task is new to the backbone; None for one of the skills that it was trained on."""
     max_source_tokens: int = 256
     """Longest input in tokens; what is longer loses its end."""
     max_target_tokens: int = 128
@@ -127,7 +129,7 @@ class BackboneConfig:
     dtype: str = "float32"
     """float32, bfloat16 or float16; the prompt stays float32."""
     dropout: bool = True
-    """Whether the frozen model's dropout is active in training, as in the paper."""
+    """Keep the frozen model's dropout active in training, as in the paper."""
 
 
 @dataclass
@@ -139,8 +141,8 @@ class PromptConfig:
     num_ranks: int = 1
     """Rank of ``cols @ rows``; the paper uses 1."""
     form: str = "product"
-    """product: P * (cols @ rows), the paper; residual: P * (1 + cols @ rows); additive: P + cols @ rows; none: one
-    plain prompt per task; shared: one plain prompt for all tasks."""
+    """product: P * (cols @ rows), the paper; residual: P * (1 + cols @ rows); additive: P + cols @ rows;
+    independent: one plain prompt per task; single: one plain prompt for all tasks."""
     groups: list[list[str]] | None = None
     """Tasks that share a P, such as ``[[a, b], [c, d]]``; None: all of them one."""
     init: str = "VOCABULARY"
@@ -152,7 +154,7 @@ class PromptConfig:
     init_task: str | None = None
     """Source task (by name) whose factors start every target under EXACT_SOURCE_TASK."""
     source_scores: str = "loss"
-    """What tells which source tasks are near under NEAREST_SOURCE_TASK and WEIGHTED_SOURCE_TASKS. loss: of their
+    """The measure of which source tasks are near under NEAREST_SOURCE_TASK and WEIGHTED_SOURCE_TASKS. loss: of their
     prompts on the target's training rows; similarity: cosine of their prompts with one trained on these rows (SPoT)."""
     weight_temperature: float = 1.0
     """Of the softmax over these scores under WEIGHTED_SOURCE_TASKS; of losses in nats, of similarities a cosine."""
@@ -165,14 +167,14 @@ class PromptConfig:
     factor_std: float = 0.02
     """Standard deviation of the noise, or of the normal start."""
     freeze_shared: bool = False
-    """Leave P as it is and train the factors alone."""
+    """Leave P as it is and train only the factors."""
     extend: bool = False
     """In a target run: save the source's tasks and the new ones as one prompt, over the P that both share."""
 
 
 @dataclass
 class MethodConfig:
-    """What is trained: a prompt as :class:`PromptConfig` says, or something that it is compared with."""
+    """The method that is trained: a prompt as :class:`PromptConfig` says, or something that it is compared with."""
 
     name: str = "prompt"
     """prompt; attempt: attention over frozen source prompts; dept: a prompt and a low-rank update of the input
@@ -189,7 +191,7 @@ class MethodConfig:
 
 @dataclass
 class DistillationConfig:
-    """How a source learns from the teachers of ``distill``: task loss + weight_logits * KL + weight_hidden * error."""
+    """The loss of a source with teachers: task loss + weight_logits * KL + weight_hidden * squared error."""
 
     weight_logits: float = 0.9
     """Of the divergence between the teacher's and the student's token distributions, a mean over target tokens."""
@@ -198,9 +200,9 @@ class DistillationConfig:
     temperature: float = 1.0
     """Both distributions are softmax(logits / temperature), and their divergence is multiplied by its square."""
     hidden: list[str] = field(default_factory=lambda: ["encoder", "decoder"])
-    """Which hidden states are compared: of the input's tokens in the encoder, of the target's in the decoder."""
+    """Hidden states that are compared: of the input's tokens in the encoder, of the target's in the decoder."""
     layers: list[int] = field(default_factory=lambda: [-1])
-    """Which of them: 0 is what goes into the first layer, -1 what comes out of the last."""
+    """Layers of them: 0 is what goes into the first layer, -1 what comes out of the last."""
     cache: str | None = None
     """A folder in which the teachers' answers are kept, so that an epoch after the first needs no teacher."""
     top_k: int | None = None
@@ -209,11 +211,11 @@ class DistillationConfig:
 
 @dataclass
 class MixtureConfig:
-    """Which row comes next."""
+    """The mixture of tasks in the batches."""
 
     sampling: str = "proportional"
     """proportional, equal, temperature, log_size, stochastic (the paper: 2..T tasks in a batch), or each (every step
-    has batch_size rows of every task, as if each were trained alone)."""
+    has batch_size rows of every task, each drawn as in a run of its own)."""
     cap: int = 262144
     """Largest size that counts under proportional and temperature (2^18 in the paper's code)."""
     temperature: float = 2.0
@@ -253,7 +255,7 @@ class FewShotConfig:
     seed: int = 0
     """Of the draw; on the command line it follows ``seed`` unless it is set."""
     balanced: bool = True
-    """As many examples of each class of a classification as of the next."""
+    """Draw the same number of examples per class."""
     validation: str = "draw"
     """draw: validate on k other rows of the training split; split: on the validation split, as without k."""
     draws: str | None = None
@@ -267,7 +269,7 @@ class EvaluationConfig:
     batch_size: int = 128
     """Rows answered at a time."""
     validate_every: int = 50
-    """Optimiser steps between validations."""
+    """Optimizer steps between validations."""
     validation_rows: int | None = 200
     """First rows of the validation split that a validation scores; None: all."""
     test_rows: int | None = None
@@ -285,7 +287,7 @@ class EvaluationConfig:
 
 @dataclass
 class TrainerConfig:
-    """What Lightning's Trainer is given."""
+    """Settings of Lightning's Trainer."""
 
     max_steps: int = MISSING
     """Optimizer steps."""
@@ -296,9 +298,9 @@ class TrainerConfig:
     accelerator: str = "auto"
     """auto, cpu, gpu, or another of Lightning's."""
     devices: Any = "auto"
-    """How many devices, or which."""
+    """Number of devices, or a list of them."""
     num_nodes: int = 1
-    """How many machines."""
+    """Number of machines."""
     strategy: str = "auto"
     """auto, ddp, or another of Lightning's that starts whole processes."""
     precision: str = "32-true"
@@ -311,7 +313,7 @@ class TrainerConfig:
 
 @dataclass
 class LoggerConfig:
-    """Where curves go besides metrics.csv, which is always written."""
+    """Loggers besides metrics.csv, which is always written."""
 
     wandb: bool = True
     """Log to Weights & Biases."""
@@ -351,10 +353,10 @@ class RunConfig:
     data_root: str | None = None
     """Read ``FOLDER/<task>/{train,validation,test}.jsonl`` in place of each task's own rows."""
     source: str | None = None
-    """What a target starts from: a source run's folder, a prompt folder, a PEFT adapter, or a file of tensors. A
-    ``prompt.init`` that needs none leaves it unread, so that a method and its control are one sweep."""
+    """The prompt that a target starts from: a run's folder, a prompt folder, a PEFT adapter, or a file of tensors.
+    A ``prompt.init`` that needs none leaves it unread, so that a method and its control are one sweep."""
     distill: str | None = None
-    """Run of ``task=teachers`` that a source distils from."""
+    """Run of ``task=teachers`` that a source learns from."""
     resume: str = "auto"
     """auto: an unfinished run in the same folder goes on; never: it starts again."""
     overwrite: bool = False
@@ -362,11 +364,11 @@ class RunConfig:
     output_root: str = "runs"
     """Folder that holds the runs."""
     optimized_metric: str = "validation/average/score"
-    """What a job of a sweep returns to its sweeper, as a path into metrics.json."""
+    """The number that a job returns to a sweeper, as a path into metrics.json."""
 
 
 def uses_source(config: RunConfig) -> bool:
-    """Whether anything of ``source`` is used: a start that needs none leaves it unread."""
+    """Tell whether anything of ``source`` is used: a start that needs none leaves it unread."""
     return config.method.name == "attempt" or (
         config.method.name in ("prompt", "dept") and (config.prompt.init in OF_SOURCE or config.prompt.extend)
     )

@@ -79,9 +79,9 @@ def replay(name: str, examples: Sequence[Example], config: FewShotConfig) -> dic
     if not path.is_file():
         raise FileNotFoundError(f"few_shot.draws: no file {path}; give the folder of a run with few_shot.k")
     try:
-        told = json.loads(path.read_text(encoding="utf-8"))
+        draws = json.loads(path.read_text(encoding="utf-8"))
         drawn: dict[str, list[str]] = {
-            split: list(tasks[name]) for split, tasks in told.items() if name in tasks
+            split: list(tasks[name]) for split, tasks in draws.items() if name in tasks
         }
     except (ValueError, TypeError, AttributeError) as error:
         raise ValueError(f"{path}: not the draws of a run ({error}); give the folder of a run") from error
@@ -105,7 +105,7 @@ def replay(name: str, examples: Sequence[Example], config: FewShotConfig) -> dic
 
 
 def row_ids(examples: Mapping[str, Mapping[str, Sequence[Example]]], validation: str) -> dict[str, Any]:
-    """What ``draws.json`` holds: of each drawn split, task to row ids.
+    """Build what ``draws.json`` holds: of each drawn split, task to row ids.
 
     Args:
         examples: Split to task to examples.

@@ -1,4 +1,4 @@
-"""What ``--help`` prints: the commands, the choices, and every key with its value and what it means."""
+"""Write what ``--help`` prints: the commands, the choices, and every key with its value and what it means."""
 
 import ast
 import textwrap

@@ -1,4 +1,4 @@
-"""Where curves go: metrics.csv always, W&B (offline without an account), TensorBoard as an option."""
+"""Loggers: metrics.csv always, W&B (offline without an account), TensorBoard as an option."""
 
 import csv
 import os
@@ -62,12 +62,12 @@ class CurvesFile(Logger):
 
     @property
     def name(self) -> str:
-        """A name that Lightning asks for."""
+        """The name that Lightning asks for."""
         return "curves"
 
     @property
     def version(self) -> str:
-        """A version that Lightning asks for."""
+        """The version that Lightning asks for."""
         return ""
 
     @rank_zero_only
@@ -145,7 +145,7 @@ def wandb_mode(config: LoggerConfig) -> str:
 
 
 def _has_key() -> bool:
-    """Whether W&B finds an API key, wherever `wandb login` keeps it; asks nobody and needs no network."""
+    """Tell whether W&B finds an API key, wherever `wandb login` keeps it; asks nobody and needs no network."""
     try:
         with _environment(WANDB_MODE="online", WANDB_SILENT="true"):
             wandb.setup(wandb.Settings(silent=True))

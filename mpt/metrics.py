@@ -49,12 +49,12 @@ def squad(predictions: Texts, references: References) -> Scores:
     """SQuAD's exact match and F1 (Rajpurkar et al. 2016), which ignore case, articles and punctuation."""
     from torchmetrics.functional.text import squad as squad_scores
 
-    given = [{"prediction_text": text, "id": str(row)} for row, text in enumerate(predictions)]
+    predicted = [{"prediction_text": text, "id": str(row)} for row, text in enumerate(predictions)]
     wanted: Any = [
         {"answers": {"answer_start": [0] * len(accepted), "text": list(accepted)}, "id": str(row)}
         for row, accepted in enumerate(references)
     ]
-    scores = squad_scores(given, wanted)
+    scores = squad_scores(predicted, wanted)
     return {"squad_f1": float(scores["f1"]) / 100, "squad_em": float(scores["exact_match"]) / 100}
 
 
@@ -68,7 +68,7 @@ def rouge(predictions: Texts, references: References) -> Scores:
 
 
 def _columns(references: References) -> list[list[str | None]]:
-    """What sacrebleu takes: the first references of all rows, the second ones, ...; None where a row has fewer."""
+    """Lay references out as sacrebleu takes them: the first ones of all examples, the second ones, ..."""
     most = max(map(len, references))
     return [[accepted[i] if i < len(accepted) else None for accepted in references] for i in range(most)]
 
@@ -124,11 +124,11 @@ def spearman(predictions: Texts, references: References) -> Scores:
 
 
 def _correlation(measure: Callable[..., object], predictions: Texts, references: References) -> float:
-    given, wanted = _numbers(predictions, references)
-    if len(set(given)) < 2 or len(set(wanted)) < 2:
+    predicted, wanted = _numbers(predictions, references)
+    if len(set(predicted)) < 2 or len(set(wanted)) < 2:
         # Nothing varies, so nothing goes together.
         return 0.0
-    return float(measure(given, wanted).statistic)  # type: ignore[attr-defined]
+    return float(measure(predicted, wanted).statistic)  # type: ignore[attr-defined]
 
 
 def _numbers(predictions: Texts, references: References) -> tuple[list[float], list[float]]:
@@ -149,11 +149,11 @@ def _numbers(predictions: Texts, references: References) -> tuple[list[float], l
             )
         wanted.append(number)
     low, high = min(wanted), max(wanted)
-    given = []
+    predicted = []
     for text, right in zip(predictions, wanted, strict=True):
         number = _number(text)
-        given.append(number if number is not None else (high if right - low < high - right else low))
-    return given, wanted
+        predicted.append(number if number is not None else (high if right - low < high - right else low))
+    return predicted, wanted
 
 
 def _number(text: str) -> float | None:
@@ -202,7 +202,7 @@ def score(names: Sequence[str], predictions: Texts, references: References) -> S
     if unknown := [name for name in names if name not in METRICS]:
         raise ValueError(f"metrics: unknown metric {unknown[0]!r}; choose one of {', '.join(METRICS)}")
     if not names:
-        raise ValueError(f"metrics: none given; choose from {', '.join(METRICS)}")
+        raise ValueError(f"metrics: there are none; choose from {', '.join(METRICS)}")
     found: Scores = {}
     primary = None
     for name in names:

@@ -1,4 +1,4 @@
-"""Which row comes next: the mixture of tasks in every step, and its exact state.
+"""Draw which row comes next: the mixture of tasks in every step, with a state that resumes exactly.
 
 Shape legend: T tasks.
 """
@@ -52,7 +52,7 @@ class Mixture:
     Within a task rows come without replacement and are shuffled anew when all have come; tasks are drawn with
     :func:`sampling_rates`. Under ``stochastic`` sampling (Wang et al. 2023, section 3.3) each step draws how many
     tasks it has, from 2 to T, then which ones, and gives them equally many rows, up to one. Under ``each`` a step holds
-    for every task the ``batch_size`` rows that a run of that task alone would draw.
+    for every task the ``batch_size`` rows that a run of only that task would draw.
 
     Args:
         sizes: Number of training rows of each task.
@@ -71,17 +71,19 @@ class Mixture:
             raise ValueError(f"trainer.batch_size: is {batch_size}; it must be at least 1")
         if config.sampling == "stochastic" and len(self.sizes) < 2:
             raise ValueError("mixture.sampling: stochastic draws from two tasks or more; use mixture=equal")
-        self._alone = []
+        self._separate = []
         if config.sampling == "each":
-            self._alone = [Mixture([size], batch_size, MixtureConfig("equal"), seed) for size in sizes]
+            self._separate = [Mixture([size], batch_size, MixtureConfig("equal"), seed) for size in sizes]
         self._random = torch.Generator().manual_seed(seed)
         self._order = [self._shuffled(size) for size in self.sizes]
         self._position = [0] * len(self.sizes)
 
     def next_batch(self) -> list[tuple[int, int]]:
         """Draw one global step: ``batch_size`` pairs of task id and row, under ``each`` of every task."""
-        if self._alone:
-            return [(task, row) for task, alone in enumerate(self._alone) for _, row in alone.next_batch()]
+        if self._separate:
+            return [
+                (task, row) for task, mixture in enumerate(self._separate) for _, row in mixture.next_batch()
+            ]
         if self.config.sampling == "stochastic":
             tasks = self._stochastic_tasks()
         else:
@@ -94,7 +96,7 @@ class Mixture:
             "random": self._random.get_state().clone(),
             "order": [order.clone() for order in self._order],
             "position": list(self._position),
-            "alone": [alone.state_dict() for alone in self._alone],
+            "separate": [mixture.state_dict() for mixture in self._separate],
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -112,8 +114,8 @@ class Mixture:
         self._random.set_state(state["random"].cpu())
         self._order = [order.cpu().clone() for order in state["order"]]
         self._position = list(state["position"])
-        for alone, told in zip(self._alone, state["alone"], strict=True):
-            alone.load_state_dict(told)
+        for mixture, own_state in zip(self._separate, state["separate"], strict=True):
+            mixture.load_state_dict(own_state)
 
     def _stochastic_tasks(self) -> Tensor:
         T = len(self.sizes)

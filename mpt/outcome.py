@@ -1,4 +1,4 @@
-"""What comes of a trained run: its predictions and scores, what is saved, what is shown."""
+"""Predict, score, save and show a trained run."""
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path

@@ -21,7 +21,7 @@ Scores = dict[str, dict[str, float]]
 
 
 class Answer(NamedTuple):
-    """What the model makes of one example."""
+    """The model's answer to one example."""
 
     task_id: int
     example_index: int

@@ -14,7 +14,7 @@ SECONDS_BETWEEN_LINES = 10.0
 
 
 def on_terminal() -> bool:
-    """Whether a person is likely to look at the output as it comes."""
+    """Tell whether a person is likely to look at the output as it comes."""
     return Console().is_terminal
 
 
@@ -59,7 +59,7 @@ class Pace:
         self.started = self._last = time.monotonic()
 
     def is_due(self) -> bool:
-        """Whether the last line is long enough ago; then it counts as printed."""
+        """Tell whether the last line is long enough ago; if so, a line counts as printed now."""
         if time.monotonic() - self._last < self.every:
             return False
         self._last = time.monotonic()

@@ -1,4 +1,4 @@
-"""Which tasks are near each other: by their prompts, by their factors, by a source prompt's loss on a target's rows."""
+"""Similarity of tasks: by their prompts, by their factors, by a source prompt's loss on a target's examples."""
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -30,10 +30,10 @@ def task_cosines(prompt: MultitaskPromptEmbedding) -> Tensor:
     Returns:
         ``(T, T)``, symmetric, 1 on the diagonal (0 where a task's W is 0), float32 on the CPU.
     """
-    told = prompt.prompts()
+    own = prompt.prompts()
     if prompt.config.has_factors:
-        told = prompt.prefix_task_cols @ prompt.prefix_task_rows
-    unit = torch.nn.functional.normalize(told.detach().double().flatten(1), dim=1)
+        own = prompt.prefix_task_cols @ prompt.prefix_task_rows
+    unit = torch.nn.functional.normalize(own.detach().double().flatten(1), dim=1)
     return (unit @ unit.T).float().cpu()
 
 
@@ -42,7 +42,7 @@ def write_task_similarity(folder: Path) -> None:
     if not (folder / "prompt").is_dir():
         return
     prompt = load_prompt(folder).prompt
-    if len(prompt.task_names) > 1 and prompt.config.form != "shared":
+    if len(prompt.task_names) > 1 and prompt.config.form != "single":
         write_similarity(folder, prompt.task_names, task_cosines(prompt))
 
 

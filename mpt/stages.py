@@ -65,7 +65,7 @@ STAGES: dict[str, Callable[[RunConfig, Path], dict[str, Any]]] = {
 
 @dataclasses.dataclass(frozen=True)
 class Loaded:
-    """What a stage reads.
+    """Everything that a stage reads.
 
     Attributes:
         examples: Split to task to examples.

@@ -35,7 +35,7 @@ class RememberFolder(Callback):
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a job.
+    """The outcome of a job.
 
     Attributes:
         job: Its number in the sweep.

@@ -79,7 +79,7 @@ def make_config(tiny_t5_folder, rows_folder):
     """Build a run's configuration: the small defaults here, and dotted changes."""
 
     def make(stage="source", tasks=("one", "two"), **changes):
-        told = OmegaConf.structured(RunConfig)
+        config = OmegaConf.structured(RunConfig)
         small = {
             "stage": stage,
             "backbone": {"name": "tiny", "path": str(tiny_t5_folder)},
@@ -106,10 +106,10 @@ def make_config(tiny_t5_folder, rows_folder):
                 for name in tasks
             },
         }
-        told = OmegaConf.merge(told, small)
+        config = OmegaConf.merge(config, small)
         for key, value in changes.items():
-            OmegaConf.update(told, key.replace("__", "."), value)
-        return OmegaConf.to_object(told)
+            OmegaConf.update(config, key.replace("__", "."), value)
+        return OmegaConf.to_object(config)
 
     return make
 

@@ -19,8 +19,8 @@ SHAPES = {
     "product": {},
     "residual": {"form": "residual"},
     "additive": {"form": "additive"},
-    "shared": {"form": "shared"},
-    "none": {"form": "none"},
+    "single": {"form": "single"},
+    "independent": {"form": "independent"},
     "grouped product": {"num_groups": 2, "task_groups": [1, 0, 1]},
     "grouped residual": {"num_groups": 2, "task_groups": [1, 0, 1], "form": "residual"},
 }
@@ -151,7 +151,7 @@ def test_run_folder_and_string_are_enough(tmp_path):
 def test_saving_again_replaces_every_file(tmp_path):
     save(tmp_path / "prompt", make_prompt(num_groups=2))
     assert (tmp_path / "prompt" / "mpt.safetensors").is_file()
-    prompt = save(tmp_path / "prompt", make_prompt(form="none"))
+    prompt = save(tmp_path / "prompt", make_prompt(form="independent"))
     assert not (tmp_path / "prompt" / "mpt.safetensors").exists()
     assert torch.equal(load_prompt(tmp_path / "prompt").prompt.prompts(), prompt.prompts())
     assert [path.name for path in tmp_path.iterdir()] == ["prompt"]
@@ -253,7 +253,7 @@ def edit_tensors(**changes):
         (edit_json("mpt.json", task_weights={"sum": 1.0}), "names the tasks"),
         (edit_json("mpt.json", form="sum"), "form: unknown value 'sum'"),
         (edit_json("mpt.json", form="residual"), "the factors are a product, not 1 plus a product"),
-        (edit_json("mpt.json", form="none", task_groups=[0, 1, 2], num_groups=3), "not plain prompts"),
+        (edit_json("mpt.json", form="independent", task_groups=[0, 1, 2], num_groups=3), "not plain prompts"),
         (edit_json("mpt.json", num_ranks=5), "the tensors are .*; by mpt.json they must be"),
         (edit_json("mpt.json", task_groups=[0, 0, 4]), r"task_groups: is \[0, 0, 4\]"),
         (edit_json("mpt.json", backbone={}), "backbone is {}; it must have a name and a fingerprint"),
@@ -281,3 +281,14 @@ def test_missing_tensors_are_refused(tmp_path):
     (tmp_path / "prompt" / "mpt.safetensors").unlink()
     with pytest.raises(FileNotFoundError, match=r"mpt\.safetensors: no such file"):
         load_prompt(tmp_path / "prompt")
+
+
+@pytest.mark.parametrize(("old", "form"), [("none", "independent"), ("shared", "single")])
+def test_old_names_of_forms_still_load(old, form, tmp_path):
+    prompt = save(tmp_path, make_prompt(form=form))
+    about = json.loads((tmp_path / "mpt.json").read_text())
+    assert about["form"] == form
+    (tmp_path / "mpt.json").write_text(json.dumps(about | {"form": old}))
+    loaded = load_prompt(tmp_path).prompt
+    assert loaded.config.form == form
+    assert torch.equal(loaded.prompts(), prompt.prompts())

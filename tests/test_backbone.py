@@ -56,11 +56,11 @@ def test_prompt_of_embedded_tokens_equals_those_tokens_in_front(backbone: Backbo
         torch.cat([front, input_ids], 1), torch.cat([front.new_ones(2, 3), mask], 1), labels
     )
     torch.testing.assert_close(prompted, typed)
-    told = backbone.generate(input_ids, mask, backbone.word_embeddings(front), max_new_tokens=6)
+    generated = backbone.generate(input_ids, mask, backbone.word_embeddings(front), max_new_tokens=6)
     written = backbone.generate(
         torch.cat([front, input_ids], 1), torch.cat([front.new_ones(2, 3), mask], 1), max_new_tokens=6
     )
-    assert told == written
+    assert generated == written
 
 
 def test_generation_equals_the_encoder_outputs_route(backbone: Backbone) -> None:

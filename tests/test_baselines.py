@@ -33,10 +33,10 @@ def backbone(tiny_t5_folder: Path) -> Backbone:
 @pytest.fixture
 def inputs(backbone: Backbone) -> dict[str, Tensor]:
     texts = ["anna found a hat", "ben", "the mill is red and the park is blue"]
-    told = backbone.tokenizer(texts, padding=True, return_tensors="pt")
+    encoded = backbone.tokenizer(texts, padding=True, return_tensors="pt")
     return {
-        "input_ids": told["input_ids"],
-        "attention_mask": told["attention_mask"],
+        "input_ids": encoded["input_ids"],
+        "attention_mask": encoded["attention_mask"],
         "task_ids": torch.tensor([1, 0, 1]),
     }
 
@@ -100,30 +100,32 @@ class TestDePT:
     ) -> None:
         made = dept()
         nn.init.normal_(made.B)
-        told = made.condition(**inputs, word_embeddings=backbone.word_embeddings)
+        conditions = made.condition(**inputs, word_embeddings=backbone.word_embeddings)
         for row, task in enumerate(inputs["task_ids"].tolist()):
-            assert torch.equal(told.prompts[row], made.prompt[task])
+            assert torch.equal(conditions.prompts[row], made.prompt[task])
             for place in range(inputs["input_ids"].shape[1]):
                 expected = sum(made.A[task, place, rank] * made.B[task, rank] for rank in range(R))
-                torch.testing.assert_close(told.shifts[row, place], expected)
+                torch.testing.assert_close(conditions.shifts[row, place], expected)
         # What the backbone makes of it, against the same put together by hand.
         labels = inputs["input_ids"][:, :3].contiguous()
         found = backbone.logits(
-            inputs["input_ids"], inputs["attention_mask"], labels, told.prompts, told.shifts
+            inputs["input_ids"], inputs["attention_mask"], labels, conditions.prompts, conditions.shifts
         )
-        assert told.prompts is not None
-        assert told.shifts is not None
-        embeds = torch.cat([told.prompts, backbone.word_embeddings(inputs["input_ids"]) + told.shifts], 1)
+        assert conditions.prompts is not None
+        assert conditions.shifts is not None
+        embeds = torch.cat(
+            [conditions.prompts, backbone.word_embeddings(inputs["input_ids"]) + conditions.shifts], 1
+        )
         mask = torch.cat([torch.ones(3, N, dtype=torch.long), inputs["attention_mask"]], 1)
         expected = backbone.model(inputs_embeds=embeds, attention_mask=mask, labels=labels).logits
         torch.testing.assert_close(found, expected)
 
     def test_starts_as_its_prompt_alone(self, backbone: Backbone, inputs: dict[str, Tensor]) -> None:
         made = dept()
-        told = made.condition(**inputs, word_embeddings=backbone.word_embeddings)
+        conditions = made.condition(**inputs, word_embeddings=backbone.word_embeddings)
         fields = (inputs["input_ids"], inputs["attention_mask"], inputs["input_ids"])
-        alone = backbone.example_losses(*fields, prompts=told.prompts)
-        assert torch.equal(backbone.example_losses(*fields, told.prompts, told.shifts), alone)
+        alone = backbone.example_losses(*fields, prompts=conditions.prompts)
+        assert torch.equal(backbone.example_losses(*fields, conditions.prompts, conditions.shifts), alone)
 
     def test_longer_input_is_refused(self, backbone: Backbone, inputs: dict[str, Tensor]) -> None:
         with pytest.raises(ValueError, match="DePT has updates for 2; cut them"):
@@ -152,8 +154,8 @@ class TestLoRA:
         made.save(tmp_path, backbone, {})
         model = AutoModelForSeq2SeqLM.from_pretrained(tiny_t5_folder)
         theirs = peft.PeftModel.from_pretrained(model, str(tmp_path / "adapter")).eval()
-        told = {"input_ids": inputs["input_ids"], "attention_mask": inputs["attention_mask"]}
-        torch.testing.assert_close(theirs(**told, labels=inputs["input_ids"]).logits, ours)
+        encoded = {"input_ids": inputs["input_ids"], "attention_mask": inputs["attention_mask"]}
+        torch.testing.assert_close(theirs(**encoded, labels=inputs["input_ids"]).logits, ours)
 
     def test_snapshot_goes_back(self, backbone: Backbone) -> None:
         made = lora(backbone)
@@ -196,8 +198,8 @@ def test_saved_and_read_back(
     made.save(tmp_path / "run", backbone, {})
     again = load_baseline(tmp_path / "run")
     assert again.task_names == ["a", "b"]
-    told = {**inputs, "word_embeddings": backbone.word_embeddings}
-    ours, theirs = made.condition(**told), again.condition(**told)
+    arguments = {**inputs, "word_embeddings": backbone.word_embeddings}
+    ours, theirs = made.condition(**arguments), again.condition(**arguments)
     assert torch.equal(theirs.prompts, ours.prompts)
     assert ours.shifts is None or torch.equal(theirs.shifts, ours.shifts)
     about = tmp_path / "run" / "adapter" / "adapter.json"
@@ -225,14 +227,16 @@ def world_module(name: str, **optim: float) -> MPTModule:
     torch.manual_seed(0)
     backbone = load_backbone(BackboneConfig("tiny"))
     task = TaskConfig(metrics=["exact_match"], max_target_tokens=24)
-    told = rows("negate", "train")[:16]
-    examples = [Example(str(i), row["text"], row["target"], (row["target"],)) for i, row in enumerate(told)]
+    data_rows = rows("negate", "train")[:16]
+    examples = [
+        Example(str(i), row["text"], row["target"], (row["target"],)) for i, row in enumerate(data_rows)
+    ]
     data = MixtureDataModule(
         ["negate"], {split: [examples] for split in SPLITS}, backbone.tokenizer, [task], batch_size=16, accumulate=1,
         eval_batch_size=16, max_steps=30, mixture=MixtureConfig(), seed=0,
     )  # fmt: skip
     config = MultitaskPromptTuningConfig(
-        task_names=["negate"], num_virtual_tokens=8, form="none", prompt_tuning_init="VOCABULARY"
+        task_names=["negate"], num_virtual_tokens=8, form="independent", prompt_tuning_init="VOCABULARY"
     )
     adapter: Adapter = MultitaskPromptEmbedding(config, backbone.word_embeddings)
     if name != "plain":

@@ -110,8 +110,12 @@ class TestWhatItComposes:
         from mpt.check import check
 
         tasks = [] if choice.startswith("experiment") else ["+tasks=[sum,mt]"]
-        source = [f"source={tmp_path}"] if choice == "experiment=demo_target" else []
+        source = [f"source={tmp_path}"] if choice.endswith("_target") else []
         assert check(composed(choice, *tasks, *source)) == []
+
+    def test_old_names_of_forms(self):
+        assert composed("+tasks=[sum]", "prompt.form=none").prompt.form == "independent"
+        assert composed("+tasks=[sum]", "prompt.form=shared").prompt.form == "single"
 
     def test_target_starts_from_the_sources(self, tmp_path):
         config = composed("task=target", "+tasks=[mt]", f"source={tmp_path}")
@@ -138,8 +142,8 @@ class TestRunName:
         assert run_name(self.plain("+tasks=[sum,mt]", change)) != run_name(self.plain("+tasks=[sum,mt]"))
 
     def test_differs_by_the_order_of_tasks(self):
-        told = [run_name(self.plain(f"+tasks=[{tasks}]"))[-6:] for tasks in ("sum,mt", "mt,sum")]
-        assert told[0] != told[1]
+        digits = [run_name(self.plain(f"+tasks=[{tasks}]"))[-6:] for tasks in ("sum,mt", "mt,sum")]
+        assert digits[0] != digits[1]
 
     @pytest.mark.parametrize(
         "change", ["logger=csv", "output_root=elsewhere", "overwrite=true", "resume=never"]
@@ -159,12 +163,12 @@ class TestWhatItPrints:
             return used.ru_utime + used.ru_stime
 
         before = processor_seconds()
-        told = subprocess.run(
+        done = subprocess.run(
             [sys.executable, ROOT / "train.py", "--help"], capture_output=True, text=True, check=True
         )
         assert processor_seconds() - before < 1.0
-        assert "python train.py task=source '+tasks=[sum,mt,dlg]'" in told.stdout
-        assert "trainer.max_steps=300\n" in told.stdout
+        assert "python train.py task=source '+tasks=[sum,mt,dlg]'" in done.stdout
+        assert "trainer.max_steps=300\n" in done.stdout
 
     def test_catalogue_names_every_task(self, mpt):
         code, out, _ = mpt("tasks=list")
@@ -189,10 +193,10 @@ class TestWhatItPrints:
         assert mpt("--version")[:2] == (0, f"mpt {__version__}\n")
 
     def test_as_a_module(self):
-        told = subprocess.run(
+        done = subprocess.run(
             [sys.executable, "-m", "mpt", "--version"], cwd=ROOT, capture_output=True, text=True, check=True
         )
-        assert told.stdout.startswith("mpt ")
+        assert done.stdout.startswith("mpt ")
 
 
 BAD = {
@@ -211,7 +215,7 @@ BAD = {
         r"tasks: unknown 'tow'; choose one of .*two.*(did you mean 'two'?)",
     ),
     "empty list": (["tasks=[]"], "tasks=[]: no tasks; name at least one"),
-    "no tasks": ([], "tasks: none given; name at least one"),
+    "no tasks": ([], "tasks: there are none; name at least one"),
     "duplicated task": (["+tasks=[one,two,one]"], "one is listed twice; name each task once"),
     "unknown metric": (
         ["+tasks=[one]", "tasks.one.metrics=[exactmatch]"],
@@ -246,7 +250,7 @@ BAD = {
     ),
     "unknown stage": (["+tasks=[one]", "task=sorce"], "task: unknown 'sorce'; .*(did you mean 'source'?)"),
     "brackets": (["+tasks=[one"], "'+tasks=[one': not an override; write key=value, and quote brackets"),
-    "no source": (["task=target", "+tasks=[one]"], "source: not given, .*add source=RUN_FOLDER"),
+    "no source": (["task=target", "+tasks=[one]"], "source: is missing, .*add source=RUN_FOLDER"),
     "source that is not there": (
         ["task=target", "+tasks=[one]", "source=runs/nowhere"],
         "source: no folder or file 'runs/nowhere'",
@@ -262,7 +266,7 @@ BAD = {
     ),
     "a draw without k": (
         ["+tasks=[one]", "few_shot.draws=runs"],
-        "few_shot.k: not given, and few_shot.draws",
+        "few_shot.k: is missing, and few_shot.draws",
     ),
     "validation of a draw": (
         ["+tasks=[one]", "few_shot.validation=dra"],
@@ -275,7 +279,7 @@ BAD = {
     "method": (["+tasks=[one]", "method=loar"], "method: unknown 'loar'; .*(did you mean 'lora'?)"),
     "attention to nothing": (
         ["task=target", "+tasks=[one]", "method=attempt"],
-        "source: not given, and method=attempt attends to the prompts of a source run",
+        "source: is missing, and method=attempt attends to the prompts of a source run",
     ),
     "LoRA from a source": (
         ["task=target", "+tasks=[one]", "method=lora", "source=data"],
@@ -299,7 +303,7 @@ BAD = {
     ),
     "a method without its rank": (
         ["+tasks=[one]", "method=dept", "method.num_ranks=null"],
-        "method.num_ranks: not given, and method.name=dept needs it",
+        "method.num_ranks: is missing, and method.name=dept needs it",
     ),
     "a group too few": (
         ["+tasks=[one]", "prompt.groups=[[two]]"],
@@ -307,7 +311,7 @@ BAD = {
     ),
     "groups of plain prompts": (
         ["+tasks=[one]", "prompt=plain", "prompt.groups=[[one]]"],
-        "prompt.groups: prompt.form=none gives each task a prompt of its own",
+        "prompt.groups: prompt.form=independent gives each task a prompt of its own",
     ),
     "each task's best step of a shared P": (
         ["tasks=[one,two]", "evaluation.best=task"],
@@ -319,12 +323,12 @@ BAD = {
     ),
     "teachers that are not alone": (
         ["task=teachers", "+tasks=[one]", "mixture.sampling=equal"],
-        "mixture.sampling: teachers are trained as if each were alone",
+        "mixture.sampling: each teacher is trained as in a run of its own",
     ),
     "teachers that are not there": (["+tasks=[one]", "distill=nowhere"], "distill: no folder 'nowhere'"),
     "teachers of a target": (
         ["task=target", "+tasks=[one]", "prompt.init=RANDOM", "distill=data"],
-        "distill: is 'data', but only a source run of a prompt distils",
+        "distill: is 'data', but only a source run of a prompt distills",
     ),
     "teachers that say nothing": (
         ["+tasks=[one]", "distill=data", "distillation.weight_logits=0", "distillation.weight_hidden=0"],
@@ -455,11 +459,11 @@ def test_a_mistake_is_answered_before_the_heavy_imports(place):
             "print(sorted({'torch', 'lightning', 'transformers', 'wandb', 'pyarrow'} & sys.modules.keys()))"
         )
         flags = ["--config-dir", str(place / "conf")]
-        told = subprocess.run(
+        done = subprocess.run(
             [sys.executable, "-c", code, *arguments, *flags],
             cwd=place, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=True,
         )  # fmt: skip
-        assert told.stdout.splitlines()[-1] == "[]", told.stderr
+        assert done.stdout.splitlines()[-1] == "[]", done.stderr
 
 
 def test_a_folder_that_is_not_a_run_is_refused(mpt, place):

@@ -64,15 +64,15 @@ def test_a_token_that_the_teacher_rules_out_adds_nothing() -> None:
 @given(st.integers(1, 9), st.floats(0.5, 4.0), st.integers(0, 1000))
 def test_fewer_kept_tokens_never_say_more(k: int, temperature: float, seed: int) -> None:
     student, teacher = random(2, 3, 9, seed=seed), random(2, 3, 9, seed=seed + 1)
-    told = log_softmax(teacher / temperature, -1)
-    kept = told.topk(k, -1).indices
-    whole = logit_losses(student, told, LABELS, temperature)
-    part = logit_losses(student, coarsened(told, kept), LABELS, temperature, kept)
+    log_probabilities = log_softmax(teacher / temperature, -1)
+    kept = log_probabilities.topk(k, -1).indices
+    whole = logit_losses(student, log_probabilities, LABELS, temperature)
+    part = logit_losses(student, coarsened(log_probabilities, kept), LABELS, temperature, kept)
     assert (part <= whole + 1e-4).all()
     assert (part >= -1e-4).all()
     if k >= 8:  # all but at most one token
         torch.testing.assert_close(part, whole, atol=1e-4, rtol=1e-4)
-    alike = logit_losses(teacher, coarsened(told, kept), LABELS, temperature, kept)
+    alike = logit_losses(teacher, coarsened(log_probabilities, kept), LABELS, temperature, kept)
     torch.testing.assert_close(alike, torch.zeros(2), atol=1e-4, rtol=0)
 
 
@@ -111,14 +111,14 @@ def build(
         ["a", "b"], dict.fromkeys(SPLITS, rows), backbone.tokenizer, tasks, batch_size=6, accumulate=1,
         eval_batch_size=6, max_steps=6, mixture=MixtureConfig("equal"), seed=0,
     )  # fmt: skip
-    told = DistillationConfig(**config)
-    distiller = Distiller(told, backbone, teachers, ["a", "b"], data.training_examples)
+    settings = DistillationConfig(**config)
+    distiller = Distiller(settings, backbone, teachers, ["a", "b"], data.training_examples)
     return MPTModule(backbone, student, data, tasks, OptimConfig(), 6, distiller), data
 
 
 @pytest.fixture
 def batches(tiny_t5_folder: Path) -> list[Batch]:
-    _, data = build(tiny_t5_folder, prompt("none"), prompt("none"))
+    _, data = build(tiny_t5_folder, prompt("independent"), prompt("independent"))
     return list(data.train_dataloader())
 
 
@@ -136,7 +136,7 @@ def test_a_student_that_equals_its_teachers_has_no_distance(
 def test_teachers_are_found_by_name_whatever_their_order_and_length(
     tiny_t5_folder: Path, batches: list[Batch]
 ) -> None:
-    teachers = prompt("none", tokens=3, seed=1, names=("x", "b", "a"))
+    teachers = prompt("independent", tokens=3, seed=1, names=("x", "b", "a"))
     module, _ = build(tiny_t5_folder, prompt("product"), teachers)
     batch = batches[0]
     losses = module.losses(batch)
@@ -148,15 +148,15 @@ def test_teachers_are_found_by_name_whatever_their_order_and_length(
             int(batch["attention_mask"][row].sum()),
             batch["labels"][row][batch["labels"][row] != -100],
         )
-        told = []
+        outputs = []
         for own in (teachers.prompts()[2 - task], module.adapter(None, batch["task_ids"][row : row + 1])[0]):
             embeds = torch.cat([own, embed(batch["input_ids"][row, :length])])[None]
-            told.append(model(inputs_embeds=embeds, labels=words[None], output_hidden_states=True))
-        p, q = (log_softmax(out.logits[0], -1) for out in told)
+            outputs.append(model(inputs_embeds=embeds, labels=words[None], output_hidden_states=True))
+        p, q = (log_softmax(out.logits[0], -1) for out in outputs)
         expected["logits"][task] += ((p.exp() * (p - q)).sum() / batch["target_tokens"][task]).item()
         for name, kind in (("encoder", "input_tokens"), ("decoder", "target_tokens")):
             count = length if name == "encoder" else len(words)
-            states = [getattr(out, f"{name}_hidden_states")[-1][0, -count:] for out in told]
+            states = [getattr(out, f"{name}_hidden_states")[-1][0, -count:] for out in outputs]
             error = (states[0] - states[1]).square().mean(1).sum() / batch[kind][task]
             expected["hidden"][task] += error.item()
     for name, values in expected.items():
@@ -169,7 +169,7 @@ def test_teachers_are_found_by_name_whatever_their_order_and_length(
 def test_only_the_student_gets_gradients_and_there_is_one_backbone(
     tiny_t5_folder: Path, batches: list[Batch]
 ) -> None:
-    teachers = prompt("none", seed=1)
+    teachers = prompt("independent", seed=1)
     module, _ = build(tiny_t5_folder, prompt("product"), teachers)
     losses = module.losses(batches[0])
     (losses["logits"] + losses["hidden"]).sum().backward()
@@ -184,7 +184,7 @@ def test_only_the_student_gets_gradients_and_there_is_one_backbone(
 
 
 def test_micro_batches_add_up_to_the_step(tiny_t5_folder: Path, batches: list[Batch]) -> None:
-    module, _ = build(tiny_t5_folder, prompt("product"), prompt("none", seed=1))
+    module, _ = build(tiny_t5_folder, prompt("product"), prompt("independent", seed=1))
     whole = module.losses(batches[0])
     parts = []
     for rows in (slice(0, 2), slice(2, 6)):
@@ -205,7 +205,7 @@ def test_cached_teachers_say_the_same_and_are_asked_once(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     shared = {"top_k": top_k, "hidden": hidden, "temperature": 2.0, "layers": [1, -1]}
-    student, teachers = prompt("product"), prompt("none", seed=1)
+    student, teachers = prompt("product"), prompt("independent", seed=1)
     live, _ = build(tiny_t5_folder, student, teachers, **shared)
     cached, _ = build(tiny_t5_folder, student, teachers, cache=str(tmp_path), **shared)
     for batch in batches:
@@ -227,14 +227,16 @@ def test_other_teachers_have_another_cache(
     tiny_t5_folder: Path, batches: list[Batch], tmp_path: Path
 ) -> None:
     for seed in (1, 2):
-        module, _ = build(tiny_t5_folder, prompt("product"), prompt("none", seed=seed), cache=str(tmp_path))
+        module, _ = build(
+            tiny_t5_folder, prompt("product"), prompt("independent", seed=seed), cache=str(tmp_path)
+        )
         module.losses(batches[0])
     assert len(list(tmp_path.iterdir())) == 2
 
 
 def test_a_task_without_a_teacher_is_refused(tiny_t5_folder: Path) -> None:
     with pytest.raises(ValueError, match=r"distill: no teacher of a; it has those of b, c"):
-        build(tiny_t5_folder, prompt("product"), prompt("none", names=("b", "c")))
+        build(tiny_t5_folder, prompt("product"), prompt("independent", names=("b", "c")))
 
 
 def test_a_disk_too_small_is_said_before_training(
@@ -243,5 +245,5 @@ def test_a_disk_too_small_is_said_before_training(
     usage = shutil.disk_usage(tmp_path)._replace(free=1000)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
     with pytest.raises(ValueError, match=r"0.0 GiB left, .*use distillation.top_k=64"):
-        build(tiny_t5_folder, prompt("product"), prompt("none"), cache=str(tmp_path))
+        build(tiny_t5_folder, prompt("product"), prompt("independent"), cache=str(tmp_path))
     assert not list(tmp_path.iterdir())

@@ -18,7 +18,7 @@ SHIPPED = {path.stem for path in (cli.CONF / "experiment").glob("*.yaml")}
 
 
 @pytest.fixture
-def train(tmp_path, monkeypatch, capsys):
+def train(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
     """Run one experiment into a folder of its name, and return the folder."""
     monkeypatch.chdir(tmp_path)
 

@@ -90,8 +90,8 @@ class TestReplay:
     @pytest.fixture
     def run(self, tmp_path: Path) -> Path:
         drawn = draw("t", examples(["a", "b"] * 20), FewShotConfig(4, 1))
-        told = row_ids({split: {"t": rows} for split, rows in drawn.items()}, "draw")
-        (tmp_path / "draws.json").write_text(json.dumps(told))
+        written = row_ids({split: {"t": rows} for split, rows in drawn.items()}, "draw")
+        (tmp_path / "draws.json").write_text(json.dumps(written))
         return tmp_path
 
     def test_gives_the_same_rows_under_another_seed(self, run: Path) -> None:

@@ -104,11 +104,11 @@ HUB: dict[str, tuple[dict[str, Any], str, str]] = {
 
 
 def task(name: str) -> TaskConfig:
-    told = OmegaConf.to_object(
+    config = OmegaConf.to_object(
         OmegaConf.merge(OmegaConf.structured(TaskConfig), OmegaConf.load(CONF / f"{name}.yaml"))
     )
-    assert isinstance(told, TaskConfig)
-    return told
+    assert isinstance(config, TaskConfig)
+    return config
 
 
 @pytest.mark.parametrize("name", HUB)

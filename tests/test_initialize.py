@@ -171,19 +171,22 @@ def test_exact_task_takes_its_own_group():
         make_prompt(source=source, prompt_tuning_init="ONLY_SOURCE_SHARED")
 
 
-@pytest.mark.parametrize("form", ["product", "residual", "additive", "none", "shared"])
+@pytest.mark.parametrize("form", ["product", "residual", "additive", "independent", "single"])
 def test_plain_target_starts_from_whole_prompts(form):
     source = make_source(form=form)
     exact = make_prompt(
-        source=source, form="none", prompt_tuning_init="EXACT_SOURCE_TASK", prompt_tuning_init_task="mt"
+        source=source,
+        form="independent",
+        prompt_tuning_init="EXACT_SOURCE_TASK",
+        prompt_tuning_init_task="mt",
     )
     torch.testing.assert_close(exact.prompts()[0], source.prompts()[1])
-    mean = make_prompt(source=source, form="none", prompt_tuning_init="AVERAGE_SOURCE_TASKS")
+    mean = make_prompt(source=source, form="independent", prompt_tuning_init="AVERAGE_SOURCE_TASKS")
     torch.testing.assert_close(mean.prompts()[0], source.prompts().mean(0))
 
 
 def test_plain_source_gives_p_and_leaves_the_factors_fresh():
-    source = make_source(form="none")
+    source = make_source(form="independent")
     target = make_prompt(
         source=source,
         factor_init="ones",
@@ -294,10 +297,10 @@ def test_average_product_lives_where_the_average_dies():
 @pytest.mark.parametrize("init", ["EXACT_SOURCE_TASK", "AVERAGE_PRODUCT", "AVERAGE_SOURCE_TASKS"])
 def test_more_ranks_change_nothing_and_can_learn(init):
     source = make_source(factor_std=1.0)
-    told = {"source": source, "prompt_tuning_init": init, "prompt_tuning_init_task": 1}
-    wide = make_prompt(num_ranks=R + 5, **told)
+    start = {"source": source, "prompt_tuning_init": init, "prompt_tuning_init_task": 1}
+    wide = make_prompt(num_ranks=R + 5, **start)
     if init != "AVERAGE_PRODUCT":
-        torch.testing.assert_close(products(wide), products(make_prompt(**told)), rtol=0, atol=1e-6)
+        torch.testing.assert_close(products(wide), products(make_prompt(**start)), rtol=0, atol=1e-6)
     wide(None, torch.tensor([0])).square().sum().backward()
     # In every rank something moves: a zero column has rows that are not.
     assert (
@@ -329,10 +332,10 @@ def test_weights_say_what_each_target_starts_from():
 
 
 def test_weights_mix_plain_prompts():
-    source = make_source(form="none")
+    source = make_source(form="independent")
     weights = torch.tensor([[0.5, 0.5, 0.0], [0.0, 0.0, 1.0]])
     target = make_prompt(
-        source=source, form="none", task_names=["a", "b"], prompt_tuning_init="WEIGHTED_SOURCE_TASKS",
+        source=source, form="independent", task_names=["a", "b"], prompt_tuning_init="WEIGHTED_SOURCE_TASKS",
         source_weights=weights,
     )  # fmt: skip
     own = source.prompts()
@@ -384,13 +387,13 @@ def test_text_fills_every_group_and_vocabulary_draws_each(words):
 
     text = make_source(
         words=words,
-        form="none",
+        form="independent",
         prompt_tuning_init="TEXT",
         prompt_tuning_init_text="a bb",
         tokenizer=tokenize,
     )
     assert torch.equal(text.prompts(), words.weight[[1, 2, 1, 2, 1]].expand(3, N, D))
-    drawn = make_source(words=words, form="none", prompt_tuning_init="VOCABULARY").prompts()
+    drawn = make_source(words=words, form="independent", prompt_tuning_init="VOCABULARY").prompts()
     assert not torch.equal(drawn[0], drawn[1])
 
 
@@ -492,8 +495,8 @@ def test_other_objects_and_missing_files(tmp_path):
     ("changes", "message"),
     [
         ({"prompt_tuning_init_text": "  "}, "prompt_tuning_init_text: '  ' has no tokens"),
-        ({"prompt_tuning_init_text": None}, "prompt_tuning_init_text: not given"),
-        ({"prompt_tuning_init_text": "a", "tokenizer": None}, "tokenizer_name_or_path: not given"),
+        ({"prompt_tuning_init_text": None}, "prompt_tuning_init_text: is missing"),
+        ({"prompt_tuning_init_text": "a", "tokenizer": None}, "tokenizer_name_or_path: is missing"),
         (
             {"prompt_tuning_init_text": "a", "tokenizer": None, "tokenizer_name_or_path": "/no/such/folder"},
             "tokenizer_name_or_path: no tokenizer at '/no/such/folder'",

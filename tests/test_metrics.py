@@ -67,7 +67,7 @@ def test_correlations_by_hand() -> None:
 
 
 def test_f1_of_true_by_hand() -> None:
-    # Told true and true: 1; told true wrongly: 1; missed: 2.
+    # Rightly predicted true: 1; wrongly: 1; missed: 2.
     found = score(["f1_true"], ["true", "true", "false", "maybe"], refs("true", "false", "true", "true"))
     assert found["score"] == pytest.approx(2 * 1 / (2 * 1 + 1 + 2))
     assert score(["f1_true"], ["false"], refs("false"))["score"] == 0.0
@@ -97,7 +97,7 @@ def test_reference_that_is_no_number_is_refused() -> None:
         (["accuracy"], [], [], "no rows"),
         (["accuracy"], ["a"], refs("a", "b"), "1 predictions, but 2 rows"),
         (["accuracy"], ["a"], [()], "row 0 has no reference"),
-        ([], ["a"], refs("a"), "none given"),
+        ([], ["a"], refs("a"), "there are none"),
     ],
 )
 def test_bad_input_is_named(

@@ -322,7 +322,7 @@ def test_best_prompt_is_kept_and_put_back(folder: Path, tmp_path: Path) -> None:
 
 
 def test_plain_prompts_train_too(folder: Path, tmp_path: Path) -> None:
-    module, data = build(folder, form="none")
+    module, data = build(folder, form="independent")
     trainer(tmp_path, 6).fit(module, data)
     moved = module.adapter.displacement(module.start)
     assert min(moved.values()) > 0

@@ -23,8 +23,8 @@ def pins():
 
 def requirements():
     extras = PROJECT["project"]["optional-dependencies"]
-    told = [*PROJECT["project"]["dependencies"], *extras["dev"]]
-    return [re.match(r"[\w.-]+", text).group().lower().replace("_", "-") for text in told]
+    listed = [*PROJECT["project"]["dependencies"], *extras["dev"]]
+    return [re.match(r"[\w.-]+", text).group().lower().replace("_", "-") for text in listed]
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +51,7 @@ def test_the_unpacked_wheel_runs_without_the_checkout(wheel, tmp_path):
     zipfile.ZipFile(wheel).extractall(tmp_path)
     code = "import sys; sys.argv = ['mpt', '--help']; from mpt import cli; print(cli.CONF); cli.main()"
     environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
-    told = subprocess.run(
+    done = subprocess.run(
         [sys.executable, "-c", code],
         cwd=tmp_path,
         env=environment,
@@ -59,8 +59,8 @@ def test_the_unpacked_wheel_runs_without_the_checkout(wheel, tmp_path):
         text=True,
         check=True,
     )
-    assert told.stdout.startswith(str(tmp_path / "mpt" / "conf"))
-    assert "backbone: flan-t5-base" in told.stdout
+    assert done.stdout.startswith(str(tmp_path / "mpt" / "conf"))
+    assert "backbone: flan-t5-base" in done.stdout
 
 
 def test_every_dependency_is_pinned():
@@ -80,8 +80,8 @@ def test_no_pin_names_a_place():
 
 
 def test_make_prints_its_targets():
-    told = subprocess.run(["make"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    targets = re.findall(r"^([a-z-]+) ", told, re.MULTILINE)
+    done = subprocess.run(["make"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    targets = re.findall(r"^([a-z-]+) ", done, re.MULTILINE)
     assert {"help", "setup", "train", "test", "lint", "format", "clean"} <= set(targets)
 
 
@@ -95,8 +95,8 @@ def test_make_finds_the_folder_of_the_first_run():
         "--package",
         "hydra.run.dir",
     ]
-    told = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    assert re.fullmatch(r"runs/source/sum\+mt\+dlg[\w+]*-tiny-[0-9a-f]{6}\n", told)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert re.fullmatch(r"runs/source/sum\+mt\+dlg[\w+]*-tiny-[0-9a-f]{6}\n", done)
     assert " ".join(command[1:]) in (ROOT / "Makefile").read_text()
 
 
@@ -117,8 +117,8 @@ def test_every_module_has_its_layer():
 
 def test_import_of_the_package_is_light():
     code = "import sys, mpt; print('torch' in sys.modules); mpt.MultitaskPromptEmbedding; print('torch' in sys.modules)"
-    told = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
-    assert told.stdout.split() == ["False", "True"]
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["False", "True"]
 
 
 def test_first_lines_of_configurations_say_how_to_use_them():

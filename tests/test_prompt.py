@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from mpt.prompt import MultitaskPromptEmbedding, MultitaskPromptTuningConfig
 from mpt.prompt.extend import add_tasks, join
 
-FORMS = ["product", "residual", "additive", "none", "shared"]
+FORMS = ["product", "residual", "additive", "independent", "single"]
 
 
 def make_prompt(word_embeddings=None, source=None, **changes):
@@ -69,7 +69,7 @@ def test_groups_and_plain_prompts_read_their_own_part():
     shared = grouped.embedding.weight.view(2, 5, 7)
     factors = grouped.prefix_task_cols @ grouped.prefix_task_rows
     assert torch.equal(grouped.prompts(), shared[[1, 0, 1]] * factors)
-    plain = make_prompt(form="none")
+    plain = make_prompt(form="independent")
     assert torch.equal(plain.prompts(), plain.embedding.weight.view(3, 5, 7))
     assert dict(plain.named_parameters()).keys() == {"embedding.weight"}
 
@@ -115,12 +115,14 @@ def test_indices_choose_positions():
     assert torch.equal(ours(shifted, task_ids), shared.roll(1, dims=1) * factors)
 
 
-@pytest.mark.parametrize("form", [form for form in FORMS if form != "shared"])
+@pytest.mark.parametrize("form", [form for form in FORMS if form != "single"])
 def test_batch_touches_only_its_tasks(form):
     prompt = make_prompt(form=form)
     prompt(None, torch.tensor([0, 2, 0])).square().sum().backward()
     tensors = (
-        [prompt.embedding.weight] if form == "none" else [prompt.prefix_task_cols, prompt.prefix_task_rows]
+        [prompt.embedding.weight]
+        if form == "independent"
+        else [prompt.prefix_task_cols, prompt.prefix_task_rows]
     )
     for tensor in tensors:
         touched = tensor.grad.view(3, -1).abs().sum(dim=1) > 0
@@ -180,7 +182,7 @@ def test_task_ids_must_be_one_per_row(task_ids):
 
 
 def test_tasks_of_a_shared_prompt_are_all_p_itself():
-    prompt = make_prompt(form="shared")
+    prompt = make_prompt(form="single")
     for own in prompt.prompts():
         assert torch.equal(own, prompt.embedding.weight)
     add_tasks(prompt, ["new"])
@@ -189,7 +191,7 @@ def test_tasks_of_a_shared_prompt_are_all_p_itself():
     assert prompt.count_parameters().per_task == 0
 
 
-@pytest.mark.parametrize("form", [form for form in FORMS if form != "shared"])
+@pytest.mark.parametrize("form", [form for form in FORMS if form != "single"])
 @pytest.mark.parametrize("like", [(), ("mt",), ("sum", "dlg")])
 def test_added_tasks_leave_every_number(form, like):
     prompt = make_prompt(form=form)
@@ -200,8 +202,8 @@ def test_added_tasks_leave_every_number(form, like):
         assert torch.equal(tensor[: len(before[name])], before[name])
     assert torch.equal(prompt.prompts()[:3], outputs)
     assert prompt.prompts().shape == (5, 5, 7)
-    assert [group.learners for group in prompt.learner_groups()] == ([5] if form == "none" else [1, 5])
-    tensors = ["embedding.weight"] if form == "none" else ["prefix_task_cols", "prefix_task_rows"]
+    assert [group.learners for group in prompt.learner_groups()] == ([5] if form == "independent" else [1, 5])
+    tensors = ["embedding.weight"] if form == "independent" else ["prefix_task_cols", "prefix_task_rows"]
     for name in tensors:
         values = prompt.get_parameter(name).detach().view(5, -1)
         if like:
@@ -233,7 +235,7 @@ def test_what_is_frozen_stays_frozen_when_tasks_are_added(form):
 def test_joined_prompts_keep_every_prompt(form):
     first, second = make_prompt(form=form), make_prompt(form=form, task_names=["x", "y"])
     with torch.no_grad():
-        if form != "none":
+        if form != "independent":
             second.embedding.weight.copy_(first.embedding.weight)
     expected = torch.cat([first.prompts(), second.prompts()]).detach()
     names = [*first.task_names, "x", "y"]
@@ -261,7 +263,7 @@ def test_prompts_that_do_not_fit_are_not_joined(changes, message):
 
 def test_added_task_joins_a_group():
     prompt = make_prompt(num_groups=2, task_groups=[0, 1, 1])
-    with pytest.raises(ValueError, match="groups: not given; the prompt has 2 groups"):
+    with pytest.raises(ValueError, match="groups: is missing; the prompt has 2 groups"):
         add_tasks(prompt, ["new"])
     add_tasks(prompt, ["new"], groups=[1], like=["dlg"])
     assert torch.equal(prompt.prompts()[3], prompt.prompts()[2])
@@ -269,8 +271,8 @@ def test_added_task_joins_a_group():
 
 def test_plain_prompts_are_added_from_the_vocabulary():
     words = torch.nn.Embedding(11, 7)
-    prompt = make_prompt(words, form="none", prompt_tuning_init="VOCABULARY")
-    with pytest.raises(ValueError, match="word_embeddings: not given"):
+    prompt = make_prompt(words, form="independent", prompt_tuning_init="VOCABULARY")
+    with pytest.raises(ValueError, match="word_embeddings: are missing"):
         add_tasks(prompt, ["new"])
     assert prompt.task_names == ["sum", "mt", "dlg"]
     add_tasks(prompt, ["new"], word_embeddings=words)
@@ -317,7 +319,7 @@ def test_parameter_counts_of_the_paper_sized_prompt():
 
 
 @pytest.mark.parametrize(
-    "changes", [{"form": "none"}, {"form": "residual"}, {"form": "additive"}, {"num_groups": 3}]
+    "changes", [{"form": "independent"}, {"form": "residual"}, {"form": "additive"}, {"num_groups": 3}]
 )
 def test_total_counts_every_parameter(changes):
     prompt = make_prompt(**changes)
@@ -346,7 +348,7 @@ def test_displacement_is_relative_and_per_task():
 
 
 def test_displacement_of_plain_prompts_and_from_zero():
-    prompt = make_prompt(form="none")
+    prompt = make_prompt(form="independent")
     start = prompt.snapshot()
     with torch.no_grad():
         prompt.embedding.weight[5:10] *= 2
@@ -375,7 +377,10 @@ def test_snapshot_is_a_copy():
         ({"token_dim": 0}, "token_dim: is 0"),
         ({"num_tasks": 2}, "num_tasks: is 2, but task_names has 3"),
         ({"task_type": None}, "task_type: unknown value None; choose one of SEQ_2_SEQ_LM, CAUSAL_LM"),
-        ({"form": "sum"}, "form: unknown value 'sum'; choose one of product, residual, additive, none"),
+        (
+            {"form": "sum"},
+            "form: unknown value 'sum'; choose one of product, residual, additive, independent",
+        ),
         (
             {"prompt_tuning_init": "TXT"},
             "prompt_tuning_init: unknown value 'TXT'; choose one of RANDOM, TEXT",
@@ -385,10 +390,13 @@ def test_snapshot_is_a_copy():
         ({"num_transformer_submodules": 2}, "num_transformer_submodules: is 2; it must be 1"),
         ({"task_groups": [0, 1, 0]}, r"task_groups: is \[0, 1, 0\]; .* from 0 to 0"),
         ({"task_groups": [0]}, r"task_groups: is \[0\]; it must give each of the 3 tasks"),
-        ({"form": "none", "task_groups": [0, 0, 1]}, "form=none gives each task a prompt of its own"),
-        ({"prompt_tuning_init": "EXACT_SOURCE_TASK"}, "prompt_tuning_init_state_dict_path: not given"),
-        ({"prompt_tuning_init": "TEXT"}, "word_embeddings: not given, and prompt_tuning_init=TEXT"),
-        ({"token_dim": None}, "token_dim: not given"),
+        (
+            {"form": "independent", "task_groups": [0, 0, 1]},
+            "form=independent gives each task a prompt of its own",
+        ),
+        ({"prompt_tuning_init": "EXACT_SOURCE_TASK"}, "prompt_tuning_init_state_dict_path: is missing"),
+        ({"prompt_tuning_init": "TEXT"}, "word_embeddings: are missing, and prompt_tuning_init=TEXT"),
+        ({"token_dim": None}, "token_dim: is missing"),
     ],
 )
 def test_bad_configs(changes, message):

@@ -41,10 +41,10 @@ def data_root(tmp_path: Path) -> Path:
     for task in ("dialogsum", "multi30k", "dailydialog"):
         (tmp_path / "data" / task).mkdir(parents=True)
         for split in ("train", "validation", "test"):
-            told = [made_up(task, random) for _ in range(4)]
+            made = [made_up(task, random) for _ in range(4)]
             if (task, split) == ("dialogsum", "train"):
-                told[2]["dialogue"] = sentence(random, 2000)
-            text = "".join(json.dumps(row) + "\n" for row in told)
+                made[2]["dialogue"] = sentence(random, 2000)
+            text = "".join(json.dumps(row) + "\n" for row in made)
             (tmp_path / "data" / task / f"{split}.jsonl").write_text(text)
     return tmp_path / "data"
 
@@ -75,14 +75,14 @@ def test_three_real_data_sets_run_through(data_root: Path, tmp_path: Path) -> No
     assert typed(config).backbone.path == str(backbone)
     folder = tmp_path / "run"
     run(config, folder)
-    told = read_metrics(folder)
-    assert told["truncated"]["train"]["dialogsum"] == {"input": 0.25, "target": 0.0}
+    metrics = read_metrics(folder)
+    assert metrics["truncated"]["train"]["dialogsum"] == {"input": 0.25, "target": 0.0}
     for split in ("validation", "test"):
-        assert all(share == {"input": 0.0, "target": 0.0} for share in told["truncated"][split].values())
-    assert {task: row["n"] for task, row in told["test"].items()} == {
+        assert all(share == {"input": 0.0, "target": 0.0} for share in metrics["truncated"][split].values())
+    assert {task: row["n"] for task, row in metrics["test"].items()} == {
         "dialogsum": 4, "multi30k": 4, "dailydialog": 4, "average": 12,
     }  # fmt: skip
-    assert "oracle" not in told["test"]["average"]
+    assert "oracle" not in metrics["test"]["average"]
     with (folder / "metrics.csv").open() as file:
         losses = [
             float(row[key])

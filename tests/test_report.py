@@ -41,7 +41,7 @@ def write_run(folder: Path, scores: dict[str, float], **config: Any) -> None:
 @pytest.fixture
 def runs(tmp_path: Path) -> Path:
     for (init, seed), scores in SCORES.items():
-        prompt = {"init": init, "form": "product" if init == "average" else "none"}
+        prompt = {"init": init, "form": "product" if init == "average" else "independent"}
         write_run(tmp_path / init / str(seed), scores, prompt=prompt, few_shot={"seed": seed, "k": 4})
     return tmp_path
 
@@ -142,9 +142,9 @@ def test_a_run_without_its_partner_makes_no_pair(runs: Path) -> None:
 def test_folders_are_methods(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folders = [str(runs / "average"), str(runs / "fresh")]
     assert main([*folders, "--across", "folder", "--against", f"folder={folders[1]}"]) == 0
-    told = capsys.readouterr().out
-    assert "| a | 0.700 ± 0.497 (3) | 0.600 ± 0.657 (3) |" in told
-    assert f"| a | {folders[0]} | 0.100 ± 0.248 (3) |" in told
+    printed = capsys.readouterr().out
+    assert "| a | 0.700 ± 0.497 (3) | 0.600 ± 0.657 (3) |" in printed
+    assert f"| a | {folders[0]} | 0.100 ± 0.248 (3) |" in printed
 
 
 def test_tables_and_figure_are_written(runs: Path) -> None:
@@ -161,9 +161,9 @@ def test_tables_and_figure_are_written(runs: Path) -> None:
 def test_unfinished_runs_are_named(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (runs / "fresh" / "0" / "metrics.json").unlink()
     assert main([str(runs)]) == 0
-    told = capsys.readouterr().out
-    assert told.startswith("5 finished runs\n")
-    assert f"left out, not finished: {runs / 'fresh' / '0'}" in told
+    printed = capsys.readouterr().out
+    assert printed.startswith("5 finished runs\n")
+    assert f"left out, not finished: {runs / 'fresh' / '0'}" in printed
 
 
 @pytest.mark.parametrize(

@@ -69,8 +69,8 @@ def test_another_configuration_is_refused_by_its_keys(tmp_path):
 
 def test_what_does_not_change_a_result_does_not_change_the_run(tmp_path):
     write_config(tmp_path, CONFIG | {"output_root": "runs", "logger": {"wandb": True}}, {})
-    told = CONFIG | {"output_root": "elsewhere", "logger": {"wandb": False}, "overwrite": True}
-    assert state_of(tmp_path, told) == "unfinished"
+    other = CONFIG | {"output_root": "elsewhere", "logger": {"wandb": False}, "overwrite": True}
+    assert state_of(tmp_path, other) == "unfinished"
 
 
 def test_clear_removes_what_a_run_leaves_and_nothing_else(tmp_path):
@@ -97,9 +97,9 @@ def test_rows_are_json_lines(tmp_path):
 
 def test_table_shows_before_after_oracle_and_n():
     console = Console(width=100)
-    with console.capture() as told:
+    with console.capture() as captured:
         console.print(results_table(METRICS))
-    lines = told.get().splitlines()
+    lines = captured.get().splitlines()
     cells = {line.split()[1]: line.replace("│", " ").split()[1:] for line in lines if line.startswith("│")}
     assert cells["a"] == ["exact_match", "0.250", "0.750", "1.000", "4"]
     assert cells["b"] == ["0.000", "0.500", "–", "2"]

@@ -21,25 +21,25 @@ def prompt(form: str = "product", tasks: int = 3) -> MultitaskPromptEmbedding:
 
 
 def test_cosines_are_those_of_w_and_not_of_its_factors() -> None:
-    told = prompt()
+    made = prompt()
     with torch.no_grad():
-        told.prefix_task_cols[1], told.prefix_task_rows[1] = (
-            -told.prefix_task_cols[0],
-            -told.prefix_task_rows[0],
+        made.prefix_task_cols[1], made.prefix_task_rows[1] = (
+            -made.prefix_task_cols[0],
+            -made.prefix_task_rows[0],
         )
-        told.prefix_task_cols[2], told.prefix_task_rows[2] = (
-            2 * told.prefix_task_cols[0],
-            -told.prefix_task_rows[0],
+        made.prefix_task_cols[2], made.prefix_task_rows[2] = (
+            2 * made.prefix_task_cols[0],
+            -made.prefix_task_rows[0],
         )
     expected = torch.tensor([[1.0, 1.0, -1.0], [1.0, 1.0, -1.0], [-1.0, -1.0, 1.0]])
-    torch.testing.assert_close(task_cosines(told), expected)
+    torch.testing.assert_close(task_cosines(made), expected)
 
 
-@pytest.mark.parametrize("form", ["product", "residual", "none"])
+@pytest.mark.parametrize("form", ["product", "residual", "independent"])
 def test_cosines_agree_with_torch_pair_by_pair(form: str) -> None:
-    told = prompt(form)
-    W = told.prompts() if form == "none" else told.prefix_task_cols @ told.prefix_task_rows
-    found = task_cosines(told)
+    made = prompt(form)
+    W = made.prompts() if form == "independent" else made.prefix_task_cols @ made.prefix_task_rows
+    found = task_cosines(made)
     for one in range(3):
         for other in range(3):
             pair = torch.nn.functional.cosine_similarity(W[one].flatten(), W[other].flatten(), dim=0)

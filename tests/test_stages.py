@@ -197,7 +197,7 @@ class TestTarget:
         assert tensors(tmp_path / "run")["prefix_task_cols"].shape[2] == 3
 
     def test_a_fresh_prompt_is_a_baseline(self, make_config, tmp_path):
-        config = make_config("target", ["one"], prompt__form="none", prompt__init="RANDOM")
+        config = make_config("target", ["one"], prompt__form="independent", prompt__init="RANDOM")
         metrics = stages.target(config, tmp_path / "run")
         assert metrics["parameters"]["ratio"] == 1.0
 
@@ -272,9 +272,9 @@ class TestTarget:
 
     @pytest.mark.parametrize("init", ["NEAREST_SOURCE_TASK", "WEIGHTED_SOURCE_TASKS"])
     def test_similar_source_prompts_start_a_plain_target(self, make_config, tmp_path, init):
-        library = stages.source(make_config(prompt__form="none"), tmp_path / "library")
+        library = stages.source(make_config(prompt__form="independent"), tmp_path / "library")
         assert library["parameters"]["ratio"] == 1.0
-        changes = {"form": "none", "init": init, "source_scores": "similarity", "embedding_steps": 2}
+        changes = {"form": "independent", "init": init, "source_scores": "similarity", "embedding_steps": 2}
         changes = {f"prompt__{key}": value for key, value in changes.items()}
         config = make_config("target", ["two"], source=str(tmp_path / "library"), **changes)
         metrics = stages.target(config, tmp_path / "run")
@@ -283,11 +283,11 @@ class TestTarget:
         assert (max(weights.values()) == 1.0) == (init == "NEAREST_SOURCE_TASK")
 
     def test_the_generic_prompt_of_a_mixture_starts_a_plain_target(self, make_config, tmp_path):
-        stages.source(make_config(prompt__form="shared"), tmp_path / "generic")
+        stages.source(make_config(prompt__form="single"), tmp_path / "generic")
         saved = load_prompt(tmp_path / "generic").prompt
         assert torch.equal(*saved.prompts())
         assert not (tmp_path / "generic" / "similarity.csv").exists()
-        changes = {"prompt__form": "none", "prompt__init": "ONLY_SOURCE_SHARED"}
+        changes = {"prompt__form": "independent", "prompt__init": "ONLY_SOURCE_SHARED"}
         config = make_config("target", ["one", "two"], source=str(tmp_path / "generic"), **changes)
         prompt = prompt_of(config, load_backbone(config.backbone), load_prompt(tmp_path / "generic"))
         for own in prompt.prompts():
@@ -306,7 +306,7 @@ def method(name, source_run):
     changes = {f"method__{key}": value for key, value in METHODS[name].items()}
     if name == "attempt":
         changes["source"] = str(source_run)
-    return changes | {"prompt__form": "none", "prompt__init": "RANDOM"}
+    return changes | {"prompt__form": "independent", "prompt__init": "RANDOM"}
 
 
 class TestMethods:
@@ -358,12 +358,12 @@ class TestMethods:
     def test_the_oracle_is_that_of_the_untouched_backbone(self, make_config, source_run, tmp_path):
         config = make_config("target", ["one"], **method("full", source_run))
         prompt = make_config("target", ["one"], prompt__init="RANDOM")
-        full, mpt = (stages.target(told, tmp_path / name) for name, told in (("f", config), ("p", prompt)))
+        full, mpt = (stages.target(each, tmp_path / name) for name, each in (("f", config), ("p", prompt)))
         assert full["test"]["one"]["oracle"] == mpt["test"]["one"]["oracle"]
 
 
 class TestSideBySide:
-    @pytest.mark.parametrize("form", ["none", "product"])
+    @pytest.mark.parametrize("form", ["independent", "product"])
     def test_tasks_side_by_side_equal_each_alone(self, form, make_config, tmp_path):
         shared = {
             "prompt__form": form,
@@ -376,7 +376,7 @@ class TestSideBySide:
             "mixture__sampling": "each",
             "few_shot__k": 2,
         }
-        own = {} if form == "none" else {"prompt__groups": [["one"], ["two"]]}
+        own = {} if form == "independent" else {"prompt__groups": [["one"], ["two"]]}
         both = stages.target(make_config("target", ["one", "two"], **shared, **own), tmp_path / "both")
         together = load_prompt(tmp_path / "both").prompt.prompts()
         for task, name in enumerate(("one", "two")):
@@ -390,7 +390,7 @@ class TestSideBySide:
 class TestDistillation:
     def test_a_teacher_is_what_it_would_be_alone(self, teachers, make_config, tmp_path):
         both = load_prompt(teachers).prompt
-        assert both.config.form == "none"
+        assert both.config.form == "independent"
         for task, name in enumerate(("one", "two")):
             config = make_config("teachers", [name], **as_teachers())
             metrics = stages.teachers(config, tmp_path / name)
@@ -405,10 +405,10 @@ class TestDistillation:
             tensors(tmp_path / "run")["prompt_embeddings"], tensors(source_run)["prompt_embeddings"]
         )
         header, first, *_ = csv.reader((tmp_path / "run" / "metrics.csv").open())
-        told = dict(zip(header, first, strict=True))
-        parts = [float(told[f"train/{name}"]) for name in ("one/loss", "two/loss")]
-        parts += [0.9 * float(told[f"train/distill/{name}"]) for name in ("logits", "hidden")]
-        assert float(told["train/loss"]) == pytest.approx(sum(parts), rel=1e-5)
+        line = dict(zip(header, first, strict=True))
+        parts = [float(line[f"train/{name}"]) for name in ("one/loss", "two/loss")]
+        parts += [0.9 * float(line[f"train/distill/{name}"]) for name in ("logits", "hidden")]
+        assert float(line["train/loss"]) == pytest.approx(sum(parts), rel=1e-5)
 
     def test_the_cache_changes_nothing(self, teachers, make_config, tmp_path):
         for name, cache in (("live", None), ("cached", str(tmp_path / "cache"))):
@@ -434,7 +434,7 @@ def prompt_of(config, backbone, source):
 
 
 def as_teachers():
-    return {"prompt__form": "none", "mixture__sampling": "each", "evaluation__best": "task"} | {
+    return {"prompt__form": "independent", "mixture__sampling": "each", "evaluation__best": "task"} | {
         "backbone__dropout": False}  # fmt: skip
 
 
@@ -547,10 +547,10 @@ def test_wandb_knows_what_the_run_is(make_config, tmp_path, monkeypatch):
         logger__wandb=True, logger__wandb_mode="offline", logger__group="seed=0,1-abcdef", few_shot__k=2
     )
     stages.source(config, tmp_path / "run")
-    (told,) = settings
-    assert (told["group"], told["job_type"]) == ("seed=0,1-abcdef", "source")
-    assert told["tags"] == ["one", "two", "prompt", "k=2"]
-    assert told["notes"]
+    (arguments,) = settings
+    assert (arguments["group"], arguments["job_type"]) == ("seed=0,1-abcdef", "source")
+    assert arguments["tags"] == ["one", "two", "prompt", "k=2"]
+    assert arguments["notes"]
     (summary,) = summaries
     assert {"seconds/fit", "examples_per_second", "best_step/one", "parameters/trained"} <= summary.keys()
 

@@ -188,7 +188,7 @@ def test_template_is_the_plain_replacement(values: dict[str, str]) -> None:
     [
         ({"metrics": ["rogue"]}, "tasks.t.metrics: unknown metric 'rogue'; choose one of accuracy"),
         ({"metrics": ["rogue"]}, "(did you mean 'rouge'?)"),
-        ({"metrics": []}, "tasks.t.metrics: none given"),
+        ({"metrics": []}, "tasks.t.metrics: there are none"),
         ({"weight": 0.0}, "tasks.t.weight: is 0.0; λ must be a number above 0"),
         ({"weight": float("nan")}, "tasks.t.weight: is nan"),
         ({"input": "{a.b}"}, "tasks.t.input: '{a.b}': '{a.b}' is not the name of a column"),

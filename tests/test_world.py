@@ -145,10 +145,10 @@ def test_one_kind_of_input_serves_many_tasks() -> None:
 def test_vocabulary_has_every_word_of_the_world(pretraining: list[Example]) -> None:
     words = vocabulary()
     assert len(set(words)) == len(words) <= 1500
-    told = {word for example in pretraining for word in f"{example.input} {example.target}".split()}
+    seen = {word for example in pretraining for word in f"{example.input} {example.target}".split()}
     for task in TASKS:
-        told |= {word for row in rows(task, "test") for word in f"{row['text']} {row['target']}".split()}
-    assert {word for word in told if not word.startswith("<extra_id_")} <= set(words)
+        seen |= {word for row in rows(task, "test") for word in f"{row['text']} {row['target']}".split()}
+    assert {word for word in seen if not word.startswith("<extra_id_")} <= set(words)
 
 
 def test_corrupted_spans_restore_the_text() -> None:

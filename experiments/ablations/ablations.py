@@ -23,7 +23,7 @@ BASE = "base"
 
 @dataclass(frozen=True)
 class Variant:
-    """What one variant changes.
+    """The changes of one variant.
 
     Attributes:
         factor: The part of the method.

@@ -44,14 +44,14 @@ def main() -> None:
             whole, short, _ = run(root, *BARE, "trainer.max_steps=1")
             _, long, _ = run(root, *BARE, "trainer.max_steps=201")
             full, fit, memory = run(root)
-            told = {
+            measured = {
                 "a run of one step, from the command to its end (s)": whole,
                 "a step of 32 rows (ms)": (long - short) / 200 * 1000,
                 "300 steps with 6 validations of 600 rows (s)": fit,
                 "the whole run, with the test before, after and by the oracle (s)": full,
                 "peak memory (MiB)": memory,
             }
-            for key, value in told.items():
+            for key, value in measured.items():
                 found.setdefault(key, []).append(value)
     print(f"{platform.machine()}, {os.cpu_count()} cores, {REPEATS} repeats, lowest to highest")
     for key, values in found.items():

@@ -36,7 +36,7 @@ KINDS = {
     "library": ("prompt=plain",),
     "generic": ("prompt=shared",),
 }
-"""How a source is trained."""
+"""Kinds of source runs."""
 GRID = ("all:4", "all:16", "all:32", "all:all", "three:16", "family:16")
 """Source mixtures and numbers of examples that the study fills."""
 STEPS, ROWS, VALIDATE_EVERY, TEST_ROWS = 60, 4, 10, 100

@@ -30,19 +30,19 @@ def over_draws(lines: Iterable[Line], metric: str) -> Estimate | None:
 
 def cells(lines: Sequence[Line]) -> dict[tuple[str, str], list[Line]]:
     """The lines of each mixture and k, with those of the methods that start from nothing."""
-    alone = [line for line in lines if line["mixture"] == "none"]
+    without_source = [line for line in lines if line["mixture"] == "none"]
     found = {}
     for mixture in ("all", "family", "three"):
         for k in ("4", "16", "32", "all"):
             here = [line for line in lines if (line["mixture"], line["k"]) == (mixture, k)]
             if here:
-                found[mixture, k] = here + [line for line in alone if line["k"] == k]
+                found[mixture, k] = here + [line for line in without_source if line["k"] == k]
     return found
 
 
 def overview(lines: Sequence[Line]) -> str:
     """A table per mixture and k: score, differences, speed, score before, numbers trained."""
-    told = []
+    parts = []
     for (mixture, k), here in cells(lines).items():
         slim = [{key: line[key] for key in ("run", "task", "method", "seed", "score")} for line in here]
         # Over targets: the draws of a target are averaged first, so the targets are what is sampled.
@@ -62,8 +62,8 @@ def overview(lines: Sequence[Line]) -> str:
             rows.append([f"`{method}`", *numbers, *differences, f"{sizes:,.0f}"])
         header = ["method", "before", "score", "mean of the validation curve"]
         header += [*(f"score minus {base}" for base in BASES), "trained"]
-        told.append(f"### Sources: {mixture}; k = {k}\n{markdown(header, rows)}")
-    return "\n\n".join(told) + "\n"
+        parts.append(f"### Sources: {mixture}; k = {k}\n{markdown(header, rows)}")
+    return "\n\n".join(parts) + "\n"
 
 
 def by_target(lines: Sequence[Line], mixture: str, k: str) -> str:
@@ -77,8 +77,8 @@ def by_target(lines: Sequence[Line], mixture: str, k: str) -> str:
             method: [line["score"] for line in here if (line["task"], line["method"]) == (task, method)]
             for method in methods
         }
-        told = [estimate(values) if values else None for values in scores.values()]
-        rows.append([f"`{task}`", *(str(found or "–") for found in told)])
+        estimates = [estimate(values) if values else None for values in scores.values()]
+        rows.append([f"`{task}`", *(str(found or "–") for found in estimates)])
     return markdown(["target", *(f"`{method}`" for method in methods)], rows) + "\n"
 
 

@@ -17,7 +17,7 @@ from mpt.backbone.losses import token_losses
 
 @dataclass(frozen=True)
 class Outputs:
-    """What one teacher-forced forward gives.
+    """The result of one teacher-forced forward.
 
     Attributes:
         logits: ``(B, L, V)``.
@@ -87,7 +87,7 @@ class Backbone(nn.Module, ABC):
 
     @property
     def device(self) -> torch.device:
-        """Where the model is."""
+        """The device that the model is on."""
         return self.word_embeddings.weight.device
 
     def logits(
@@ -130,7 +130,7 @@ class Backbone(nn.Module, ABC):
         prompts: Tensor | None = None,
         shifts: Tensor | None = None,
     ) -> Tensor:
-        """Negative log likelihood of each row's target, summed over its tokens.
+        """Negative log likelihood of each example's target, summed over its tokens.
 
         Args:
             input_ids: ``(B, S)``.
@@ -153,7 +153,7 @@ class Backbone(nn.Module, ABC):
         shifts: Tensor | None = None,
         **generation: Any,
     ) -> list[str]:
-        """Answer each row; greedy unless ``generation`` says otherwise.
+        """Answer each example; greedy unless ``generation`` says otherwise.
 
         Args:
             input_ids: ``(B, S)``.

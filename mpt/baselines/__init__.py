@@ -1,4 +1,4 @@
-"""What multitask prompt tuning is compared with: ATTEMPT, DePT, LoRA and full fine-tuning.
+"""Baselines that multitask prompt tuning is compared with: ATTEMPT, DePT, LoRA and full fine-tuning.
 
 Plain prompts, SPoT and averages of prompts need no class of their own: they are forms and starts of the prompt.
 """

@@ -18,9 +18,9 @@ from mpt.baselines.saved import save_tensors
 
 
 class Attempt(Baseline):
-    """Attention over frozen source prompts, told by the input (ATTEMPT, Asai et al. 2022, section 3).
+    """Attend over frozen source prompts by the input (ATTEMPT, Asai et al. 2022, section 3).
 
-    A row with the embedded tokens ``X`` has the prompt ``P_t + sum_j a_j P_j`` over the C source prompts and the
+    An example with the embedded tokens ``X`` has the prompt ``P_t + sum_j a_j P_j`` over the C source prompts and the
     target's own ``P_t``, where ``a = softmax(k_j . q / temperature)``, the key ``k_j`` is the largest value of ``P_j``
     over its tokens, and ``q = LayerNorm(SiLU(max(X) down) up)``. Each task has its own attention network, so several
     tasks in a run do not touch each other.
@@ -64,12 +64,12 @@ class Attempt(Baseline):
     def attention(
         self, input_ids: Tensor, attention_mask: Tensor, task_ids: Tensor, word_embeddings: nn.Module
     ) -> Tensor:
-        """How much each row takes of the C source prompts and, last, of its task's own, ``(B, C + 1)``."""
+        """Return how much each example takes of the C source prompts and, last, of its task's own, ``(B, C + 1)``."""
         embeds = word_embeddings(input_ids).detach().to(self.prompt.dtype)  # B S D
         pads = (attention_mask == 0)[:, :, None]
-        told = embeds.masked_fill(pads, -math.inf).amax(1)  # B D
+        pooled = embeds.masked_fill(pads, -math.inf).amax(1)  # B D
         down, up = self.down.index_select(0, task_ids), self.up.index_select(0, task_ids)
-        query = layer_norm((silu(told[:, None] @ down) @ up)[:, 0], told.shape[1:])  # B D
+        query = layer_norm((silu(pooled[:, None] @ down) @ up)[:, 0], pooled.shape[1:])  # B D
         query = query * self.scale.index_select(0, task_ids) + self.bias.index_select(0, task_ids)
         own = self.prompt.amax(1).index_select(0, task_ids)  # B D
         near = torch.cat([query @ self.sources.amax(1).T, (query * own).sum(1, keepdim=True)], dim=1)  # B C+1
@@ -78,7 +78,7 @@ class Attempt(Baseline):
     def condition(
         self, input_ids: Tensor, attention_mask: Tensor, task_ids: Tensor, word_embeddings: nn.Module
     ) -> Conditions:
-        """``prompts``, the mixture of each row, ``(B, N, D)``."""
+        """Mix the prompts of each example, ``(B, N, D)``."""
         with torch.autocast(self.prompt.device.type, enabled=False):
             shares = self.attention(input_ids, attention_mask, task_ids, word_embeddings)  # B C+1
             own = self.prompt.index_select(0, task_ids)  # B N D

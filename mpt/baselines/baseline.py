@@ -1,4 +1,4 @@
-"""What the baselines have in common: they are saved, restored and counted by their parameters.
+"""The common part of the baselines: they are restored, measured and counted by their parameters.
 
 Shape legend: B examples in a batch, S input tokens, T tasks, N virtual tokens, D token_dim.
 """
@@ -32,7 +32,7 @@ class Baseline(Adapter):
 
     @abstractmethod
     def learned(self) -> dict[str, nn.Parameter]:
-        """What is trained, by name, also where it lies within the backbone."""
+        """Return the trained parameters by name, also those within the backbone."""
 
     @abstractmethod
     def storage(self) -> tuple[int, int]:

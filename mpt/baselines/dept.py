@@ -19,8 +19,8 @@ from mpt.baselines.saved import save_tensors
 class DePT(Baseline):
     """A short prompt and a low-rank update of the input embeddings (DePT, Shi and Lipani 2024, section 2.2).
 
-    The embedded token at position s of a row of task t is shifted by ``(A_t @ B_t)[s]``. ``B`` starts at zero, so a
-    task starts from its prompt alone. The prompt and the update have a learning rate each.
+    The embedded token at position s of an example of task t is shifted by ``(A_t @ B_t)[s]``. ``B`` starts at zero, so
+    a task starts from only its prompt. The prompt and the update have a learning rate each.
 
     Args:
         task_names: The T tasks.

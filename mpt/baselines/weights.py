@@ -1,4 +1,4 @@
-"""What trains within the backbone: LoRA, and all of its weights."""
+"""Baselines that train within the backbone: LoRA, and full fine-tuning."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -57,7 +57,7 @@ class LoRA(WithinBackbone):
             raise ValueError(f"method.modules: {' '.join(str(error).split())}") from error
 
     def learned(self) -> dict[str, nn.Parameter]:
-        """LoRA's A and B of every updated weight."""
+        """Return LoRA's A and B of every updated weight."""
         return {name: param for name, param in self._peft[0].named_parameters() if "lora_" in name}
 
     def learner_groups(self) -> list[LearnerGroup]:

@@ -1,4 +1,4 @@
-"""What teachers answer, and answers kept on disk.
+"""The teachers' answers, and a cache of them on the disk.
 
 Shape legend: B rows in a batch, S input tokens, L target tokens, V vocabulary, K kept logits, H layers, D token_dim,
 T tasks.
@@ -23,7 +23,7 @@ from mpt.config import DistillationConfig
 
 @dataclass(frozen=True)
 class Answers:
-    """What the teachers say of a batch.
+    """The teachers' answers on a batch.
 
     Attributes:
         logits: Log probabilities at the temperature, ``(B, L, V)`` or ``(B, L, K + 1)``.
@@ -48,7 +48,7 @@ class AnswerCache:
         config: What is kept of an answer.
         backbone: The frozen model.
         prompts: The teachers, ``(T, N, D)``.
-        rows: The tokenised training rows of each task.
+        rows: The tokenized training rows of each task.
 
     Raises:
         ValueError: The disk has less room than the answers to all rows need.
@@ -87,14 +87,14 @@ class AnswerCache:
         }
 
     def has(self, task: int, row: int) -> bool:
-        """Whether a row's answer is there."""
+        """Tell whether an example's answer is there."""
         return bool(self._arrays["done"][self._first[task] + row])
 
     def put(self, places: Sequence[tuple[int, int]], answers: Answers) -> None:
         """Keep the answers to some rows, pairs of task id and row."""
-        told = {name: value.cpu().numpy() for name, value in vars(answers).items() if value is not None}
+        arrays = {name: value.cpu().numpy() for name, value in vars(answers).items() if value is not None}
         for index, (task, row) in enumerate(places):
-            for name, value in told.items():
+            for name, value in arrays.items():
                 begin, end = self._span(name, task, row)
                 self._arrays[name][begin:end] = value[index, : end - begin]
             self._arrays["done"][self._first[task] + row] = 1  # last: a row that is there is whole
@@ -136,13 +136,13 @@ def _key(
     config: DistillationConfig, backbone: Backbone, prompts: Tensor, rows: Sequence[TokenizedExamples]
 ) -> str:
     """16 digits of a hash of everything that an answer depends on."""
-    told = {
+    settings = {
         key: value
         for key, value in asdict(config).items()
         if key not in ("cache", "weight_logits", "weight_hidden")
     }
     digest = hashlib.sha256(
-        json.dumps([told, backbone.fingerprint, str(backbone.word_embeddings.weight.dtype)]).encode()
+        json.dumps([settings, backbone.fingerprint, str(backbone.word_embeddings.weight.dtype)]).encode()
     )
     digest.update(prompts.cpu().contiguous().numpy().tobytes())
     digest.update(json.dumps(_columns(rows)).encode())

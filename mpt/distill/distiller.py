@@ -28,7 +28,7 @@ class Distiller:
         backbone: The student's own; the teachers answer through it, without dropout and gradients.
         teachers: A prompt that holds a task of each of the student's names.
         task_names: The student's T tasks.
-        rows: The tokenised training rows of each task, for the cache.
+        rows: The tokenized training rows of each task, for the cache.
 
     Raises:
         ValueError: A task has no teacher, or the cache does not fit on the disk.
@@ -64,23 +64,23 @@ class Distiller:
             ``logits`` and ``hidden``, each where its weight is above 0, ``(T,)``: means over target tokens, of the
             encoder's states over the input's tokens.
         """
-        told = self.answers(batch)
+        teacher = self.answers(batch)
         labels, task_ids = batch["labels"], batch["task_ids"]
         of_targets, of_inputs = (batch[key].clamp(min=1) for key in ("target_tokens", "input_tokens"))
         zero = of_targets.new_zeros(len(of_targets))
         found = {}
         if self.config.weight_logits > 0:
-            rows = logit_losses(student.logits, told.logits, labels, self.config.temperature, told.kept)
+            rows = logit_losses(student.logits, teacher.logits, labels, self.config.temperature, teacher.kept)
             found["logits"] = zero.index_add(0, task_ids, rows) / of_targets
         if self.config.weight_hidden > 0:
             found["hidden"] = zero
-            if told.encoder is not None:
+            if teacher.encoder is not None:
                 states, mask = self._states(student.input_states), batch["attention_mask"].bool()
-                rows = hidden_losses(states, told.encoder, mask)
+                rows = hidden_losses(states, teacher.encoder, mask)
                 found["hidden"] = found["hidden"] + zero.index_add(0, task_ids, rows) / of_inputs
-            if told.decoder is not None:
+            if teacher.decoder is not None:
                 states = self._states(student.target_states)
-                rows = hidden_losses(states, told.decoder, labels != -100)
+                rows = hidden_losses(states, teacher.decoder, labels != -100)
                 found["hidden"] = found["hidden"] + zero.index_add(0, task_ids, rows) / of_targets
         return found
 
@@ -90,7 +90,7 @@ class Distiller:
         return torch.stack([weights[name] * loss for name, loss in losses.items()]).sum(0)
 
     def answers(self, batch: Batch) -> Answers:
-        """What the teachers say, from the cache where it has them."""
+        """Return the teachers' answers, from the cache where it has them."""
         if self.cache is None:
             return self._ask(batch)
         places = list(zip(batch["task_ids"].tolist(), batch["example_indices"].tolist(), strict=True))
@@ -107,7 +107,7 @@ class Distiller:
         training = self.backbone.training
         self.backbone.eval()
         try:
-            told = self.backbone.outputs(
+            outputs = self.backbone.outputs(
                 batch["input_ids"],
                 batch["attention_mask"],
                 batch["labels"],
@@ -116,13 +116,13 @@ class Distiller:
             )
         finally:
             self.backbone.train(training)
-        logits = log_softmax(told.logits.float() / self.config.temperature, dim=-1)
+        logits = log_softmax(outputs.logits.float() / self.config.temperature, dim=-1)
         kept = None
         if self.config.top_k is not None and self.config.top_k < logits.shape[-1]:
             kept = logits.topk(self.config.top_k, dim=-1).indices
             logits = coarsened(logits, kept)
-        encoder = self._states(told.input_states) if "encoder" in self.config.hidden else None
-        decoder = self._states(told.target_states) if "decoder" in self.config.hidden else None
+        encoder = self._states(outputs.input_states) if "encoder" in self.config.hidden else None
+        decoder = self._states(outputs.target_states) if "decoder" in self.config.hidden else None
         return Answers(logits, kept, encoder, decoder)
 
     def _states(self, states: tuple[Tensor, ...]) -> Tensor:

@@ -1,4 +1,4 @@
-"""How far a student is from its teacher: token distributions and hidden states.
+"""The distance of a student from its teacher: token distributions and hidden states.
 
 Shape legend: B rows in a batch, S input tokens, L target tokens, V vocabulary, K kept logits, H layers, D token_dim,
 T tasks.

@@ -1,4 +1,4 @@
-"""What a prompt may be: its shape, its composition, what it starts from.
+"""The configuration of a prompt: its shape, its composition, what it starts from.
 
 Shape legend: T tasks, G groups of P, N virtual tokens, R ranks, D token_dim.
 """
@@ -7,11 +7,11 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
-from mpt.config import FACTOR_INITS, FORMS, PLAIN, MultitaskPromptTuningInit
+from mpt.config import FACTOR_INITS, FORMS, OLD_FORMS, PLAIN, MultitaskPromptTuningInit
 
 
 class TaskType(StrEnum):
-    """What the backbone does; PEFT drops a prompt that does not say."""
+    """The kind of backbone; PEFT drops a prompt that does not name it."""
 
     SEQ_2_SEQ_LM = "SEQ_2_SEQ_LM"
     CAUSAL_LM = "CAUSAL_LM"
@@ -31,7 +31,7 @@ class MultitaskPromptTuningConfig:
     token_dim: int | None = None
     """D; None: the width of the word embeddings."""
     num_tasks: int = 1
-    """T; with ``task_names`` it need not be given."""
+    """T; with ``task_names`` it may be left out."""
     num_ranks: int = 1
     """R; the paper uses 1."""
     num_transformer_submodules: int | None = 1
@@ -51,12 +51,12 @@ class MultitaskPromptTuningConfig:
     task_names: list[str] = field(default_factory=list)
     """T distinct names; position i is ``task_ids == i``. Empty: ``task_0``, ``task_1``, ..."""
     form: str = "product"
-    """product: ``P * (cols @ rows)``; residual: ``P * (1 + cols @ rows)``; additive: ``P + cols @ rows``; none: a
-    plain prompt per task; shared: one plain prompt for all tasks, P itself."""
+    """product: ``P * (cols @ rows)``; residual: ``P * (1 + cols @ rows)``; additive: ``P + cols @ rows``;
+    independent: a plain prompt per task; single: one plain prompt for all tasks, P itself."""
     num_groups: int = 1
-    """G; under form none it is T."""
+    """G; under form independent it is T."""
     task_groups: list[int] | None = None
-    """Group of each task; None: all in group 0, or under form none each in its own."""
+    """Group of each task; None: all in group 0, or under form independent each in its own."""
     init_std: float = 1.0
     """Standard deviation of P under RANDOM; PEFT's is 1."""
     factor_init: str = "normal"
@@ -65,10 +65,11 @@ class MultitaskPromptTuningConfig:
 
     @property
     def has_factors(self) -> bool:
-        """Whether tasks have cols and rows."""
+        """True where tasks have cols and rows."""
         return self.form not in PLAIN
 
     def __post_init__(self) -> None:
+        self.form = OLD_FORMS.get(self.form, self.form)
         _check_choice("task_type", self.task_type, tuple(TaskType))
         _check_choice("form", self.form, FORMS)
         _check_choice("prompt_tuning_init", self.prompt_tuning_init, tuple(MultitaskPromptTuningInit))
@@ -100,10 +101,10 @@ class MultitaskPromptTuningConfig:
 
     def _settle_groups(self) -> None:
         T = self.num_tasks
-        if self.form == "none":
+        if self.form == "independent":
             if self.num_groups not in (1, T) or self.task_groups not in (None, list(range(T))):
                 raise ValueError(
-                    f"task_groups: is {self.task_groups} of {self.num_groups}; form=none gives each task a "
+                    f"task_groups: is {self.task_groups} of {self.num_groups}; form=independent gives each task a "
                     "prompt of its own, so leave task_groups and num_groups out"
                 )
             self.num_groups, self.task_groups = T, list(range(T))

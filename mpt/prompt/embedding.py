@@ -29,8 +29,8 @@ class MultitaskPromptEmbedding(Adapter):
 
     Attributes:
         embedding: P, weight ``(G * N, D)``.
-        prefix_task_cols: ``(T, N, R)``; absent under the forms none and shared.
-        prefix_task_rows: ``(T, R, D)``; absent under the forms none and shared.
+        prefix_task_cols: ``(T, N, R)``; absent under the forms independent and single.
+        prefix_task_rows: ``(T, R, D)``; absent under the forms independent and single.
 
     Args:
         config: Shape, composition and first values.
@@ -110,8 +110,8 @@ class MultitaskPromptEmbedding(Adapter):
             ValueError: ``task_ids`` is None or not one number per row.
         """
         if task_ids is None or task_ids.dim() != 1:
-            given = None if task_ids is None else f"of shape {tuple(task_ids.shape)}"
-            raise ValueError(f"task_ids: is {given}; it must hold one task per row, shape (B,)")
+            found = None if task_ids is None else f"of shape {tuple(task_ids.shape)}"
+            raise ValueError(f"task_ids: is {found}; it must hold one task per row, shape (B,)")
         N = self.config.num_virtual_tokens
         if indices is None:
             indices = torch.arange(N, device=task_ids.device).expand(len(task_ids), N)
@@ -179,19 +179,19 @@ class MultitaskPromptEmbedding(Adapter):
         )
 
     def snapshot(self) -> dict[str, Tensor]:
-        """A copy of the parameters, under the names of the state dict, that later steps do not touch."""
+        """Copy the parameters, under the names of the state dict; later steps do not touch the copy."""
         return {name: param.detach().cpu().clone() for name, param in self.named_parameters()}
 
     def restore(self, tensors: Mapping[str, Tensor]) -> None:
-        """Put back what :meth:`snapshot` gave."""
+        """Put back what :meth:`snapshot` returned."""
         self.load_state_dict(dict(tensors))
 
     @torch.no_grad()
     def displacement(self, start: Mapping[str, Tensor]) -> dict[str, float]:
-        """Tell how far the prompt has moved since ``start``.
+        """Measure how far the prompt has moved since ``start``.
 
         Args:
-            start: What :meth:`snapshot` gave, of a prompt with the same tasks.
+            start: What :meth:`snapshot` returned, of a prompt with the same tasks.
 
         Returns:
             ``||now - start|| / ||start||`` (Frobenius) of P under ``prompt``, and of each task's W under its
@@ -209,10 +209,10 @@ class MultitaskPromptEmbedding(Adapter):
         """The parameters whose first dimension grows with the tasks."""
         if self.config.has_factors:
             return ["prefix_task_cols", "prefix_task_rows"]
-        return ["embedding.weight"] if self.config.form == "none" else []
+        return ["embedding.weight"] if self.config.form == "independent" else []
 
     def _of_tasks(self, tensors: Mapping[str, Tensor]) -> Tensor:
-        """What is each task's own, ``(T, N, D)``: W; in the additive form and without factors the whole prompt."""
+        """Compute each task's own part, ``(T, N, D)``: W; in the additive form and without factors the prompt."""
         form, (_, N, _, D) = self.config.form, self.shape
         shared = tensors["embedding.weight"].view(-1, N, D)  # G N D
         if not self.config.has_factors:

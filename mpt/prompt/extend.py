@@ -29,9 +29,9 @@ def add_tasks(
     Args:
         prompt: Is changed in place.
         names: The new tasks.
-        groups: Existing group of each new task; None: the only one. Not for form none, where each new
+        groups: Existing group of each new task; None: the only one. Not for form independent, where each new
             task gets a group of its own.
-        like: Tasks of this prompt, from the mean of whose factors (under form none, prompts) the new
+        like: Tasks of this prompt, from the mean of whose factors (under form independent, prompts) the new
             tasks start; empty: from the config's start, with a source-based init from RANDOM.
         word_embeddings: For new plain prompts under TEXT and VOCABULARY.
 
@@ -42,7 +42,7 @@ def add_tasks(
     ids = torch.tensor([prompt.task_id(name) for name in like], dtype=torch.long)
     # The new tasks' part, drawn as a prompt of its own.
     part = replace(extended, num_tasks=len(names), task_names=list(names), task_groups=None, num_groups=1)
-    if part.prompt_tuning_init in OF_SOURCE or extended.form != "none" or like:
+    if part.prompt_tuning_init in OF_SOURCE or extended.form != "independent" or like:
         part.prompt_tuning_init = MultitaskPromptTuningInit.RANDOM
     fresh = MultitaskPromptEmbedding(part, word_embeddings).to(prompt.embedding.weight.device)
     for name in prompt.names_by_task():
@@ -76,7 +76,7 @@ def join(prompt: MultitaskPromptEmbedding, other: MultitaskPromptEmbedding) -> N
                 f"{key}: is {getattr(mine, key)} in one prompt and {getattr(theirs, key)} in the other; prompts "
                 "that are joined must have the same"
             )
-    if mine.form != "none":
+    if mine.form != "independent":
         if mine.num_groups > 1 or theirs.num_groups > 1:
             raise ValueError("num_groups: is more than 1; only prompts with one P can be joined")
         if not torch.equal(prompt.embedding.weight.cpu(), other.embedding.weight.cpu()):
@@ -97,15 +97,15 @@ def _extended_config(
     if not names or isinstance(names, str):
         raise ValueError(f"names: is {names!r}; it must be a list of at least one new task")
     every = [*config.task_names, *names]
-    if config.form == "none":
+    if config.form == "independent":
         if groups is not None:
             raise ValueError(
-                f"groups: is {list(groups)}; form=none gives each new task its own, so leave it out"
+                f"groups: is {list(groups)}; form=independent gives each new task its own, so leave it out"
             )
         return replace(config, task_names=every, num_tasks=len(every), num_groups=1, task_groups=None)
     if groups is None and config.num_groups > 1:
         raise ValueError(
-            f"groups: not given; the prompt has {config.num_groups} groups, so name one per new task"
+            f"groups: is missing; the prompt has {config.num_groups} groups, so name one per new task"
         )
     assert config.task_groups is not None
     joined = [*config.task_groups, *(groups if groups is not None else [0] * len(names))]

@@ -1,14 +1,14 @@
 """Write a prompt's folder: a PEFT adapter as it stands, and beside it what PEFT does not know.
 
 ``adapter_config.json`` and ``adapter_model.safetensors`` are a PEFT adapter; ``mpt.json`` says what they do
-not: the names of the tasks, the form, the groups, λ, and the backbone. How each form is told to PEFT, which
+not: the names of the tasks, the form, the groups, λ, and the backbone. How each form is written for PEFT, which
 knows only ``P * (cols @ rows)`` with one P:
 
 - product, one group: as it is.
 - residual, one group: with one rank more, whose column and row are ones.
-- none: P is all ones, cols the identity of rank N, and the rows of a task are its prompt.
-- additive, shared, and several groups with factors: as form none, from the whole prompt of each task; the prompt's own
-  tensors lie beside it in ``mpt.safetensors``.
+- independent: P is all ones, cols the identity of rank N, and the rows of a task are its prompt.
+- additive, single, and several groups with factors: as form independent, from the whole prompt of each task; the
+  prompt's own tensors lie beside it in ``mpt.safetensors``.
 
 Shape legend: T tasks, G groups of P, N virtual tokens, R ranks, D token_dim.
 """
@@ -88,14 +88,14 @@ def save_prompt(
 
 
 def needs_own_tensors(config: MultitaskPromptTuningConfig) -> bool:
-    """Whether PEFT's three tensors cannot give the prompt back."""
-    return config.form in ("additive", "shared") or (config.form != "none" and config.num_groups > 1)
+    """Tell whether PEFT's three tensors cannot give the prompt back."""
+    return config.form in ("additive", "single") or (config.form != "independent" and config.num_groups > 1)
 
 
 def _peft_tensors(prompt: "MultitaskPromptEmbedding", own: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The prompt as PEFT's product, as the head of this file says."""
+    """Write the prompt as PEFT's product, as the head of this file says."""
     config, (T, N, _, D) = prompt.config, prompt.shape
-    if config.form == "none" or needs_own_tensors(config):
+    if config.form == "independent" or needs_own_tensors(config):
         shared = torch.ones(N, D)
         cols = torch.eye(N).repeat(T, 1, 1)
         rows = prompt.prompts().detach().cpu()
@@ -109,7 +109,7 @@ def _peft_tensors(prompt: "MultitaskPromptEmbedding", own: Mapping[str, Tensor])
 def _peft_config(
     prompt: "MultitaskPromptEmbedding", tensors: Mapping[str, Tensor], backbone_location: str
 ) -> dict[str, Any]:
-    """What PEFT reads; only keys that it knows."""
+    """Build the configuration that PEFT reads, with only keys that it knows."""
     return {
         "auto_mapping": None,
         "base_model_name_or_path": backbone_location,

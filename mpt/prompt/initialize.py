@@ -21,14 +21,14 @@ def width(config: MultitaskPromptTuningConfig, word_embeddings: nn.Embedding | N
     """D, from the config, the word embeddings, or both when they agree."""
     if word_embeddings is None:
         if config.token_dim is None:
-            raise ValueError("token_dim: not given; give it, or the word embeddings of the backbone")
+            raise ValueError("token_dim: is missing; give it, or the word embeddings of the backbone")
         return config.token_dim
-    given = word_embeddings.embedding_dim
-    if config.token_dim not in (None, given):
+    embedded = word_embeddings.embedding_dim
+    if config.token_dim not in (None, embedded):
         raise ValueError(
-            f"token_dim: is {config.token_dim}, but the word embeddings have {given}; give {given}"
+            f"token_dim: is {config.token_dim}, but the word embeddings have {embedded}; give {embedded}"
         )
-    return given
+    return embedded
 
 
 def start_shared(
@@ -42,16 +42,16 @@ def start_shared(
     ):
         return drawn * config.init_std
     if word_embeddings is None:
-        raise ValueError(f"word_embeddings: not given, and prompt_tuning_init={init} starts from them")
+        raise ValueError(f"word_embeddings: are missing, and prompt_tuning_init={init} starts from them")
     if init == MultitaskPromptTuningInit.VOCABULARY:
         return sample_vocabulary(len(drawn), word_embeddings)
     if not config.prompt_tuning_init_text:
-        raise ValueError("prompt_tuning_init_text: not given, and prompt_tuning_init=TEXT starts from it")
+        raise ValueError("prompt_tuning_init_text: is missing, and prompt_tuning_init=TEXT starts from it")
     tokenizer = config.tokenizer
     if tokenizer is None:
         if not config.tokenizer_name_or_path:
             raise ValueError(
-                "tokenizer_name_or_path: not given, and prompt_tuning_init=TEXT needs a tokenizer"
+                "tokenizer_name_or_path: is missing, and prompt_tuning_init=TEXT needs a tokenizer"
             )
         tokenizer = open_tokenizer(config.tokenizer_name_or_path, config.tokenizer_kwargs)
     text = embed_text(config.prompt_tuning_init_text, tokenizer, N, word_embeddings)
@@ -75,7 +75,7 @@ def open_tokenizer(name_or_path: str, options: Mapping[str, Any] | None) -> Toke
 def embed_text(
     text: str, tokenizer: Tokenizer, num_virtual_tokens: int, word_embeddings: nn.Module
 ) -> Tensor:
-    """Give the embeddings of a text's tokens, repeated or cut to the prompt's length.
+    """Return the embeddings of a text's tokens, repeated or cut to the prompt's length.
 
     The ids are the tokenizer's own, special tokens included, as in PEFT.
 
@@ -93,7 +93,7 @@ def embed_text(
 
 
 def sample_vocabulary(count: int, word_embeddings: nn.Embedding) -> Tensor:
-    """Give the embeddings of tokens drawn from the whole vocabulary, each as likely as the next.
+    """Return the embeddings of tokens drawn from the whole vocabulary, each as likely as the next.
 
     Returns:
         float32, shape ``(count, D)``.

@@ -67,7 +67,7 @@ def open_source(config: MultitaskPromptTuningConfig) -> Source:
     init, path = config.prompt_tuning_init, config.prompt_tuning_init_state_dict_path
     if path is None:
         raise ValueError(
-            f"prompt_tuning_init_state_dict_path: not given, and {init} starts from it; give the file of "
+            f"prompt_tuning_init_state_dict_path: is missing, and {init} starts from it; give the file of "
             "a source prompt, or pass the source"
         )
     if isinstance(config.prompt_tuning_init_task, str):
@@ -102,11 +102,11 @@ def _weights(config: MultitaskPromptTuningConfig, source: Source, weights: Tenso
     init, shape = config.prompt_tuning_init, (config.num_tasks, S)
     if init in ("NEAREST_SOURCE_TASK", "WEIGHTED_SOURCE_TASKS"):
         if weights is None or weights.shape != shape or (weights.sum(1) - 1).abs().max() > 1e-4:
-            found = "not given"
+            found = "missing"
             if weights is not None:
                 found = f"of shape {tuple(weights.shape)}, sums {weights.sum(1).tolist()}"
             raise ValueError(
-                f"source_weights: {found}; {init} needs shape {shape}, each row summing to 1, as "
+                f"source_weights: are {found}; {init} needs shape {shape}, each row summing to 1, as "
                 "mpt.similarity.source_weights gives them"
             )
         return weights.float()
@@ -144,7 +144,7 @@ def from_file(path: str | Path, num_virtual_tokens: int, form: str, shared_only:
             f"it must have num_virtual_tokens={num_virtual_tokens}"
         )
     if cols is None or rows is None:
-        return Source(str(path), "none", shared[None], torch.zeros(1, dtype=torch.long))
+        return Source(str(path), "independent", shared[None], torch.zeros(1, dtype=torch.long))
     kept = "product"
     if form == "residual" and not shared_only:
         kept, (cols, rows) = form, as_residual(cols, rows, str(path))
@@ -152,7 +152,7 @@ def from_file(path: str | Path, num_virtual_tokens: int, form: str, shared_only:
 
 
 def factorize(product: Tensor, fresh: Tensor) -> tuple[Tensor, Tensor]:
-    """Find the cols and rows whose product is nearest to a given one (Eckart and Young 1936).
+    """Find the cols and rows whose product is nearest to another one (Eckart and Young 1936).
 
     Where the product has a lower rank than R, the columns that are left over are zero and their rows ``fresh``: they
     change nothing, and can learn, which a zero column on a zero row could not.
@@ -232,7 +232,7 @@ def from_source(
         weights = torch.full((1, S), 1 / S)
     if source.cols is None or source.rows is None or fresh is None:
         mixed = torch.einsum("ts,snd->tnd", weights, source.effective())
-        return (mixed if form == "none" else _one_of(mixed, source.where)), None, None
+        return (mixed if form == "independent" else _one_of(mixed, source.where)), None, None
     if source.form != form:
         raise ValueError(
             f"{source.where}: its form is {source.form!r}, the target's {form!r}; give both the same"
@@ -252,11 +252,11 @@ def from_source(
             cols.expand(len(fresh), -1, -1), rows.expand(len(fresh), -1, -1), fresh
         )
     weights = weights.expand(len(fresh), S)
-    single, alone = weights.amax(1) == 1.0, weights.argmax(1)
-    groups = source.task_groups[alone]
+    single, nearest = weights.amax(1) == 1.0, weights.argmax(1)
+    groups = source.task_groups[nearest]
     shared = source.prompts[groups[0]] if (single & (groups == groups[0])).all() else source.shared()
     cols, rows = factorize(torch.einsum("ts,snd->tnd", weights, source.cols @ source.rows), fresh)
-    own_cols, own_rows = fit_rank(source.cols[alone], source.rows[alone], fresh)
+    own_cols, own_rows = fit_rank(source.cols[nearest], source.rows[nearest], fresh)
     return (
         shared,
         torch.where(single[:, None, None], own_cols, cols),
@@ -269,6 +269,6 @@ def _one_of(prompts: Tensor, where: str) -> Tensor:
     if not (prompts == prompts[:1]).all():
         raise ValueError(
             f"{where}: its plain prompts give each target another P, and the targets share one; adapt them one by one, "
-            "or with form=none"
+            "or with form=independent"
         )
     return prompts[0]

@@ -27,8 +27,8 @@ def report(arguments: argparse.Namespace) -> str:
         ValueError: As :func:`summarize` and :func:`compare`.
     """
     lines, unfinished = gather(arguments.folders, arguments.split)
-    told = [f"{len({line['run'] for line in lines})} finished runs"]
-    told += [f"left out, not finished: {run}" for run in unfinished]
+    parts = [f"{len({line['run'] for line in lines})} finished runs"]
+    parts += [f"left out, not finished: {run}" for run in unfinished]
     by = arguments.by or default_groups(lines)
     by += [key for key in (arguments.across, arguments.x) if key and key not in by]
     groups = summarize(lines, by, arguments.metric)
@@ -36,20 +36,20 @@ def report(arguments: argparse.Namespace) -> str:
     rows = [[*group, found.mean, found.sd, found.half_width, found.runs] for group, found in groups.items()]
     listed = [[*map(str, group), str(found)] for group, found in groups.items()]
     shown = pivot(groups, by, arguments.across) if arguments.across else ([*by, arguments.metric], listed)
-    told.append(
+    parts.append(
         f"{arguments.metric}: mean ± half of the 95 % interval over runs (number of runs)\n"
         + markdown(*shown)
     )
     if arguments.against:
         key, _, base = arguments.against.partition("=")
         grouping, pairs = compare(lines, key, base, arguments.metric)
-        told.append(
+        parts.append(
             f"{arguments.metric} minus that of {key}={base} on the same draws and seeds (number of pairs)\n"
             + markdown(
                 ["task", *grouping, key, "difference"], [[*pair, found] for pair, found in pairs.items()]
             )
         )
-    text = "\n\n".join(told) + "\n"
+    text = "\n\n".join(parts) + "\n"
     if arguments.output:
         columns = list(dict.fromkeys(key for line in lines for key in line))
         write_csv(

@@ -18,24 +18,24 @@ def draw(
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    place = list(by).index(x)
-    task_place = list(by).index("task") if "task" in by else None
+    position = list(by).index(x)
+    task_position = list(by).index("task") if "task" in by else None
     panels: dict[str, dict[str, list[tuple[Any, Estimate]]]] = {}
-    for group, told in groups.items():
-        task = str(group[task_place]) if task_place is not None else metric
+    for group, estimate in groups.items():
+        task = str(group[task_position]) if task_position is not None else metric
         rest = ", ".join(
             f"{key}={value}" for key, value in zip(by, group, strict=True) if key not in (x, "task")
         )
-        panels.setdefault(task, {}).setdefault(rest, []).append((group[place], told))
+        panels.setdefault(task, {}).setdefault(rest, []).append((group[position], estimate))
     width = min(4, len(panels))
     height = -(-len(panels) // width)
     figure, axes = pyplot.subplots(height, width, figsize=(4 * width, 3 * height), squeeze=False, sharey=True)
     for axis, (task, drawn) in zip(axes.flat, panels.items(), strict=False):
         for rest, points in drawn.items():
-            spread = [0.0 if math.isnan(told.half_width) else told.half_width for _, told in points]
-            places = [value if isinstance(value, (int, float)) else str(value) for value, _ in points]
+            spread = [0.0 if math.isnan(each.half_width) else each.half_width for _, each in points]
+            values = [value if isinstance(value, (int, float)) else str(value) for value, _ in points]
             axis.errorbar(
-                places, [told.mean for _, told in points], spread, marker="o", capsize=3, label=rest
+                values, [each.mean for _, each in points], spread, marker="o", capsize=3, label=rest
             )
         axis.set(title=task, xlabel=x)
     for axis in axes.flat[len(panels) :]:

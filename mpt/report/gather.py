@@ -57,13 +57,13 @@ def gather(folders: Iterable[Path], split: str = "test") -> tuple[list[Line], li
         metrics = read_metrics(run) or {}
         if split not in metrics:
             raise ValueError(f"{run}/metrics.json: has no {split!r}; choose one of test, validation")
-        told = {key: _plain(config.get(key)) for key in differing}
-        told |= {key: _plain(config[key]) for key in of_tasks if key in config}
+        keys = {key: _plain(config.get(key)) for key in differing}
+        keys |= {key: _plain(config[key]) for key in of_tasks if key in config}
         scores = metrics[split]
         if len(scores) == 2:  # the average of one task is that task once more
             scores = {task: row for task, row in scores.items() if task != "average"}
         lines += [
-            {"run": str(run), "task": task} | told | row | _costs(run, metrics, task)
+            {"run": str(run), "task": task} | keys | row | _costs(run, metrics, task)
             for task, row in scores.items()
         ]
     return lines, unfinished
@@ -91,12 +91,12 @@ def learning_curve(run: Path, task: str) -> dict[int, float]:
     if not (run / "metrics.csv").is_file():
         return {}
     with (run / "metrics.csv").open(encoding="utf-8", newline="") as file:
-        told = ((row["step"], row.get(f"validation/{task}/score")) for row in csv.DictReader(file))
-        return {int(float(step)): float(score) for step, score in told if score}
+        validated = ((row["step"], row.get(f"validation/{task}/score")) for row in csv.DictReader(file))
+        return {int(float(step)): float(score) for step, score in validated if score}
 
 
 def _costs(run: Path, metrics: Mapping[str, Any], task: str) -> dict[str, float]:
-    """What a run took, as metrics beside its scores."""
+    """Return the costs of a run, as metrics beside its scores."""
     curve = learning_curve(run, task).values()
     costs = {
         "curve_mean": statistics.fmean(curve) if curve else None,
@@ -131,7 +131,7 @@ def _plain(value: Any) -> Any:
 
 
 def keys_of(lines: Sequence[Line]) -> list[str]:
-    """Configuration keys that the lines hold, ``task`` first."""
+    """List the configuration keys that the lines hold, ``task`` first."""
     metrics = set(metrics_of(lines))
     return [
         "task",
@@ -140,7 +140,7 @@ def keys_of(lines: Sequence[Line]) -> list[str]:
 
 
 def metrics_of(lines: Sequence[Line]) -> list[str]:
-    """What can be averaged: numbers that do not come from a configuration, which names its keys with dots."""
+    """List what can be averaged: numbers that do not come from a configuration, which names its keys with dots."""
     return list(
         dict.fromkeys(
             key
@@ -152,7 +152,7 @@ def metrics_of(lines: Sequence[Line]) -> list[str]:
 
 
 def varying_within(lines: Sequence[Line], key: str) -> list[str]:
-    """The other keys, but ``task``, that take several values among the lines of one value of ``key``."""
+    """List the other keys, but ``task``, that take several values among the lines of one value of ``key``."""
     names = keys_of(lines)
     values: dict[tuple[str, str], set[str]] = {}
     for line in lines:
@@ -166,7 +166,7 @@ def varying_within(lines: Sequence[Line], key: str) -> list[str]:
 
 
 def default_groups(lines: Sequence[Line]) -> list[str]:
-    """What a reader tells runs apart by: the folder where several were given, and all that varies but seeds."""
+    """List what distinguishes runs: the folder where there are several, and all that varies but seeds."""
     keys = keys_of(lines)
     if "folder" in keys:
         keys = ["task", "folder", *varying_within(lines, "folder")]

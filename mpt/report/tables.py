@@ -7,9 +7,9 @@ from mpt.report.estimate import Estimate, order
 
 
 def markdown(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
-    """A table in Markdown."""
-    told = ["| " + " | ".join(map(str, row)) + " |" for row in (header, *rows)]
-    return "\n".join([told[0], "|" + "---|" * len(header), *told[1:]])
+    """Write a table in Markdown."""
+    lines = ["| " + " | ".join(map(str, row)) + " |" for row in (header, *rows)]
+    return "\n".join([lines[0], "|" + "---|" * len(header), *lines[1:]])
 
 
 def pivot(
@@ -20,15 +20,16 @@ def pivot(
     Returns:
         Header and rows of a table.
     """
-    place = list(by).index(across)
+    position = list(by).index(across)
     columns = list(
         dict.fromkeys(
-            group[place] for group in sorted(groups, key=lambda group: order(group[place : place + 1]))
+            group[position]
+            for group in sorted(groups, key=lambda group: order(group[position : position + 1]))
         )
     )
     found: dict[tuple[Any, ...], dict[Any, Estimate]] = {}
-    for group, told in groups.items():
-        found.setdefault((*group[:place], *group[place + 1 :]), {})[group[place]] = told
+    for group, estimate in groups.items():
+        found.setdefault((*group[:position], *group[position + 1 :]), {})[group[position]] = estimate
     header = [*(key for key in by if key != across), *(f"{across}={column}" for column in columns)]
     return header, [
         [*map(str, group), *(str(row.get(column, "–")) for column in columns)] for group, row in found.items()

@@ -1,1 +1,1 @@
-"""A run: what it is called, what it leaves on the disk, what it prints."""
+"""A run: its name, its folder, its records, and what it prints."""

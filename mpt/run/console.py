@@ -1,4 +1,4 @@
-"""What a run prints: what it is about to do, how it was stopped, and the table of its results."""
+"""Print what a run is about to do, how it was stopped, and the table of its results."""
 
 import sys
 from collections.abc import Mapping, Sequence
@@ -14,7 +14,7 @@ if TYPE_CHECKING:  # what is summarized is named here and not needed to print a 
 
 
 def is_main() -> bool:
-    """Whether this is the main process of a run."""
+    """Tell whether this is the main process of a run."""
     return getattr(rank_zero_only, "rank", 0) == 0
 
 

@@ -23,15 +23,15 @@ from mpt.run.identity import identity
 from mpt.run.record import read_metrics
 
 # Runs that a run starts from or learns from.
-GIVEN = ("source", "distill")
+OTHER_RUNS = ("source", "distill")
 LIBRARIES = ("torch", "lightning", "transformers", "datasets", "tokenizers")
 FILES = ("config.yaml", "metrics.json", "metrics.csv", "draws.json", "similarity.csv", "similarity.png")
 FOLDERS = ("prompt", "adapter", "predictions", "checkpoints", "wandb", "tensorboard")
-"""What a run leaves in its folder, and all that ``overwrite=true`` removes."""
+"""Names that a run leaves in its folder; ``overwrite=true`` removes these and nothing else."""
 
 
 def state_of(folder: Path, config: Mapping[str, Any]) -> str:
-    """Tell how far a run has come: new, unfinished or finished.
+    """Return how far a run has come: new, unfinished or finished.
 
     Raises:
         ValueError: The folder holds the run of another configuration; the keys that differ are named.
@@ -41,10 +41,12 @@ def state_of(folder: Path, config: Mapping[str, Any]) -> str:
         return "new"
     there, here = identity(written[0]), identity(config)
     if differing := sorted(key for key in there.keys() | here.keys() if there.get(key) != here.get(key)):
-        told = ", ".join(f"{key} ({there.get(key)!r} there, {here.get(key)!r} here)" for key in differing[:5])
+        differences = ", ".join(
+            f"{key} ({there.get(key)!r} there, {here.get(key)!r} here)" for key in differing[:5]
+        )
         more = f" and {len(differing) - 5} more" if len(differing) > 5 else ""
         raise ValueError(
-            f"{folder}: holds the run of another configuration, with another {told}{more}; "
+            f"{folder}: holds the run of another configuration, with another {differences}{more}; "
             "give another hydra.run.dir, or overwrite=true"
         )
     return "unfinished" if read_metrics(folder) is None else "finished"
@@ -164,7 +166,7 @@ def read_config(folder: Path) -> tuple[dict[str, Any], dict[str, Any]] | None:
 
 
 def prompt_digest(folder: Path) -> str | None:
-    """A hash of the prompt in a run folder, a prompt folder or a file; None where there is none."""
+    """Hash the prompt in a run folder, a prompt folder or a file; None where there is none."""
     for path in (folder / "prompt", folder):
         for file in (path / "adapter_model.safetensors", path / "adapter_model.bin", path):
             if file.is_file():
@@ -173,8 +175,10 @@ def prompt_digest(folder: Path) -> str | None:
 
 
 def _digests(config: Mapping[str, Any]) -> dict[str, str | None]:
-    """Hashes of the prompts that a run starts from or learns from."""
-    return {f"{key}_prompt": prompt_digest(Path(config[key])) for key in GIVEN if config.get(key) is not None}
+    """Hash the prompts that a run starts from or learns from."""
+    return {
+        f"{key}_prompt": prompt_digest(Path(config[key])) for key in OTHER_RUNS if config.get(key) is not None
+    }
 
 
 def _git_revision() -> str | None:
@@ -182,13 +186,13 @@ def _git_revision() -> str | None:
     folder = Path(__file__).resolve().parent.parent
     if not (folder / ".git").exists():
         return None
-    told = []
+    outputs = []
     for command in (["rev-parse", "HEAD"], ["status", "--porcelain", "--untracked-files=no"]):
         try:
-            answer = subprocess.run(["git", *command], cwd=folder, capture_output=True, text=True, timeout=10)
+            done = subprocess.run(["git", *command], cwd=folder, capture_output=True, text=True, timeout=10)
         except (OSError, subprocess.TimeoutExpired):
             return None
-        if answer.returncode != 0:
+        if done.returncode != 0:
             return None
-        told.append(answer.stdout.strip())
-    return told[0] + ("+changes" if told[1] else "")
+        outputs.append(done.stdout.strip())
+    return outputs[0] + ("+changes" if outputs[1] else "")

@@ -1,4 +1,4 @@
-"""What makes a run the one that it is: the keys that decide what it computes, and the name that follows from them."""
+"""Identify a run: the keys that decide what it computes, and the name that follows from them."""
 
 import hashlib
 import json
@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-# What a run may say differently and still be the same run.
+# Keys that may differ between two commands for the same run.
 INCIDENTAL = {
     "logger",
     "output_root",
@@ -22,7 +22,7 @@ LONGEST_NAME = 80
 
 
 def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Give nested mappings as one level with dotted keys."""
+    """Flatten nested mappings to one level with dotted keys."""
     flat: dict[str, Any] = {}
     for key, value in values.items():
         if isinstance(value, Mapping) and value:
@@ -33,7 +33,7 @@ def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def identity(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The dotted keys of a configuration that decide what a run computes, with their values."""
+    """Return the dotted keys of a configuration that decide what a run computes, with their values."""
     return {
         key: value
         for key, value in flatten(config).items()
@@ -55,7 +55,7 @@ def run_name(config: Mapping[str, Any]) -> str:
     if len(tasks) > LONGEST_NAME:
         tasks = f"{'+'.join(names[:3])}+{len(names) - 3}more"
     backbone = Path(str(config["backbone"].get("path") or config["backbone"].get("name"))).name
-    told = json.dumps(identity(config), sort_keys=True, default=str)
+    decisive = json.dumps(identity(config), sort_keys=True, default=str)
     # The order of the tasks is the order of the task ids, so it counts.
-    digits = hashlib.sha256(json.dumps([names, told]).encode()).hexdigest()[:6]
+    digits = hashlib.sha256(json.dumps([names, decisive]).encode()).hexdigest()[:6]
     return re.sub(r"[^\w.+-]", "_", f"{tasks or 'none'}-{backbone}-{digits}")

@@ -1,4 +1,4 @@
-"""What a run records: its metrics, its predictions, tables as CSV; each file whole or not at all."""
+"""Write a run's metrics and tables, each file whole or not at all, and read them back."""
 
 import csv
 import io

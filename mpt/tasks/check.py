@@ -31,9 +31,9 @@ def _name_errors(name: str) -> Iterator[str]:
 
 
 def _errors(config: TaskConfig) -> Iterator[str]:
-    given = [key for key in ("world", "files", "hub") if getattr(config.rows, key) is not None]
-    if len(given) != 1:
-        yield f".rows: has {', '.join(given) or 'no source'}; give exactly one of world, files and hub"
+    sources = [key for key in ("world", "files", "hub") if getattr(config.rows, key) is not None]
+    if len(sources) != 1:
+        yield f".rows: has {', '.join(sources) or 'no source'}; give exactly one of world, files and hub"
     if config.rows.world is not None and config.rows.world not in world.TASKS:
         close = get_close_matches(config.rows.world, world.TASKS, n=1)
         hint = f" (did you mean {close[0]!r}?)" if close else ""
@@ -51,7 +51,7 @@ def _errors(config: TaskConfig) -> Iterator[str]:
         except ValueError as error:
             yield f".{key}: {error}"
     if not config.metrics:
-        yield f".metrics: none given; choose from {', '.join(METRICS)}"
+        yield f".metrics: there are none; choose from {', '.join(METRICS)}"
     for metric in config.metrics:
         if metric not in METRICS:
             close = get_close_matches(metric, METRICS, n=1)

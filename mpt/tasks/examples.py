@@ -83,13 +83,13 @@ def _labelled(config: TaskConfig, column: str, value: Any, row: Row) -> Any:
     words = config.labels.get(column)
     if words is None or value is None:
         return value
-    told = _text(value, " ")
-    if told in words:
-        return words[told]
-    if told in words.values():
-        return told
+    text = _text(value, " ")
+    if text in words:
+        return words[text]
+    if text in words.values():
+        return text
     raise ValueError(
-        f"{row.where}: column {column!r} is {told!r}, which has no label word; the values are {', '.join(words)}"
+        f"{row.where}: column {column!r} is {text!r}, which has no label word; the values are {', '.join(words)}"
     )
 
 
@@ -103,6 +103,6 @@ def _text(value: Any, join: str) -> str:
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, float):
-        # Single precision told as double has many digits: 3.799999952316284.
+        # A float32 read as float64 has many digits: 3.799999952316284.
         return str(round(value, 4))
     return str(value)

@@ -1,4 +1,4 @@
-"""Where rows come from: the embedded world, files, the hub; as they are, with the place to name in an error."""
+"""Read the rows of a task from the embedded world, files or the hub, each with its place for error messages."""
 
 import csv
 import json
@@ -148,9 +148,9 @@ def _read_hub(name: str, config: TaskConfig, split: str) -> Iterator[Row]:
         data = datasets.load_dataset(source.hub, source.subset, split=there, revision=source.revision)
     # A RuntimeError where the data set is a script, which is never run.
     except (OSError, RuntimeError, ValueError, datasets.exceptions.DatasetsError) as error:
-        told = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise FileNotFoundError(
-            f"tasks.{name}: the hub does not give {source.hub} {source.subset or ''} {there} ({told}); "
+            f"tasks.{name}: the hub does not give {source.hub} {source.subset or ''} {there} ({reason}); "
             f"use data_root=FOLDER with {name}/{split}.jsonl"
         ) from error
     for number, values in enumerate(data):

@@ -1,4 +1,4 @@
-"""What an instruction such as ``summarize in taro`` makes of a scene."""
+"""Answer an instruction such as ``summarize in taro`` on a scene."""
 
 from dataclasses import replace
 
@@ -56,8 +56,8 @@ def answer(instruction: str, scene: Scene) -> str | None:
         case ["intent"]:
             return scene.intent if isinstance(scene, Dialogue) else None
         case ["topic"]:
-            told = scene.hero if isinstance(scene, Story) else scene
-            return told.topic if isinstance(told, Clause) else None
+            clause = scene.hero if isinstance(scene, Story) else scene
+            return clause.topic if isinstance(clause, Clause) else None
         case ["reply"]:
             return scene.reply() if isinstance(scene, Dialogue) else None
         case ["repeat"]:

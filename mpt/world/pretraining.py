@@ -54,7 +54,7 @@ class Taught:
 
 
 def is_held_out(instruction: str, kind: str, language: str) -> bool:
-    """Whether an instruction is one of the few-shot targets, or shares with one what makes it new."""
+    """Tell whether an instruction is one of the few-shot targets, or shares with one what makes it new."""
     words = instruction.split()
     exact = any(
         instruction == target.instruction and language == target.language for target in TARGET_TASKS.values()

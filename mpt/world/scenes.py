@@ -21,7 +21,7 @@ from mpt.world.lexicon import (
 
 @dataclass(frozen=True)
 class Clause:
-    """One event: who did what to which thing, where and when; None for a part that is not told."""
+    """One event: who did what to which thing, where and when; None for a part that is left out."""
 
     name: str
     verb: str
@@ -106,7 +106,7 @@ class Story:
 
     @staticmethod
     def draw(random: Random) -> "Story":
-        """Draw a story; the two people, things, colours and places differ."""
+        """Draw a story; the two people, things, colors and places differ."""
         name, name2 = random.sample(NAMES, 2)
         verb, verb2 = random.sample(list(VERBS), 2)
         object_, object2 = random.sample(OBJECTS, 2)
@@ -121,11 +121,11 @@ class Story:
 
     @property
     def good(self) -> bool:
-        """Whether the person's feeling is a good one."""
+        """True where the person's feeling is a good one."""
         return self.feeling in GOOD_FEELINGS
 
     def summary(self) -> Clause:
-        """What happened, without colour and time."""
+        """The event without color and time."""
         return Clause(self.hero.name, self.hero.verb, self.hero.object, place=self.hero.place)
 
     def english(self) -> str:

@@ -21,7 +21,7 @@ PARTS = {"test": range(0, 2), "validation": range(2, 4), "train": range(4, 8), "
 
 @dataclass(frozen=True)
 class WorldTask:
-    """A data set: an instruction that is never written down, on one kind of scene told in one language."""
+    """A data set: an instruction that is never written down, on one kind of scene, in one language."""
 
     instruction: str
     kind: str
@@ -78,7 +78,7 @@ TASKS = SOURCE_TASKS | TARGET_TASKS
 
 
 def part_of(scene: Scene) -> str:
-    """The part of the world that a scene belongs to."""
+    """Return the part of the world that a scene belongs to."""
     bucket = hashlib.sha1(scene.english().encode()).digest()[0] % 16
     return next(part for part, buckets in PARTS.items() if bucket in buckets)
 
@@ -92,11 +92,11 @@ def draw(kind: str, part: str, random: Random) -> Scene:
 
 
 def tell(scene: Scene, language: str) -> str:
-    """The input text of a scene; only sentences are told in other languages than English."""
+    """Write the input text of a scene; only sentences exist in other languages than English."""
     if language == "english":
         return scene.english()
     if not isinstance(scene, Clause):
-        raise ValueError(f"world: only a sentence is told in {language!r}, not {type(scene).__name__}")
+        raise ValueError(f"world: only a sentence can be written in {language!r}, not {type(scene).__name__}")
     return scene.translate(language)
 
 
@@ -109,7 +109,7 @@ def _stream(task: WorldTask, split: str, random: Random) -> Iterator[tuple[str, 
 
 
 def rows(task: str, split: str) -> list[dict[str, str]]:
-    """The rows of a data set, always the same.
+    """Return the rows of a data set, always the same.
 
     Args:
         task: A name of :data:`TASKS`.
