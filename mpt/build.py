@@ -225,7 +225,6 @@ def weigh_source_tasks(
     prompt: PromptConfig,
     backbone: Backbone,
     source: SavedPrompt,
-    examples: Examples,
     data: MixtureDataModule,
     optim: OptimConfig,
     trainer: TrainerConfig,
@@ -238,7 +237,7 @@ def weigh_source_tasks(
     if prompt.init not in ("NEAREST_SOURCE_TASK", "WEIGHTED_SOURCE_TASKS"):
         return None
     if prompt.source_scores == "similarity":
-        embeddings = _embed_tasks(tasks, prompt, backbone, examples, data, optim, trainer)
+        embeddings = _embed_tasks(tasks, prompt, backbone, data, optim, trainer)
         scores = prompt_cosines(embeddings, source.prompt.prompts())
     else:
         losses = [
@@ -255,7 +254,6 @@ def _embed_tasks(
     tasks: Tasks,
     prompt: PromptConfig,
     backbone: Backbone,
-    examples: Examples,
     data: MixtureDataModule,
     optim: OptimConfig,
     trainer: TrainerConfig,
@@ -263,18 +261,8 @@ def _embed_tasks(
     """Train a plain prompt for each target for a few steps on its training examples: SPoT's task embeddings."""
     steps = prompt.embedding_steps
     plain = build_prompt(list(tasks), PromptConfig(prompt.num_virtual_tokens, form="independent"), backbone)
-    few = MixtureDataModule(
-        list(tasks),
-        {split: list(of_split.values()) for split, of_split in examples.items()},
-        backbone.tokenizer,
-        list(tasks.values()),
-        batch_size=data.batch_size,
-        accumulate=data.accumulate,
-        eval_batch_size=data.eval_batch_size,
-        max_steps=steps,
-        mixture=data.mixture,
-        seed=data.seed,
-    )
+    few = data.with_max_steps(steps)
+    few.before_step = None
     module = MPTModule(backbone, plain, few, list(tasks.values()), optim, steps)
     return task_embeddings(module, trainer)
 

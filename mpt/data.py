@@ -1,5 +1,6 @@
 """The data of one run, as Lightning takes it: tokenized once, handed out as training and evaluation batches."""
 
+import copy
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -70,6 +71,12 @@ class MixtureDataModule(LightningDataModule):
             name: {"input": rows.unknown_inputs, "target": rows.unknown_targets}
             for name, rows in zip(self.task_names, self._tokenized["train"], strict=True)
         }
+
+    def with_max_steps(self, max_steps: int) -> "MixtureDataModule":
+        """The same data for a training of another length."""
+        shorter = copy.copy(self)
+        shorter.max_steps = max_steps
+        return shorter
 
     @property
     def examples_per_step(self) -> int:

@@ -9,23 +9,19 @@ from typing import Any
 import lightning
 import torch
 from lightning.pytorch.loggers import Logger
-from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
-from mpt import build, outcome
+from mpt import build, opening, outcome
 from mpt.artifact import SavedPrompt
 from mpt.backbone import Backbone, load_backbone
 from mpt.before import StartScores
-from mpt.checkpoint import read_checkpoint
 from mpt.config import RunConfig, uses_source
 from mpt.data import MixtureDataModule
-from mpt.few_shot import DRAWS, row_ids
+from mpt.few_shot import row_ids
 from mpt.interrupt import StopSignals
-from mpt.loggers import check_tensorboard, close_loggers, open_loggers, tags, wandb_mode
+from mpt.loggers import check_tensorboard, close_loggers, tags, wandb_mode
 from mpt.module import MPTModule
 from mpt.run import console
-from mpt.run import folder as run_folder
-from mpt.run.record import write_json
 from mpt.trainer import TrainerParts, build_trainer, silence_libraries, supervise
 
 
@@ -95,11 +91,18 @@ def train(config: RunConfig, folder: Path) -> dict[str, Any]:
             loaded = load(config)
             loaded.data.before_step = signals.check
             module, weights = build_module(config, loaded)
-            checkpoint = begin(config, folder, loaded)
-            loggers = start_loggers(config, folder, checkpoint, parts)
+            draws = None
+            if config.few_shot.k is not None:
+                draws = row_ids(loaded.examples, config.few_shot.validation)
+            go_on = config.resume == "auto" and not config.overwrite
+            checkpoint = opening.begin(
+                folder, dataclasses.asdict(config), loaded.backbone, draws, go_on=go_on
+            )
+            labels = tags(config.tasks, config.method.name, config.few_shot.k)
+            loggers = opening.start_loggers(config.logger, folder, config.stage, labels, checkpoint, parts)
             status = "failed"
             try:
-                announce(config, folder, module, parts)
+                opening.announce(folder, config.stage, module, parts)
                 start.read()
                 setup_seconds = time.monotonic() - began
                 fit(config, module, parts, loggers, checkpoint)
@@ -167,7 +170,7 @@ def build_module(config: RunConfig, loaded: Loaded) -> tuple[MPTModule, Tensor |
     weights = None
     if source is not None:
         weights = build.weigh_source_tasks(
-            tasks, config.prompt, backbone, source, loaded.examples, data, config.optim, config.trainer
+            tasks, config.prompt, backbone, source, data, config.optim, config.trainer
         )
     if config.mixture.sampling == "each":
         adapter = build.build_adapter_as_separate_runs(
@@ -181,61 +184,6 @@ def build_module(config: RunConfig, loaded: Loaded) -> tuple[MPTModule, Tensor |
         backbone, adapter, data, list(tasks.values()), config.optim, config.trainer.max_steps, distiller
     )
     return module, weights
-
-
-def begin(config: RunConfig, folder: Path, loaded: Loaded) -> Path | None:
-    """Make the run folder ours: the first thing that a run writes, after all that can be refused.
-
-    Returns:
-        The checkpoint to go on from; None for a new run.
-
-    Raises:
-        ValueError: The checkpoint is of a run with other weights of the backbone.
-    """
-    checkpoint = folder / "checkpoints" / "last.ckpt"
-    if not console.is_main():  # the main process has been here
-        return checkpoint if checkpoint.is_file() else None
-    if checkpoint.is_file() and config.resume == "auto" and not config.overwrite:
-        run_folder.check_backbone(folder, loaded.backbone.name, loaded.backbone.fingerprint)
-        console.say(f"{console.relative(folder)}: goes on from {checkpoint.name}; resume=never starts again")
-        return checkpoint
-    run_folder.begin(folder, dataclasses.asdict(config), fingerprint=loaded.backbone.fingerprint)
-    if config.few_shot.k is not None:
-        write_json(folder / DRAWS, row_ids(loaded.examples, config.few_shot.validation))
-    return None
-
-
-def start_loggers(
-    config: RunConfig, folder: Path, checkpoint: Path | None, parts: TrainerParts
-) -> list[Logger]:
-    """Open the loggers, which only the main process has."""
-    if not console.is_main():
-        return []
-    values, run = run_folder.read_config(folder) or ({}, {})
-    return open_loggers(
-        config.logger,
-        folder,
-        run_id=run["id"],
-        stage=config.stage,
-        tags=tags(config.tasks, config.method.name, config.few_shot.k),
-        values=values | {"run": run},
-        step=0 if checkpoint is None else int(read_checkpoint(checkpoint)["global_step"]),
-        clock=parts.timer.time_elapsed,
-    )
-
-
-def announce(config: RunConfig, folder: Path, module: MPTModule, parts: TrainerParts) -> None:
-    """Print what is about to be trained, and warn of words that the backbone does not know."""
-    trainer, backbone = parts.trainer, module.backbone.name
-    devices = f"{trainer.world_size} x {trainer.strategy.root_device.type}"
-    plan = (
-        f"{config.trainer.max_steps} steps of {config.trainer.batch_size} examples, "
-        f"{config.mixture.sampling} mixture, {devices}, seed {config.seed}"
-    )
-    console.say_what_starts(config.stage, folder, backbone, build.count_parameters(module), plan)
-    console.say_tasks(module.data)
-    for warning in console.warn_of_unknown_tokens(module.data.unknown, backbone):
-        rank_zero_warn(warning)
 
 
 def fit(

@@ -114,7 +114,7 @@ class TestWandbThatFails:
     def no_network(self, no_account, monkeypatch):
         monkeypatch.setenv("WANDB_API_KEY", KEY)
         monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
-        monkeypatch.setattr("mpt.loggers.INIT_TIMEOUT", 2)
+        monkeypatch.setattr("mpt.loggers.wandb_run.INIT_TIMEOUT", 2)
         yield
         wandb.teardown()
 
@@ -156,6 +156,6 @@ class TestWandbThatFails:
 
 
 def test_tensorboard_that_is_not_installed_is_refused(monkeypatch):
-    monkeypatch.setattr("mpt.loggers.find_spec", lambda name: None)
+    monkeypatch.setattr("mpt.loggers.open.find_spec", lambda name: None)
     with pytest.raises(ValueError, match=r"logger\.tensorboard: not installed; pip install"):
         check_tensorboard(LoggerConfig(tensorboard=True))

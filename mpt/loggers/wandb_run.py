@@ -1,0 +1,156 @@
+"""W&B: online with an account, offline without one, and never the end of a run."""
+
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import wandb
+from lightning.pytorch.loggers import WandbLogger
+from lightning.pytorch.utilities import rank_zero_only, rank_zero_warn
+
+from mpt.config import LoggerConfig
+
+INIT_TIMEOUT = 15
+"""Seconds after which W&B counts as out of reach."""
+MOST_TASK_TAGS, LONGEST_TAG = 20, 64  # W&B refuses longer tags
+
+
+def wandb_mode(config: LoggerConfig) -> str:
+    """Decide between online, offline and disabled, so that W&B never asks for a login.
+
+    Raises:
+        ValueError: Online is asked for and no API key is at hand.
+    """
+    if not config.wandb:
+        return "disabled"
+    mode = config.wandb_mode
+    if mode == "auto":
+        mode = os.environ.get("WANDB_MODE", "")
+        if mode not in ("online", "offline", "disabled"):
+            mode = "online"
+        return "offline" if mode == "online" and not _has_key() else mode
+    if mode == "online" and not _has_key():
+        raise ValueError(
+            "logger.wandb_mode: online, but no API key is at hand; "
+            "run `wandb login`, set WANDB_API_KEY, or use logger.wandb_mode=offline"
+        )
+    return mode
+
+
+def _has_key() -> bool:
+    """Tell whether W&B finds an API key, wherever `wandb login` keeps it; asks nobody and needs no network."""
+    try:
+        with environment(WANDB_MODE="online", WANDB_SILENT="true"):
+            wandb.setup(wandb.Settings(silent=True))
+            return bool(wandb.login(prompt=False, verify=False))
+    except Exception:  # W&B's own; a key that cannot be read is no key
+        return False
+
+
+def tags(tasks: Iterable[str], method: str, k: int | None) -> list[str]:
+    """Tag a run with its tasks, method and k, by which W&B finds it again, and with those of ``WANDB_TAGS``."""
+    own = [*list(tasks)[:MOST_TASK_TAGS], method, *([f"k={k}"] if k is not None else [])]
+    others = [tag for tag in os.environ.get("WANDB_TAGS", "").split(",") if tag]
+    return list(dict.fromkeys(tag[:LONGEST_TAG] for tag in (*own, *others)))
+
+
+class SafeWandbLogger(WandbLogger):
+    """Lightning's W&B logger; where W&B fails in the middle of a run it falls silent, and the run goes on."""
+
+    _failed = False
+
+    @rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        """Send numbers, or warn once."""
+        if self._failed:
+            return
+        try:
+            super().log_metrics(dict(metrics), step)
+        except Exception as error:
+            self._failed = True
+            rank_zero_warn(
+                f"W&B failed ({reason_of(error)}); metrics.csv has the curves, and the run goes on"
+            )
+
+
+def open_wandb(
+    config: LoggerConfig,
+    folder: Path,
+    mode: str,
+    run_id: str,
+    stage: str,
+    tags: Sequence[str],
+    values: Mapping[str, Any],
+) -> WandbLogger | None:
+    """Open W&B; where it may choose, go offline when it cannot be reached, and go without when that fails too."""
+    start = partial(_start_wandb, config, folder, run_id, stage, tags, values)
+    try:
+        return start(mode)
+    except Exception as error:
+        if config.wandb_mode == "online":
+            raise ValueError(
+                f"logger.wandb_mode: online, but W&B cannot be reached ({reason_of(error)}); use offline or auto"
+            ) from error
+        failure = error
+    where = "offline" if mode == "online" else "nowhere"
+    try:
+        wandb.teardown()  # its service still holds the id of the run that failed
+        opened = start("offline") if mode == "online" else None
+    except Exception:
+        opened, where = None, "nowhere"
+    os.environ["WANDB_MODE"] = "offline"  # the other jobs of a sweep do not wait again
+    rank_zero_warn(f"W&B cannot be used as asked ({reason_of(failure)}); this run is logged {where} in W&B")
+    return opened
+
+
+def _start_wandb(
+    config: LoggerConfig,
+    folder: Path,
+    run_id: str,
+    stage: str,
+    tags: Sequence[str],
+    values: Mapping[str, Any],
+    mode: str,
+) -> WandbLogger:
+    with environment(WANDB_MODE=mode):
+        run = wandb.init(
+            name=folder.name,
+            dir=str(folder),
+            id=run_id,
+            resume="allow",
+            project=config.project,
+            entity=config.entity,
+            group=config.group or os.environ.get("WANDB_RUN_GROUP"),
+            job_type=stage,
+            tags=list(tags),
+            notes=os.environ.get("WANDB_NOTES") or values.get("run", {}).get("command"),
+            config=dict(values),
+            mode="offline" if mode == "offline" else "online",
+            settings=wandb.Settings(silent=mode == "offline", console="off", init_timeout=INIT_TIMEOUT),
+        )
+    run.define_metric("trainer/global_step")
+    run.define_metric("*", step_metric="trainer/global_step", step_sync=True)
+    return SafeWandbLogger(experiment=run, save_dir=str(folder), project=config.project)
+
+
+@contextmanager
+def environment(**values: str) -> Iterator[None]:
+    """Set environment variables for a while: W&B reads some of its settings nowhere else."""
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
+
+def reason_of(error: Exception) -> str:
+    """Return the first line of an error's message, or its type."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
