@@ -34,7 +34,7 @@ class LearnerGroup(NamedTuple):
     """``prompt``, ``factors`` or ``weights``: the part of ``optim.lr_<name>``."""
     params: list[nn.Parameter]
     learners: int
-    """Each parameter can be viewed as ``(learners, -1)``: one row per group of P, or per task."""
+    """Each parameter can be viewed as ``(learners, -1)``: one part per group of P, or per task."""
 
 
 @dataclass(frozen=True)

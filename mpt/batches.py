@@ -24,7 +24,7 @@ for ``generate``."""
 
 @dataclass(frozen=True)
 class TokenizedExamples:
-    """The rows of one task as token ids."""
+    """The examples of one task as token ids."""
 
     inputs: list[list[int]]
     targets: list[list[int]]
@@ -53,12 +53,12 @@ def tokenize(
     return TokenizedExamples(inputs, targets, cut_inputs, cut_targets, *unknown)
 
 
-def _share_of_unknown(rows: list[list[int]], tokenizer: Any) -> float:
+def _share_of_unknown(texts: list[list[int]], tokenizer: Any) -> float:
     """Share of the tokens that are the tokenizer's unknown token; 0 of one that knows every text."""
     if tokenizer.unk_token_id in (None, tokenizer.eos_token_id):
         return 0.0
-    tokens = sum(map(len, rows))
-    return sum(ids.count(tokenizer.unk_token_id) for ids in rows) / max(1, tokens)
+    tokens = sum(map(len, texts))
+    return sum(ids.count(tokenizer.unk_token_id) for ids in texts) / max(1, tokens)
 
 
 def check_labels(name: str, examples: Sequence[Example], tokenizer: Any, config: TaskConfig) -> None:
@@ -95,11 +95,11 @@ def _ids(tokenizer: Any, texts: list[str], longest: int) -> tuple[list[list[int]
 
 
 def collate(
-    rows: Sequence[TokenizedExamples], picked: Sequence[tuple[int, int]], pad_token_id: int
+    tokenized: Sequence[TokenizedExamples], picked: Sequence[tuple[int, int]], pad_token_id: int
 ) -> dict[str, Tensor]:
-    """Pad the picked rows, pairs of task id and row, to the longest of them."""
-    inputs = [rows[task].inputs[row] for task, row in picked]
-    targets = [rows[task].targets[row] for task, row in picked]
+    """Pad the picked examples, pairs of task id and index, to the longest of them."""
+    inputs = [tokenized[task].inputs[index] for task, index in picked]
+    targets = [tokenized[task].targets[index] for task, index in picked]
     input_ids = _padded(inputs, pad_token_id)
     lengths = torch.tensor([len(ids) for ids in inputs])
     return {
@@ -107,13 +107,13 @@ def collate(
         "attention_mask": (torch.arange(input_ids.shape[1]) < lengths[:, None]).long(),
         "labels": _padded(targets, -100),
         "task_ids": torch.tensor([task for task, _ in picked]),
-        "example_indices": torch.tensor([row for _, row in picked]),
+        "example_indices": torch.tensor([index for _, index in picked]),
     }
 
 
-def _padded(rows: list[list[int]], value: int) -> Tensor:
-    longest = max(map(len, rows))
-    return torch.tensor([row + [value] * (longest - len(row)) for row in rows])
+def _padded(texts: list[list[int]], value: int) -> Tensor:
+    longest = max(map(len, texts))
+    return torch.tensor([ids + [value] * (longest - len(ids)) for ids in texts])
 
 
 class TrainLoader:
@@ -123,7 +123,7 @@ class TrainLoader:
     tokens of a whole step are known everywhere without communication.
 
     Args:
-        rows: The tokenized rows of each task.
+        tokenized: The examples of each task.
         mixture: Draws the global steps.
         max_steps: Optimizer steps in all.
         accumulate: Micro-batches of a step.
@@ -133,12 +133,12 @@ class TrainLoader:
         before_step: Called before each step is drawn, when the one before is done with; may raise to stop there.
 
     Raises:
-        ValueError: A step has fewer rows than processes times micro-batches.
+        ValueError: A step has fewer examples than processes times micro-batches.
     """
 
     def __init__(
         self,
-        rows: Sequence[TokenizedExamples],
+        tokenized: Sequence[TokenizedExamples],
         mixture: Mixture,
         *,
         max_steps: int,
@@ -148,13 +148,13 @@ class TrainLoader:
         world_size: int = 1,
         before_step: Callable[[], None] | None = None,
     ) -> None:
-        self.rows, self.mixture, self.pad_token_id = rows, mixture, pad_token_id
+        self.tokenized, self.mixture, self.pad_token_id = tokenized, mixture, pad_token_id
         self.before_step = before_step
         self.max_steps, self.accumulate, self.rank, self.world_size = max_steps, accumulate, rank, world_size
         if mixture.batch_size < accumulate * world_size:
             raise ValueError(
                 f"trainer.batch_size: is {mixture.batch_size}, for {world_size} processes with {accumulate} "
-                "micro-batches each; it is the size of a whole step, so give at least one row to each"
+                "micro-batches each; it is the size of a whole step, so give at least one example to each"
             )
         self._delivered = 0  # micro-batches
         self._before_step = mixture.state_dict()
@@ -171,17 +171,17 @@ class TrainLoader:
                 self.before_step()
             self._before_step = self.mixture.state_dict()
             step = self.mixture.next_batch()
-            inputs, targets = torch.zeros(2, len(self.rows))
-            for task, row in step:
-                inputs[task] += len(self.rows[task].inputs[row])
-                targets[task] += len(self.rows[task].targets[row])
+            inputs, targets = torch.zeros(2, len(self.tokenized))
+            for task, index in step:
+                inputs[task] += len(self.tokenized[task].inputs[index])
+                targets[task] += len(self.tokenized[task].targets[index])
             for micro in range(within, self.accumulate):
                 part = step[micro * self.world_size + self.rank :: self.accumulate * self.world_size]
                 self._delivered += 1
                 if micro == self.accumulate - 1:
                     self._before_step = self.mixture.state_dict()
                 tokens = {"input_tokens": inputs, "target_tokens": targets}
-                yield {**collate(self.rows, part, self.pad_token_id), **tokens}
+                yield {**collate(self.tokenized, part, self.pad_token_id), **tokens}
             within = 0
 
     def state_dict(self) -> dict[str, Any]:
@@ -195,13 +195,13 @@ class TrainLoader:
 
 
 class EvalLoader:
-    """All rows of all tasks once, sorted by length; the rows of a batch share their generation settings.
+    """All examples of all tasks once, sorted by length; those of a batch share their generation settings.
 
-    Of several processes each gets its share of the batches. One that would get none gets a single row of another's
+    Of several processes each gets its share of the batches. One that would get none gets a single example of another's
     once more, since Lightning lets no process be without a batch; who gathers the answers drops it.
 
     Args:
-        rows: The tokenized rows of each task.
+        tokenized: The examples of each task.
         generation: Arguments for ``generate`` of each task.
         batch_size: Rows of a batch.
         pad_token_id: Fills up inputs.
@@ -211,7 +211,7 @@ class EvalLoader:
 
     def __init__(
         self,
-        rows: Sequence[TokenizedExamples],
+        tokenized: Sequence[TokenizedExamples],
         generation: Sequence[Mapping[str, Any]],
         *,
         batch_size: int,
@@ -219,14 +219,14 @@ class EvalLoader:
         rank: int = 0,
         world_size: int = 1,
     ) -> None:
-        self.rows, self.pad_token_id = rows, pad_token_id
+        self.tokenized, self.pad_token_id = tokenized, pad_token_id
         alike: dict[str, list[int]] = {}
         for task, settings in enumerate(generation):
             alike.setdefault(json.dumps(dict(settings), sort_keys=True, default=str), []).append(task)
         self._batches: list[tuple[Mapping[str, Any], list[tuple[int, int]]]] = []
         for tasks in alike.values():
-            picked = [(task, row) for task in tasks for row in range(len(rows[task].inputs))]
-            picked.sort(key=lambda pair: len(rows[pair[0]].inputs[pair[1]]))
+            picked = [(task, index) for task in tasks for index in range(len(tokenized[task].inputs))]
+            picked.sort(key=lambda pair: len(tokenized[pair[0]].inputs[pair[1]]))
             size = min(batch_size, max(1, -(-len(picked) // world_size)))  # so that no process is idle
             for start in range(0, len(picked), size):
                 self._batches.append((generation[tasks[0]], picked[start : start + size]))
@@ -238,4 +238,4 @@ class EvalLoader:
 
     def __iter__(self) -> Iterator[Batch]:
         for generation, picked in self._batches:
-            yield {**collate(self.rows, picked, self.pad_token_id), "generation": dict(generation)}
+            yield {**collate(self.tokenized, picked, self.pad_token_id), "generation": dict(generation)}

@@ -20,9 +20,9 @@ class MixtureDataModule(LightningDataModule):
         examples: Of each split (train, validation, test) the examples of each task.
         tokenizer: The backbone's.
         configs: Configuration of each task.
-        batch_size: Rows of an optimizer step, over all processes and micro-batches.
+        batch_size: Examples of an optimizer step, over all processes and micro-batches.
         accumulate: Micro-batches of a step.
-        eval_batch_size: Rows of an evaluation batch.
+        eval_batch_size: Examples of an evaluation batch.
         max_steps: Optimizer steps in all.
         mixture: How tasks are sampled.
         seed: Seed of the mixture.
@@ -64,12 +64,12 @@ class MixtureDataModule(LightningDataModule):
             for split, of_tasks in self.examples.items()
         }
         self.truncation: dict[str, dict[str, dict[str, float]]] = {
-            split: {name: rows.shares for name, rows in zip(self.task_names, of_tasks, strict=True)}
+            split: {name: of_task.shares for name, of_task in zip(self.task_names, of_tasks, strict=True)}
             for split, of_tasks in self._tokenized.items()
         }
         self.unknown: dict[str, dict[str, float]] = {
-            name: {"input": rows.unknown_inputs, "target": rows.unknown_targets}
-            for name, rows in zip(self.task_names, self._tokenized["train"], strict=True)
+            name: {"input": of_task.unknown_inputs, "target": of_task.unknown_targets}
+            for name, of_task in zip(self.task_names, self._tokenized["train"], strict=True)
         }
 
     def with_max_steps(self, max_steps: int) -> "MixtureDataModule":
@@ -85,11 +85,11 @@ class MixtureDataModule(LightningDataModule):
 
     def train_dataloader(self) -> TrainLoader:
         """The training batches of this process."""
-        rows = self._tokenized["train"]
+        tokenized = self._tokenized["train"]
         rank, world_size = self._place()
-        sizes = [len(of_task.inputs) for of_task in rows]
+        sizes = [len(of_task.inputs) for of_task in tokenized]
         return TrainLoader(
-            rows,
+            tokenized,
             Mixture(sizes, self.batch_size, self.mixture, self.seed),
             max_steps=self.max_steps,
             accumulate=self.accumulate,
@@ -109,11 +109,11 @@ class MixtureDataModule(LightningDataModule):
         return dict(zip(self.task_names, self.examples[split], strict=True))
 
     def val_dataloader(self) -> EvalLoader:
-        """The validation rows of this process."""
+        """The validation examples of this process."""
         return self.eval_loader("validation", shared_out=True)
 
     def test_dataloader(self) -> EvalLoader:
-        """The test rows of this process."""
+        """The test examples of this process."""
         return self.eval_loader("test", shared_out=True)
 
     def eval_loader(
@@ -124,7 +124,7 @@ class MixtureDataModule(LightningDataModule):
         tasks: Sequence[str] | None = None,
         shared_out: bool = False,
     ) -> EvalLoader:
-        """All rows of a split, or this process's share of them.
+        """All examples of a split, or this process's share of them.
 
         Args:
             split: train, validation or test.
@@ -134,16 +134,18 @@ class MixtureDataModule(LightningDataModule):
             shared_out: Give this process's share, where a Trainer runs several.
         """
         rank, world_size = self._place() if shared_out else (0, 1)
-        rows = []
+        tokenized = []
         for task, (name, config) in enumerate(zip(self.task_names, self.configs, strict=True)):
             if (tasks is not None and name not in tasks) or (prefixed and config.prefix is None):
-                rows.append(TokenizedExamples([], [], 0, 0))
+                tokenized.append(TokenizedExamples([], [], 0, 0))
             elif prefixed:
-                rows.append(tokenize(self.examples[split][task], self.tokenizer, config, config.prefix or ""))
+                tokenized.append(
+                    tokenize(self.examples[split][task], self.tokenizer, config, config.prefix or "")
+                )
             else:
-                rows.append(self._tokenized[split][task])
+                tokenized.append(self._tokenized[split][task])
         return EvalLoader(
-            rows,
+            tokenized,
             [
                 {"max_new_tokens": config.max_target_tokens} | dict(config.generation)
                 for config in self.configs

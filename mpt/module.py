@@ -34,7 +34,7 @@ class MPTModule(lightning.LightningModule):
     Args:
         backbone: Frozen.
         adapter: What is trained, a prompt or a baseline; its ``task_names`` are the tasks.
-        data: The rows; for the texts behind the predictions.
+        data: The examples behind the batches.
         configs: Configuration of each task.
         optim: Learning rates and schedule.
         max_steps: Optimizer steps in all, for the schedule.
@@ -87,7 +87,7 @@ class MPTModule(lightning.LightningModule):
             ``task``, the mean token loss; those of the distiller where there is one; and ``all``, their weighted sum.
 
         Raises:
-            ValueError: A row's loss is not finite; its task and row are named.
+            ValueError: An example's loss is not finite; its task and row are named.
         """
         fields = (batch["input_ids"], batch["attention_mask"], batch["labels"])
         distilled = self.distiller is not None
@@ -127,7 +127,7 @@ class MPTModule(lightning.LightningModule):
         self.log("train/loss", (self.task_weights * losses["all"]).sum(), prog_bar=True)
         for name in losses.keys() - {"task", "all"}:
             self.log(f"train/distill/{name}", (self.task_weights * losses[name]).sum())
-        # A task without a row in this step has no loss, which is not a loss of zero.
+        # A task without an example in this step has no loss, which is not a loss of zero.
         present = batch["target_tokens"] > 0
         self.log_dict(
             {

@@ -1,4 +1,4 @@
-"""AdamW over rows as independent learners: a learner that is absent from a step does not move at all.
+"""AdamW over independent learners: one that is absent from a step does not move at all.
 
 Shape legend: L learners, M numbers of one learner in one parameter.
 """

@@ -78,15 +78,15 @@ def write_similarity(folder: Path, names: Sequence[str], cosines: Tensor) -> Non
 
 @torch.no_grad()
 def source_losses(
-    backbone: Backbone, source: MultitaskPromptEmbedding, batches: Iterable[Batch], rows_at_once: int
+    backbone: Backbone, source: MultitaskPromptEmbedding, batches: Iterable[Batch], examples_at_once: int
 ) -> Tensor:
-    """Mean token loss of every source task's prompt on a target's rows, all candidates in one forward.
+    """Mean token loss of every source task's prompt on a target's examples, all candidates in one forward.
 
     Args:
         backbone: The frozen model, left in the mode in which it was found, but used without dropout.
         source: The trained prompt, of S tasks.
-        batches: The target's labelled rows.
-        rows_at_once: Rows times candidates in a forward, at most (a single row has all candidates in any case).
+        batches: The target's labeled examples.
+        examples_at_once: Examples times candidates in a forward, at most; a single example has all candidates.
 
     Returns:
         float32 ``(S,)`` on the CPU, in nats.
@@ -98,8 +98,8 @@ def source_losses(
     backbone.eval()
     try:
         for batch in batches:
-            for start in range(0, len(batch["labels"]), max(1, rows_at_once // S)):
-                part = slice(start, start + max(1, rows_at_once // S))
+            for start in range(0, len(batch["labels"]), max(1, examples_at_once // S)):
+                part = slice(start, start + max(1, examples_at_once // S))
                 fields = {
                     key: batch[key][part].to(backbone.device).repeat_interleave(S, dim=0)
                     for key in ("input_ids", "attention_mask", "labels")

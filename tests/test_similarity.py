@@ -46,8 +46,10 @@ def test_cosines_agree_with_torch_pair_by_pair(form: str) -> None:
             assert found[one, other] == pytest.approx(pair.item(), abs=1e-6)
 
 
-@pytest.mark.parametrize("rows_at_once", [1, 4, 1000])
-def test_losses_of_all_candidates_are_those_of_each_alone(tiny_t5_folder: Path, rows_at_once: int) -> None:
+@pytest.mark.parametrize("examples_at_once", [1, 4, 1000])
+def test_losses_of_all_candidates_are_those_of_each_by_itself(
+    tiny_t5_folder: Path, examples_at_once: int
+) -> None:
     backbone = load_backbone(BackboneConfig("tiny", path=str(tiny_t5_folder))).train()
     source = prompt()
     texts = ["anna found a hat", "ben", "the mill is red and the park is blue", "cake", "a dog and a drum"]
@@ -59,7 +61,7 @@ def test_losses_of_all_candidates_are_those_of_each_alone(tiny_t5_folder: Path, 
         batches.append(
             {"input_ids": inputs["input_ids"], "attention_mask": inputs["attention_mask"], "labels": targets}
         )
-    found = source_losses(backbone, source, batches, rows_at_once)
+    found = source_losses(backbone, source, batches, examples_at_once)
     assert backbone.training
     backbone.eval()
     for task in range(3):

@@ -5,7 +5,7 @@ from torch.nn.functional import cross_entropy
 
 
 def token_losses(logits: Tensor, labels: Tensor) -> Tensor:
-    """Negative log likelihood of each row's labels, summed over its tokens.
+    """Negative log likelihood of each example's labels, summed over its tokens.
 
     Args:
         logits: ``(B, L, V)``.

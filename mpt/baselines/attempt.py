@@ -1,6 +1,6 @@
 """ATTEMPT: an input attends over the prompts of other tasks.
 
-Shape legend: B rows in a batch, S input tokens, T tasks, C source prompts, N virtual tokens, D token_dim, R ranks.
+Shape legend: B examples in a batch, S input tokens, T tasks, C source prompts, N virtual tokens, D token_dim, R ranks.
 """
 
 import math

@@ -1,6 +1,6 @@
 """DePT: part of a prompt is spent on the embeddings of the input.
 
-Shape legend: B rows in a batch, S input tokens, T tasks, C source prompts, N virtual tokens, D token_dim, R ranks.
+Shape legend: B examples in a batch, S input tokens, T tasks, C source prompts, N virtual tokens, D token_dim, R ranks.
 """
 
 import math

@@ -1,7 +1,7 @@
 """The teachers' answers, and a cache of them on the disk.
 
-Shape legend: B rows in a batch, S input tokens, L target tokens, V vocabulary, K kept logits, H layers, D token_dim,
-T tasks.
+Shape legend: B examples in a batch, S input tokens, L target tokens, V vocabulary, K kept logits, H layers,
+D token_dim, T tasks.
 """
 
 import hashlib
@@ -39,7 +39,7 @@ class Answers:
 
 
 class AnswerCache:
-    """The teachers' answers on disk, memory-mapped, filled as rows come by.
+    """The teachers' answers on disk, memory-mapped, filled as examples come by.
 
     A folder of its own per teachers, data, backbone and settings, so nothing stale is ever read.
 
@@ -48,10 +48,10 @@ class AnswerCache:
         config: What is kept of an answer.
         backbone: The frozen model.
         prompts: The teachers, ``(T, N, D)``.
-        rows: The tokenized training rows of each task.
+        tokenized: The training examples of each task.
 
     Raises:
-        ValueError: The disk has less room than the answers to all rows need.
+        ValueError: The disk has less room than the answers to all examples need.
     """
 
     def __init__(
@@ -60,13 +60,13 @@ class AnswerCache:
         config: DistillationConfig,
         backbone: Backbone,
         prompts: Tensor,
-        rows: Sequence[TokenizedExamples],
+        tokenized: Sequence[TokenizedExamples],
     ) -> None:
         D, V = backbone.token_dim, backbone.vocabulary
         kept = None if config.top_k is None or config.top_k >= V else config.top_k
         H = len(config.layers)
-        ends = [np.cumsum([0, *map(len, part)]) for part in _columns(rows)]  # of inputs, of targets
-        self._first = np.cumsum([0, *(len(task.inputs) for task in rows)])  # of each task's rows
+        ends = [np.cumsum([0, *map(len, part)]) for part in _columns(tokenized)]  # of inputs, of targets
+        self._first = np.cumsum([0, *(len(task.inputs) for task in tokenized)])  # of each task's examples
         self._inputs, self._targets = ends
         shapes: dict[str, tuple[tuple[int, ...], str]] = {
             "done": ((int(self._first[-1]),), "uint8"),
@@ -78,7 +78,7 @@ class AnswerCache:
             shapes["encoder"] = ((int(ends[0][-1]), H, D), "float32")
         if "decoder" in config.hidden:
             shapes["decoder"] = ((int(ends[1][-1]), H, D), "float32")
-        self.folder = root / _key(config, backbone, prompts, rows)
+        self.folder = root / _key(config, backbone, prompts, tokenized)
         if not self.folder.is_dir():
             _make(self.folder, shapes)
         self._arrays = {
@@ -86,32 +86,32 @@ class AnswerCache:
             for name, (shape, kind) in shapes.items()
         }
 
-    def has(self, task: int, row: int) -> bool:
+    def has(self, task: int, index: int) -> bool:
         """Tell whether an example's answer is there."""
-        return bool(self._arrays["done"][self._first[task] + row])
+        return bool(self._arrays["done"][self._first[task] + index])
 
-    def put(self, places: Sequence[tuple[int, int]], answers: Answers) -> None:
-        """Keep the answers to some rows, pairs of task id and row."""
+    def put(self, examples: Sequence[tuple[int, int]], answers: Answers) -> None:
+        """Keep the answers to some examples, pairs of task id and index."""
         arrays = {name: value.cpu().numpy() for name, value in vars(answers).items() if value is not None}
-        for index, (task, row) in enumerate(places):
+        for position, (task, index) in enumerate(examples):
             for name, value in arrays.items():
-                begin, end = self._span(name, task, row)
-                self._arrays[name][begin:end] = value[index, : end - begin]
-            self._arrays["done"][self._first[task] + row] = 1  # last: a row that is there is whole
+                begin, end = self._span(name, task, index)
+                self._arrays[name][begin:end] = value[position, : end - begin]
+            self._arrays["done"][self._first[task] + index] = 1  # last: an example that is there is whole
 
     def get(
-        self, places: Sequence[tuple[int, int]], inputs: int, targets: int, device: torch.device
+        self, examples: Sequence[tuple[int, int]], inputs: int, targets: int, device: torch.device
     ) -> Answers:
-        """Read the answers to some rows, padded with zeros to so many input and target tokens, which no loss counts."""
+        """Read the answers to some examples, padded with zeros to as many input and target tokens as the batch has."""
         padded: dict[str, Tensor] = {}
         for name, array in self._arrays.items():
             if name == "done":
                 continue
             length = inputs if name == "encoder" else targets
-            batch = np.zeros((len(places), length, *array.shape[1:]), array.dtype)
-            for index, (task, row) in enumerate(places):
-                begin, end = self._span(name, task, row)
-                batch[index, : end - begin] = array[begin:end]
+            batch = np.zeros((len(examples), length, *array.shape[1:]), array.dtype)
+            for position, (task, index) in enumerate(examples):
+                begin, end = self._span(name, task, index)
+                batch[position, : end - begin] = array[begin:end]
             padded[name] = torch.from_numpy(batch).to(device)
         kept = padded.get("kept")
         return Answers(
@@ -121,19 +121,21 @@ class AnswerCache:
             padded.get("decoder"),
         )
 
-    def _span(self, name: str, task: int, row: int) -> tuple[int, int]:
+    def _span(self, name: str, task: int, index: int) -> tuple[int, int]:
         ends = self._inputs if name == "encoder" else self._targets
-        place = self._first[task] + row
-        return int(ends[place]), int(ends[place + 1])
+        position = self._first[task] + index
+        return int(ends[position]), int(ends[position + 1])
 
 
-def _columns(rows: Sequence[TokenizedExamples]) -> tuple[list[list[int]], list[list[int]]]:
+def _columns(tokenized: Sequence[TokenizedExamples]) -> tuple[list[list[int]], list[list[int]]]:
     """The token ids of all tasks' inputs, and of their targets."""
-    return [ids for task in rows for ids in task.inputs], [ids for task in rows for ids in task.targets]
+    return [ids for task in tokenized for ids in task.inputs], [
+        ids for task in tokenized for ids in task.targets
+    ]
 
 
 def _key(
-    config: DistillationConfig, backbone: Backbone, prompts: Tensor, rows: Sequence[TokenizedExamples]
+    config: DistillationConfig, backbone: Backbone, prompts: Tensor, tokenized: Sequence[TokenizedExamples]
 ) -> str:
     """16 digits of a hash of everything that an answer depends on."""
     settings = {
@@ -145,7 +147,7 @@ def _key(
         json.dumps([settings, backbone.fingerprint, str(backbone.word_embeddings.weight.dtype)]).encode()
     )
     digest.update(prompts.cpu().contiguous().numpy().tobytes())
-    digest.update(json.dumps(_columns(rows)).encode())
+    digest.update(json.dumps(_columns(tokenized)).encode())
     return digest.hexdigest()[:16]
 
 

@@ -1,7 +1,7 @@
 """Compares a student with the teachers of its tasks.
 
-Shape legend: B rows in a batch, S input tokens, L target tokens, V vocabulary, K kept logits, H layers, D token_dim,
-T tasks.
+Shape legend: B examples in a batch, S input tokens, L target tokens, V vocabulary, K kept logits, H layers,
+D token_dim, T tasks.
 """
 
 from collections.abc import Mapping, Sequence
@@ -28,7 +28,7 @@ class Distiller:
         backbone: The student's own; the teachers answer through it, without dropout and gradients.
         teachers: A prompt that holds a task of each of the student's names.
         task_names: The student's T tasks.
-        rows: The tokenized training rows of each task, for the cache.
+        tokenized: The training examples of each task, for the cache.
 
     Raises:
         ValueError: A task has no teacher, or the cache does not fit on the disk.
@@ -40,7 +40,7 @@ class Distiller:
         backbone: Backbone,
         teachers: MultitaskPromptEmbedding,
         task_names: Sequence[str],
-        rows: Sequence[TokenizedExamples],
+        tokenized: Sequence[TokenizedExamples],
     ) -> None:
         if missing := [name for name in task_names if name not in teachers.task_names]:
             raise ValueError(
@@ -51,7 +51,7 @@ class Distiller:
         self.prompts = teachers.prompts().detach()[ids]  # T N D
         self.cache = None
         if config.cache is not None:
-            self.cache = AnswerCache(Path(config.cache), config, backbone, self.prompts, rows)
+            self.cache = AnswerCache(Path(config.cache), config, backbone, self.prompts, tokenized)
 
     def losses(self, student: Outputs, batch: Batch) -> dict[str, Tensor]:
         """This batch's part of each task's distillation losses over the global step.
@@ -70,18 +70,20 @@ class Distiller:
         zero = of_targets.new_zeros(len(of_targets))
         found = {}
         if self.config.weight_logits > 0:
-            rows = logit_losses(student.logits, teacher.logits, labels, self.config.temperature, teacher.kept)
-            found["logits"] = zero.index_add(0, task_ids, rows) / of_targets
+            of_examples = logit_losses(
+                student.logits, teacher.logits, labels, self.config.temperature, teacher.kept
+            )
+            found["logits"] = zero.index_add(0, task_ids, of_examples) / of_targets
         if self.config.weight_hidden > 0:
             found["hidden"] = zero
             if teacher.encoder is not None:
                 states, mask = self._states(student.input_states), batch["attention_mask"].bool()
-                rows = hidden_losses(states, teacher.encoder, mask)
-                found["hidden"] = found["hidden"] + zero.index_add(0, task_ids, rows) / of_inputs
+                of_examples = hidden_losses(states, teacher.encoder, mask)
+                found["hidden"] = found["hidden"] + zero.index_add(0, task_ids, of_examples) / of_inputs
             if teacher.decoder is not None:
                 states = self._states(student.target_states)
-                rows = hidden_losses(states, teacher.decoder, labels != -100)
-                found["hidden"] = found["hidden"] + zero.index_add(0, task_ids, rows) / of_targets
+                of_examples = hidden_losses(states, teacher.decoder, labels != -100)
+                found["hidden"] = found["hidden"] + zero.index_add(0, task_ids, of_examples) / of_targets
         return found
 
     def weighted(self, losses: Mapping[str, Tensor]) -> Tensor:
@@ -93,12 +95,12 @@ class Distiller:
         """Return the teachers' answers, from the cache where it has them."""
         if self.cache is None:
             return self._ask(batch)
-        places = list(zip(batch["task_ids"].tolist(), batch["example_indices"].tolist(), strict=True))
-        if missing := [row for row, place in enumerate(places) if not self.cache.has(*place)]:
+        examples = list(zip(batch["task_ids"].tolist(), batch["example_indices"].tolist(), strict=True))
+        if missing := [position for position, example in enumerate(examples) if not self.cache.has(*example)]:
             part = {key: batch[key][missing] for key in ("input_ids", "attention_mask", "labels", "task_ids")}
-            self.cache.put([places[row] for row in missing], self._ask(part))
+            self.cache.put([examples[position] for position in missing], self._ask(part))
         return self.cache.get(
-            places, batch["input_ids"].shape[1], batch["labels"].shape[1], batch["labels"].device
+            examples, batch["input_ids"].shape[1], batch["labels"].shape[1], batch["labels"].device
         )
 
     @torch.no_grad()

@@ -1,7 +1,7 @@
 """The distance of a student from its teacher: token distributions and hidden states.
 
-Shape legend: B rows in a batch, S input tokens, L target tokens, V vocabulary, K kept logits, H layers, D token_dim,
-T tasks.
+Shape legend: B examples in a batch, S input tokens, L target tokens, V vocabulary, K kept logits, H layers,
+D token_dim, T tasks.
 """
 
 import torch
@@ -12,7 +12,7 @@ from torch.nn.functional import log_softmax
 def logit_losses(
     student: Tensor, teacher: Tensor, labels: Tensor, temperature: float, kept: Tensor | None = None
 ) -> Tensor:
-    """``temperature^2 * KL(teacher || student)`` of each row, summed over its target tokens (Hinton et al. 2015).
+    """``temperature^2 * KL(teacher || student)`` of each example, summed over its target tokens (Hinton et al. 2015).
 
     Args:
         student: Logits, ``(B, L, V)``.
@@ -41,7 +41,7 @@ def coarsened(log_probabilities: Tensor, kept: Tensor) -> Tensor:
 
 
 def hidden_losses(student: Tensor, teacher: Tensor, mask: Tensor) -> Tensor:
-    """Squared error of hidden states of each row: summed over tokens, mean over layers and dimensions.
+    """Squared error of hidden states of each example: summed over tokens, mean over layers and dimensions.
 
     Args:
         student: ``(B, S, H, D)``.

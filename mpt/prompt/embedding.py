@@ -1,6 +1,6 @@
 """The multitask prompt: one shared soft prompt and a low-rank factor per task.
 
-Shape legend: B rows in a batch, T tasks, G groups of P, N virtual tokens, R ranks, D token_dim.
+Shape legend: B examples in a batch, T tasks, G groups of P, N virtual tokens, R ranks, D token_dim.
 """
 
 from collections.abc import Mapping
@@ -96,10 +96,10 @@ class MultitaskPromptEmbedding(Adapter):
         return self.config.task_names.index(name)
 
     def forward(self, indices: Tensor | None, task_ids: Tensor) -> Tensor:
-        """Build the prompt of each row, in float32 also under autocast.
+        """Build the prompt of each example, in float32 also under autocast.
 
         Args:
-            indices: Positions in the prompt, long, ``(B, N)``; None: 0 to N - 1 for every row.
+            indices: Positions in the prompt, long, ``(B, N)``; None: 0 to N - 1 for every example.
             task_ids: Positions in ``task_names``, long, ``(B,)``.
 
         Returns:
@@ -107,11 +107,11 @@ class MultitaskPromptEmbedding(Adapter):
 
         Raises:
             IndexError: A task id is not in 0..T-1, or an index not in 0..N-1 (on a GPU: an assert there).
-            ValueError: ``task_ids`` is None or not one number per row.
+            ValueError: ``task_ids`` is None or not one number per example.
         """
         if task_ids is None or task_ids.dim() != 1:
             found = None if task_ids is None else f"of shape {tuple(task_ids.shape)}"
-            raise ValueError(f"task_ids: is {found}; it must hold one task per row, shape (B,)")
+            raise ValueError(f"task_ids: is {found}; it must hold one task per example, shape (B,)")
         N = self.config.num_virtual_tokens
         if indices is None:
             indices = torch.arange(N, device=task_ids.device).expand(len(task_ids), N)
