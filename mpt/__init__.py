@@ -4,11 +4,19 @@ from importlib import import_module
 from typing import Any
 
 __version__ = "0.1.0"
-__all__ = ["MultitaskPromptEmbedding", "MultitaskPromptTuningConfig", "MultitaskPromptTuningInit", "TaskType"]
+PUBLIC = {
+    "MultitaskPromptEmbedding": "mpt.prompt",
+    "MultitaskPromptTuningConfig": "mpt.prompt",
+    "MultitaskPromptTuningInit": "mpt.prompt",
+    "PromptedModel": "mpt.prompted",
+    "TaskType": "mpt.prompt",
+}
+"""Public name to its module."""
+__all__ = list(PUBLIC)
 
 
 def __getattr__(name: str) -> Any:
     """Import a public name on first use, so that ``import mpt`` costs nothing."""
-    if name not in __all__:
+    if name not in PUBLIC:
         raise AttributeError(f"module 'mpt' has no attribute {name!r}")
-    return getattr(import_module("mpt.prompt"), name)
+    return getattr(import_module(PUBLIC[name]), name)

@@ -108,7 +108,9 @@ def _from_file(path: Path) -> SavedPrompt:
     return SavedPrompt(prompt, prompt.task_names, dict.fromkeys(prompt.task_names, 1.0), "", "")
 
 
-def check_fits(saved: SavedPrompt, backbone_name: str, fingerprint: str, token_dim: int) -> None:
+def check_fits(
+    saved: SavedPrompt, backbone_name: str, fingerprint: str, token_dim: int, where: str = "source"
+) -> None:
     """Refuse a backbone that a prompt was not trained with.
 
     Args:
@@ -116,6 +118,7 @@ def check_fits(saved: SavedPrompt, backbone_name: str, fingerprint: str, token_d
         backbone_name: What the backbone was loaded as.
         fingerprint: The backbone's fingerprint; not compared where the prompt has none.
         token_dim: Width of the backbone's embeddings.
+        where: What to call the prompt in an error.
 
     Raises:
         ValueError: The width or the fingerprint differs.
@@ -124,12 +127,12 @@ def check_fits(saved: SavedPrompt, backbone_name: str, fingerprint: str, token_d
     width = saved.prompt.shape[-1]
     if width != token_dim:
         raise ValueError(
-            f"source: the prompt was trained with {trained_with} and has token_dim {width}, "
+            f"{where}: the prompt was trained with {trained_with} and has token_dim {width}, "
             f"{backbone_name} has {token_dim}; use a prompt only with the backbone it was trained with"
         )
     if saved.fingerprint and saved.fingerprint != fingerprint:
         raise ValueError(
-            f"source: the prompt was trained with {trained_with}, fingerprint {saved.fingerprint[:12]}; "
+            f"{where}: the prompt was trained with {trained_with}, fingerprint {saved.fingerprint[:12]}; "
             f"{backbone_name} has other weights, fingerprint {fingerprint[:12]}; "
             "use a prompt only with the backbone it was trained with"
         )

@@ -100,18 +100,19 @@ def collate(
     """Pad the picked examples, pairs of task id and index, to the longest of them."""
     inputs = [tokenized[task].inputs[index] for task, index in picked]
     targets = [tokenized[task].targets[index] for task, index in picked]
-    input_ids = _padded(inputs, pad_token_id)
+    input_ids = pad(inputs, pad_token_id)
     lengths = torch.tensor([len(ids) for ids in inputs])
     return {
         "input_ids": input_ids,
         "attention_mask": (torch.arange(input_ids.shape[1]) < lengths[:, None]).long(),
-        "labels": _padded(targets, -100),
+        "labels": pad(targets, -100),
         "task_ids": torch.tensor([task for task, _ in picked]),
         "example_indices": torch.tensor([index for _, index in picked]),
     }
 
 
-def _padded(texts: list[list[int]], value: int) -> Tensor:
+def pad(texts: list[list[int]], value: int) -> Tensor:
+    """Fill texts up on the right to the longest of them, ``(B, S)``."""
     longest = max(map(len, texts))
     return torch.tensor([ids + [value] * (longest - len(ids)) for ids in texts])
 

@@ -1,4 +1,4 @@
-"""What the tests share: no network, no account, and a tiny random T5 made on the spot."""
+"""Shared fixtures: no network, no account, a tiny random T5 and small runs made on the spot."""
 
 import json
 import os

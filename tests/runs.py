@@ -1,4 +1,4 @@
-"""What the tests read of a run folder."""
+"""Read a run folder, for the tests."""
 
 import csv
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Where curves go: the file over a resume, and W&B's mode with and without an account."""
+"""Loggers: the curves over a resume, W&B with and without an account, and W&B that fails."""
 
 import csv
 import subprocess

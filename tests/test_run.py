@@ -1,4 +1,4 @@
-"""What a run writes: read back as it was, whole or not at all, and its table."""
+"""A run folder: read back as it was written, whole or not at all, and its table."""
 
 import json
 
