@@ -8,7 +8,9 @@ os.environ["OMP_NUM_THREADS"] = "1"  # the workers of pytest-xdist share the cor
 os.environ["WANDB_MODE"] = "offline"
 os.environ["WANDB_SILENT"] = "true"
 
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -63,7 +65,7 @@ ROWS = [{"text": f"say {word}", "target": word} for word in ("red", "green", "bl
 
 
 @pytest.fixture(scope="session")
-def rows_folder(tmp_path_factory):
+def rows_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of two tasks: data_root/<task>/<split>.jsonl."""
     root = tmp_path_factory.mktemp("rows")
     for shift, name in enumerate(("one", "two")):
@@ -75,10 +77,10 @@ def rows_folder(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def make_config(tiny_t5_folder, rows_folder):
+def make_config(tiny_t5_folder: Path, rows_folder: Path) -> Callable[..., RunConfig]:
     """Build a run's configuration: the small defaults here, and dotted changes."""
 
-    def make(stage="source", tasks=("one", "two"), **changes):
+    def make(stage: str = "source", tasks: Sequence[str] = ("one", "two"), **changes: Any) -> RunConfig:
         config = OmegaConf.structured(RunConfig)
         small = {
             "stage": stage,
@@ -109,13 +111,15 @@ def make_config(tiny_t5_folder, rows_folder):
         config = OmegaConf.merge(config, small)
         for key, value in changes.items():
             OmegaConf.update(config, key.replace("__", "."), value)
-        return OmegaConf.to_object(config)
+        made = OmegaConf.to_object(config)
+        assert isinstance(made, RunConfig)
+        return made
 
     return make
 
 
 @pytest.fixture(scope="session")
-def source_run(make_config, tmp_path_factory):
+def source_run(make_config: Callable[..., RunConfig], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """One source run for all tests that only read it."""
     folder = tmp_path_factory.mktemp("runs") / "source"
     from mpt import stages  # seconds of imports that most test files do without

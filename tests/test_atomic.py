@@ -1,5 +1,6 @@
 """Whole files or none: what a reader finds after success, and after an error."""
 
+import errno
 import os
 
 import pytest
@@ -120,3 +121,18 @@ def test_folder_over_a_file_is_an_error(tmp_path):
     ):
         pass
     assert (tmp_path / "prompt").read_text() == "a file"
+
+
+def test_a_full_disk_names_the_file(tmp_path):
+    path = tmp_path / "metrics.json"
+    path.write_text("old")
+
+    def write():
+        with write_atomically(path) as temporary:
+            temporary.write_text("half")
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.raises(OSError, match="No space left") as found:
+        write()
+    assert found.value.filename == str(path)
+    assert path.read_text() == "old"
