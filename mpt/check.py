@@ -35,6 +35,8 @@ def check(config: RunConfig) -> list[str]:
     Returns:
         One sentence per error; empty where the run may start.
     """
+    if config.stage == "predict":
+        return list(_predict(config))
     return [
         *_choices(config),
         *_ranges(config),
@@ -44,6 +46,21 @@ def check(config: RunConfig) -> list[str]:
         *_distillation(config),
         *_places(config),
     ]
+
+
+def _predict(config: RunConfig) -> Iterator[str]:
+    """Check what answering inputs needs; nothing is trained, so no other key counts."""
+    if config.source is None:
+        yield "source: is missing, and task=predict answers with its prompt; add source=RUN_FOLDER"
+    elif not Path(config.source).exists():
+        yield f"source: no folder {config.source!r}; give one that is there"
+    if config.predict.input not in (None, "-") and not Path(str(config.predict.input)).is_file():
+        yield f"predict.input: no file {config.predict.input!r}; give one that is there, or none for standard input"
+    if config.backbone.dtype not in DTYPES:
+        yield unknown("backbone.dtype", config.backbone.dtype, DTYPES)
+    for key in ("batch_size", "max_new_tokens"):
+        if getattr(config.predict, key) < 1:
+            yield f"predict.{key}: is {getattr(config.predict, key)}; it must be at least 1"
 
 
 def _choices(config: RunConfig) -> Iterator[str]:

@@ -145,7 +145,7 @@ def job(composed: DictConfig) -> float:
     try:
         metrics = run(composed, folder)
         value = optimized(metrics, composed)
-        score = float(metrics["test"]["average"]["score"])
+        score = float(metrics["test"]["average"]["score"]) if metrics else None
         sweep.record(sweep_folder, dataclasses.replace(outcome, score=score))
         return value
     except Exception as error:
@@ -180,6 +180,8 @@ def run(composed: DictConfig, folder: Path) -> dict[str, Any]:
     config = typed(composed)
     if config.logger.group is None:
         config.logger.group = os.environ.get(sweep.VARIABLE)
+    if config.stage == "predict":
+        return predict(config, folder)
     if done := finished(folder, dataclasses.asdict(config)):
         from mpt.run import console  # takes a second to import
 
@@ -192,6 +194,23 @@ def run(composed: DictConfig, folder: Path) -> dict[str, Any]:
     from mpt import stages
 
     return stages.STAGES[config.stage](config, folder)
+
+
+def predict(config: RunConfig, folder: Path) -> dict[str, Any]:
+    """Answer a file of inputs; this leaves no run folder.
+
+    Raises:
+        ValueError: Everything that is wrong with the configuration, or with a line of the inputs.
+        FileNotFoundError: There is no prompt, or no backbone.
+    """
+    if errors := check(config):
+        raise ValueError("\n".join(errors))
+    _remove_if_empty(folder)
+    from mpt.answering import answer_inputs  # seconds of imports
+
+    assert config.source is not None
+    answer_inputs(config.predict, config.source, config.backbone.dtype, config.backbone.path)
+    return {}
 
 
 def typed(composed: DictConfig) -> RunConfig:

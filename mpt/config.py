@@ -26,7 +26,7 @@ class MultitaskPromptTuningInit(StrEnum):
 
 OF_SOURCE = tuple(init for init in MultitaskPromptTuningInit if "SOURCE" in init or init == "AVERAGE_PRODUCT")
 """Inits that start from the prompt of a source run."""
-STAGES = ("source", "target", "teachers")
+STAGES = ("source", "target", "teachers", "predict")
 FORMS = ("product", "residual", "additive", "independent", "single")
 PLAIN = ("independent", "single")
 """Forms without factors."""
@@ -332,11 +332,27 @@ class LoggerConfig:
 
 
 @dataclass
+class PredictConfig:
+    """Answering inputs with a trained prompt, ``task=predict``."""
+
+    input: str | None = None
+    """File of inputs: .jsonl or .csv with ``text`` and ``task``, or a text a line; None: standard input."""
+    output: str | None = None
+    """File that answers are appended to as JSON lines, on from where it ends; None: standard output."""
+    task: str | None = None
+    """The task of all inputs; None: each one's own."""
+    batch_size: int = 32
+    """Inputs answered at a time."""
+    max_new_tokens: int = 128
+    """Longest answer, in tokens."""
+
+
+@dataclass
 class RunConfig:
     """One composed configuration; the root of ``conf/train.yaml``."""
 
     stage: str = MISSING
-    """source, target or teachers; chosen with ``task=``."""
+    """source, target, teachers or predict; chosen with ``task=``."""
     tasks: dict[str, TaskConfig] = field(default_factory=dict)
     backbone: BackboneConfig = field(default_factory=BackboneConfig)
     prompt: PromptConfig = field(default_factory=PromptConfig)
@@ -347,6 +363,7 @@ class RunConfig:
     few_shot: FewShotConfig = field(default_factory=FewShotConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
+    predict: PredictConfig = field(default_factory=PredictConfig)
     logger: LoggerConfig = field(default_factory=LoggerConfig)
     seed: int = 0
     """Of the mixture, of first values and of dropout; the few-shot draw follows it."""

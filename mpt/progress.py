@@ -58,6 +58,11 @@ class Pace:
         self.every = SECONDS_BETWEEN_LINES if every is None else every
         self.started = self._last = time.monotonic()
 
+    @property
+    def elapsed(self) -> float:
+        """Seconds since it began."""
+        return max(time.monotonic() - self.started, 1e-9)
+
     def is_due(self) -> bool:
         """Tell whether the last line is long enough ago; if so, a line counts as printed now."""
         if time.monotonic() - self._last < self.every:

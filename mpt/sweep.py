@@ -41,7 +41,7 @@ class Outcome:
         job: Its number in the sweep.
         folder: Its run folder.
         overrides: Its part of the command line.
-        score: Its average test score; None where it failed.
+        score: Its average test score; None where it failed, or tested nothing.
         error: Why it failed, in one line; None where it did not.
     """
 
@@ -132,7 +132,9 @@ def _print_table(outcomes: list[Outcome], path: Path) -> None:
     for column in ("job", "run", "what differs", "test score"):
         table.add_column(column, overflow="fold")
     for outcome, differs in zip(outcomes, differences(outcomes), strict=True):
-        shown = f"{outcome.score:.3f}" if outcome.score is not None else f"failed: {outcome.error}"
+        shown = "–" if outcome.score is None else f"{outcome.score:.3f}"
+        if outcome.error is not None:
+            shown = f"failed: {outcome.error}"
         table.add_row(str(outcome.job), Path(outcome.folder).name, differs, shown)
     console = Console(width=None if sys.stdout.isatty() else 200)
     console.print(table, markup=False)

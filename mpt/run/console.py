@@ -21,7 +21,10 @@ def is_main() -> bool:
 def say(what: Any) -> None:
     """Print from the main process only."""
     if is_main():
-        Console().print(what, highlight=False, soft_wrap=isinstance(what, str))
+        console = Console()
+        if not console.is_terminal:
+            console = Console(width=120)  # a log has no width of its own, and 80 columns cut the tables
+        console.print(what, highlight=False, soft_wrap=isinstance(what, str))
 
 
 def say_what_starts(

@@ -17,6 +17,7 @@ INCIDENTAL = {
     "trainer.threads",
     "distillation.cache",
     "optimized_metric",
+    "predict",
 }
 LONGEST_NAME = 80
 
