@@ -22,7 +22,7 @@ from mpt import __version__, errors, help, sweep
 from mpt.check import check
 from mpt.config import OLD_FORMS, RunConfig
 from mpt.run.folder import finished
-from mpt.run.identity import run_name
+from mpt.run.identity import flatten, run_name
 from mpt.tasks import catalogue
 
 PACKAGE = Path(__file__).resolve().parent
@@ -161,11 +161,19 @@ def job(composed: DictConfig) -> float:
 
 
 def optimized(metrics: Mapping[str, Any], composed: DictConfig) -> float:
-    """The number at the path ``optimized_metric`` in what ``metrics.json`` holds; NaN in a process that has none."""
-    value: Any = metrics
-    for key in str(composed.optimized_metric).split("/"):
-        value = value.get(key, {}) if isinstance(value, Mapping) else {}
-    return float(value) if isinstance(value, (int, float)) else math.nan
+    """Look up the path ``optimized_metric`` in what ``metrics.json`` holds; NaN where a process or a stage has none.
+
+    Raises:
+        ValueError: The run has no such number; its results are on the disk all the same.
+    """
+    if not metrics:
+        return math.nan
+    path, numbers = str(composed.optimized_metric), flatten(metrics)
+    if path.replace("/", ".") not in numbers:
+        task = path.rpartition("/")[0].replace("/", ".") + "."
+        options = ", ".join(key.removeprefix(task) for key in numbers if key.startswith(task))
+        raise ValueError(f"optimized_metric: the run has no {path!r}; there is {options or 'no such task'}")
+    return float(numbers[path.replace("/", ".")])
 
 
 def run(composed: DictConfig, folder: Path) -> dict[str, Any]:

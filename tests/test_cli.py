@@ -572,6 +572,14 @@ class TestWholeRuns:
         assert code == 0, err
         assert returned[-1] == metrics["validation"]["one"]["exact_match"]
 
+    def test_a_number_to_optimize_that_the_run_lacks_is_named(self, mpt, place, tiny_t5_folder):
+        code, _, err = mpt(
+            "+tasks=[one]", "optimized_metric=validation/one/rouge", *self.small(tiny_t5_folder)
+        )
+        assert code == 2
+        assert "the run has no 'validation/one/rouge'; there is n, score, exact_match" in err
+        assert list(place.glob("runs/source/*/metrics.json"))
+
     def test_seeds_draw_other_examples_unless_the_draw_is_fixed(self):
         assert composed("+tasks=[sum]", "seed=3").few_shot.seed == 3
         assert composed("+tasks=[sum]", "seed=3", "few_shot.seed=1").few_shot.seed == 1

@@ -130,14 +130,7 @@ class Backbone(nn.Module, ABC):
         prompts: Tensor | None = None,
         shifts: Tensor | None = None,
     ) -> Tensor:
-        """Negative log likelihood of each example's target, summed over its tokens.
-
-        Args:
-            input_ids: ``(B, S)``.
-            attention_mask: ``(B, S)``, 1 on tokens.
-            labels: ``(B, L)``; -100 pads.
-            prompts: ``(B, N, D)``; None: no prompt.
-            shifts: Added to the embedded tokens, ``(B, S, D)``; None: nothing.
+        """Negative log likelihood of each example's target, summed over its tokens; arguments as :meth:`outputs`.
 
         Returns:
             float32, ``(B,)``, in nats.
