@@ -91,6 +91,11 @@ class Adapter(nn.Module, ABC):
     def task_names(self) -> list[str]:
         """The T names; position i is ``task_ids == i``."""
 
+    @property
+    @abstractmethod
+    def num_virtual_tokens(self) -> int:
+        """N, the tokens that it puts before each input; 0 where it puts none."""
+
     @abstractmethod
     def condition(
         self, input_ids: Tensor, attention_mask: Tensor, task_ids: Tensor, word_embeddings: nn.Module

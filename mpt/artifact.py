@@ -14,9 +14,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mpt.backbone import Backbone
 from mpt.prompt import MultitaskPromptEmbedding, MultitaskPromptTuningConfig
 from mpt.prompt.folder import FORMAT_VERSION, needs_own_tensors
 from mpt.prompt.tensors import NAMES, as_residual, check_tensors, read_tensors
+
+UNKNOWN_BACKBONE = {"name": "", "fingerprint": ""}
 
 
 @dataclass(frozen=True)
@@ -27,15 +30,19 @@ class SavedPrompt:
         prompt: The prompt, on the CPU.
         task_names: The T names, by task id.
         task_weights: λ of each task in the run that trained it.
-        backbone_name: The backbone it was trained with; empty where the folder does not say.
-        fingerprint: That backbone's; empty for a PEFT adapter, which knows none.
+        backbone: The backbone that it was trained with: name and fingerprint, each empty where the folder does not say,
+            and of a causal one how inputs are written (``separator``, ``chat_template``).
     """
 
     prompt: MultitaskPromptEmbedding
     task_names: list[str]
     task_weights: dict[str, float]
-    backbone_name: str
-    fingerprint: str
+    backbone: dict[str, Any]
+
+
+def input_settings(backbone: Mapping[str, Any]) -> dict[str, Any]:
+    """Pick from what a folder says of its backbone how inputs are written; nothing of an encoder-decoder."""
+    return {key: value for key, value in backbone.items() if key not in UNKNOWN_BACKBONE}
 
 
 def load_prompt(folder: Path) -> SavedPrompt:
@@ -81,10 +88,7 @@ def load_prompt(folder: Path) -> SavedPrompt:
     if found != expected:
         raise ValueError(f"{folder}: the tensors are {found}; by mpt.json they must be {expected}")
     prompt.load_state_dict(values)
-    backbone = about["backbone"]
-    return SavedPrompt(
-        prompt, prompt.task_names, dict(about["task_weights"]), backbone["name"], backbone["fingerprint"]
-    )
+    return SavedPrompt(prompt, prompt.task_names, dict(about["task_weights"]), dict(about["backbone"]))
 
 
 def _from_file(path: Path) -> SavedPrompt:
@@ -105,36 +109,54 @@ def _from_file(path: Path) -> SavedPrompt:
             config = MultitaskPromptTuningConfig(num_tasks=len(cols), num_ranks=cols.shape[2], **shape)
             prompt = MultitaskPromptEmbedding(config)
             prompt.restore(_own_tensors("product", shared, cols, rows, str(path)))
-    return SavedPrompt(prompt, prompt.task_names, dict.fromkeys(prompt.task_names, 1.0), "", "")
+    return SavedPrompt(
+        prompt, prompt.task_names, dict.fromkeys(prompt.task_names, 1.0), dict(UNKNOWN_BACKBONE)
+    )
 
 
-def check_fits(
-    saved: SavedPrompt, backbone_name: str, fingerprint: str, token_dim: int, where: str = "source"
-) -> None:
+def check_fits(saved: SavedPrompt, backbone: Backbone, where: str = "source") -> None:
     """Refuse a backbone that a prompt was not trained with.
 
     Args:
         saved: From :func:`load_prompt`.
-        backbone_name: What the backbone was loaded as.
-        fingerprint: The backbone's fingerprint; not compared where the prompt has none.
-        token_dim: Width of the backbone's embeddings.
+        backbone: Its fingerprint, and how it writes inputs, are compared where the prompt knows them.
         where: What to call the prompt in an error.
 
     Raises:
-        ValueError: The width or the fingerprint differs.
+        ValueError: The width, the fingerprint, or the way inputs are written differs.
     """
-    trained_with = saved.backbone_name or "another backbone"
+    trained_with, fingerprint = saved.backbone["name"] or "another backbone", saved.backbone["fingerprint"]
     width = saved.prompt.shape[-1]
-    if width != token_dim:
+    if width != backbone.token_dim:
         raise ValueError(
             f"{where}: the prompt was trained with {trained_with} and has token_dim {width}, "
-            f"{backbone_name} has {token_dim}; use a prompt only with the backbone it was trained with"
+            f"{backbone.name} has {backbone.token_dim}; use a prompt only with the backbone it was trained with"
         )
-    if saved.fingerprint and saved.fingerprint != fingerprint:
+    if fingerprint and fingerprint != backbone.fingerprint:
         raise ValueError(
-            f"{where}: the prompt was trained with {trained_with}, fingerprint {saved.fingerprint[:12]}; "
-            f"{backbone_name} has other weights, fingerprint {fingerprint[:12]}; "
+            f"{where}: the prompt was trained with {trained_with}, fingerprint {fingerprint[:12]}; "
+            f"{backbone.name} has other weights, fingerprint {backbone.fingerprint[:12]}; "
             "use a prompt only with the backbone it was trained with"
+        )
+    for key, value in input_settings(saved.backbone).items():
+        found = backbone.tokenization.settings.get(key)
+        if found != value:
+            raise ValueError(
+                f"{where}: the prompt was trained with backbone.{key}={value!r}, and it is {found!r} here; use the same"
+            )
+
+
+def check_version(where: Path, found: Any, newest: int) -> None:
+    """Refuse a format that this program does not know.
+
+    Raises:
+        ValueError: It is newer, or none.
+    """
+    if not isinstance(found, int) or isinstance(found, bool) or found < 1:
+        raise ValueError(f"{where}: format_version is {found!r}; this program reads 1 to {newest}")
+    if found > newest:
+        raise ValueError(
+            f"{where}: format_version is {found}, of a newer mpt; this one reads 1 to {newest}, so upgrade it"
         )
 
 
@@ -197,10 +219,7 @@ def _config(
     where: Path, about: Mapping[str, Any], peft_config: Mapping[str, Any], shared: Tensor, cols: Tensor
 ) -> MultitaskPromptTuningConfig:
     """The config of a saved prompt, after checking ``mpt.json``."""
-    if about.get("format_version") != FORMAT_VERSION:
-        raise ValueError(
-            f"{where}: format_version is {about.get('format_version')!r}; this program reads {FORMAT_VERSION}"
-        )
+    check_version(where, about.get("format_version"), FORMAT_VERSION)
     wanted = {
         "task_names": list,
         "task_weights": dict,

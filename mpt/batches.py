@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mpt.backbone import Tokenization
 from mpt.config import TaskConfig
 from mpt.mixture import Mixture
 from mpt.tasks import Example
@@ -42,15 +43,17 @@ class TokenizedExamples:
 
 
 def tokenize(
-    examples: Sequence[Example], tokenizer: Any, config: TaskConfig, prefix: str = ""
+    examples: Sequence[Example], tokenization: Tokenization, config: TaskConfig, prefix: str = ""
 ) -> TokenizedExamples:
-    """Turn texts into token ids; what is too long loses its end but keeps the end-of-sequence token."""
-    inputs, cut_inputs = _ids(
-        tokenizer, [prefix + example.input for example in examples], config.max_source_tokens
+    """Turn the texts of a task into token ids, cut to its longest input and target."""
+    inputs, cut_inputs = tokenization.encode_inputs(
+        [prefix + example.input for example in examples], config.max_source_tokens
     )
-    targets, cut_targets = _ids(tokenizer, [example.target for example in examples], config.max_target_tokens)
-    unknown = [_share_of_unknown(ids, tokenizer) for ids in (inputs, targets)]
-    return TokenizedExamples(inputs, targets, cut_inputs, cut_targets, *unknown)
+    targets, cut_targets = tokenization.encode_targets(
+        [example.target for example in examples], config.max_target_tokens
+    )
+    unknown = [_share_of_unknown(ids, tokenization.tokenizer) for ids in (inputs, targets)]
+    return TokenizedExamples(inputs, targets, len(cut_inputs), len(cut_targets), *unknown)
 
 
 def _share_of_unknown(texts: list[list[int]], tokenizer: Any) -> float:
@@ -61,37 +64,31 @@ def _share_of_unknown(texts: list[list[int]], tokenizer: Any) -> float:
     return sum(ids.count(tokenizer.unk_token_id) for ids in texts) / max(1, tokens)
 
 
-def check_labels(name: str, examples: Sequence[Example], tokenizer: Any, config: TaskConfig) -> None:
+def check_labels(
+    name: str, examples: Sequence[Example], tokenization: Tokenization, config: TaskConfig
+) -> None:
     """Refuse a classification two of whose labels are the same tokens: no answer could tell them apart.
 
     Args:
         name: The task's.
         examples: Of all splits.
-        tokenizer: The backbone's.
+        tokenization: The backbone's.
         config: The task's configuration, for the longest target.
 
     Raises:
         ValueError: As said.
     """
     labels = sorted({example.label for example in examples if example.label is not None})
-    ids, _ = _ids(tokenizer, labels, config.max_target_tokens)
+    ids, _ = tokenization.encode_targets(labels, config.max_target_tokens)
     found: dict[tuple[int, ...], str] = {}
     for label, tokens in zip(labels, map(tuple, ids), strict=True):
         if tokens in found:
-            text = tokenizer.decode(tokens)
+            text = tokenization.tokenizer.decode(tokens)
             raise ValueError(
                 f"tasks.{name}.labels: {found[tokens]!r} and {label!r} are the same tokens to the backbone, {text!r}; "
                 "choose label words that its tokenizer knows, or another backbone"
             )
         found[tokens] = label
-
-
-def _ids(tokenizer: Any, texts: list[str], longest: int) -> tuple[list[list[int]], int]:
-    whole: list[list[int]] = tokenizer(texts, verbose=False)["input_ids"] if texts else []
-    end = tokenizer.eos_token_id
-    cut = sum(len(ids) > longest for ids in whole)
-    # A target without its end would teach the model never to stop.
-    return [ids if len(ids) <= longest else [*ids[: longest - 1], end] for ids in whole], cut
 
 
 def collate(

@@ -79,7 +79,7 @@ def build_data(
     return MixtureDataModule(
         list(tasks),
         {split: list(of_split.values()) for split, of_split in examples.items()},
-        backbone.tokenizer,
+        backbone.tokenization,
         list(tasks.values()),
         batch_size=trainer.batch_size,
         accumulate=trainer.accumulate_grad_batches,
@@ -90,6 +90,23 @@ def build_data(
     )
 
 
+def check_lengths(data: MixtureDataModule, backbone: Backbone, num_virtual_tokens: int) -> None:
+    """Refuse tasks whose examples are longer than the backbone has positions for.
+
+    Raises:
+        ValueError: One is; its task is named.
+    """
+    if backbone.max_positions is None:
+        return
+    for name, inputs, targets in data.longest():
+        if num_virtual_tokens + inputs + targets > backbone.max_positions:
+            raise ValueError(
+                f"tasks.{name}: an input of {inputs} tokens, a target of up to {targets} and {num_virtual_tokens} "
+                f"virtual tokens are more than the {backbone.max_positions} that {backbone.name} takes; lower "
+                f"tasks.{name}.max_source_tokens to {backbone.max_positions - num_virtual_tokens - targets}"
+            )
+
+
 def load_source(source: str, backbone: Backbone, num_virtual_tokens: int) -> SavedPrompt:
     """Load the trained prompt that a target starts from.
 
@@ -98,7 +115,7 @@ def load_source(source: str, backbone: Backbone, num_virtual_tokens: int) -> Sav
         FileNotFoundError: There is none.
     """
     saved = load_prompt(Path(source))
-    check_fits(saved, backbone.name, backbone.fingerprint, backbone.token_dim)
+    check_fits(saved, backbone)
     found = saved.prompt.config.num_virtual_tokens
     if found != num_virtual_tokens:
         raise ValueError(
@@ -132,6 +149,7 @@ def build_prompt(
     if prompt.groups is not None:
         task_groups = [next(g for g, group in enumerate(groups) if name in group) for name in task_names]
     settings = MultitaskPromptTuningConfig(
+        task_type=backbone.task_type,
         task_names=list(task_names),
         num_groups=len(groups),
         task_groups=task_groups,
@@ -281,7 +299,7 @@ def build_distiller(
     if distill is None:
         return None
     saved = load_prompt(Path(distill))
-    check_fits(saved, backbone.name, backbone.fingerprint, backbone.token_dim)
+    check_fits(saved, backbone)
     return Distiller(distillation, backbone, saved.prompt, data.task_names, data.training_examples)
 
 

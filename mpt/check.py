@@ -292,7 +292,10 @@ def _places(config: RunConfig) -> Iterator[str]:
         "distill": config.distill,
     }
     for key, folder in folders.items():
-        if folder is not None and not Path(folder).is_dir():
+        if key == "backbone.path" and str(folder).endswith(".gguf"):
+            if not Path(str(folder)).is_file():
+                yield f"backbone.path: no file {folder!r}; give one that is there"
+        elif folder is not None and not Path(folder).is_dir():
             yield f"{key}: no folder {folder!r}; give one that is there"
     if not config.output_root:
         yield "output_root: is empty; give the folder that holds the runs, such as runs"

@@ -36,7 +36,7 @@ FACTOR_INITS = ("normal", "ones")
 SOURCE_SCORES = ("loss", "similarity")
 METHODS = ("prompt", "attempt", "dept", "lora", "full")
 HIDDEN_PARTS = ("encoder", "decoder")
-"""Places at which distillation compares hidden states."""
+"""Places at which distillation compares hidden states: the input's tokens, and the target's."""
 SAMPLINGS = ("proportional", "equal", "temperature", "log_size", "stochastic", "each")
 DTYPES = ("float32", "bfloat16", "float16")
 SCHEDULES = ("linear", "constant")
@@ -123,13 +123,17 @@ class BackboneConfig:
     name: str = MISSING
     """``tiny`` for the embedded model, otherwise a hub id such as ``google-t5/t5-small``."""
     path: str | None = None
-    """A local folder, read instead of the hub."""
+    """A local folder, or a GGUF file, read instead of the hub."""
     revision: str | None = None
     """A commit, tag or branch of the hub model."""
     dtype: str = "float32"
     """float32, bfloat16 or float16; the prompt stays float32."""
     dropout: bool = True
     """Keep the frozen model's dropout active in training, as in the paper."""
+    separator: str | None = None
+    """Of a causal model: stands between input and target; None: a line break."""
+    chat_template: bool = False
+    """Of a causal model: write each input as a user's turn of its chat template, in place of the separator."""
 
 
 @dataclass
@@ -200,7 +204,8 @@ class DistillationConfig:
     temperature: float = 1.0
     """Both distributions are softmax(logits / temperature), and their divergence is multiplied by its square."""
     hidden: list[str] = field(default_factory=lambda: ["encoder", "decoder"])
-    """Hidden states that are compared: of the input's tokens in the encoder, of the target's in the decoder."""
+    """Hidden states that are compared, encoder: of the input's tokens; decoder: where the target's are predicted. Of a
+    causal model both are states of the one stack."""
     layers: list[int] = field(default_factory=lambda: [-1])
     """Layers of them: 0 is what goes into the first layer, -1 what comes out of the last."""
     cache: str | None = None

@@ -2,10 +2,10 @@
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
 
 from lightning import LightningDataModule
 
+from mpt.backbone import Tokenization
 from mpt.batches import EvalLoader, TokenizedExamples, TrainLoader, check_labels, tokenize
 from mpt.config import MixtureConfig, TaskConfig
 from mpt.mixture import Mixture
@@ -18,7 +18,7 @@ class MixtureDataModule(LightningDataModule):
     Args:
         task_names: T names; position i is ``task_ids == i``.
         examples: Of each split (train, validation, test) the examples of each task.
-        tokenizer: The backbone's.
+        tokenization: The backbone's.
         configs: Configuration of each task.
         batch_size: Examples of an optimizer step, over all processes and micro-batches.
         accumulate: Micro-batches of a step.
@@ -37,7 +37,7 @@ class MixtureDataModule(LightningDataModule):
         self,
         task_names: Sequence[str],
         examples: Mapping[str, Sequence[Sequence[Example]]],
-        tokenizer: Any,
+        tokenization: Tokenization,
         configs: Sequence[TaskConfig],
         *,
         batch_size: int,
@@ -49,16 +49,16 @@ class MixtureDataModule(LightningDataModule):
     ) -> None:
         super().__init__()
         self.before_step: Callable[[], None] | None = None
-        self.task_names, self.configs, self.tokenizer = list(task_names), list(configs), tokenizer
+        self.task_names, self.configs, self.tokenization = list(task_names), list(configs), tokenization
         self.examples = dict(examples)
         self.batch_size, self.accumulate, self.eval_batch_size = batch_size, accumulate, eval_batch_size
         self.max_steps, self.mixture, self.seed = max_steps, mixture, seed
         for task_id, (name, config) in enumerate(zip(self.task_names, self.configs, strict=True)):
             of_task = [example for of_split in examples.values() for example in of_split[task_id]]
-            check_labels(name, of_task, tokenizer, config)
+            check_labels(name, of_task, tokenization, config)
         self._tokenized = {
             split: [
-                tokenize(examples, tokenizer, config)
+                tokenize(examples, tokenization, config)
                 for examples, config in zip(of_tasks, self.configs, strict=True)
             ]
             for split, of_tasks in self.examples.items()
@@ -93,7 +93,7 @@ class MixtureDataModule(LightningDataModule):
             Mixture(sizes, self.batch_size, self.mixture, self.seed),
             max_steps=self.max_steps,
             accumulate=self.accumulate,
-            pad_token_id=self.tokenizer.pad_token_id,
+            pad_token_id=self.tokenization.pad_token_id,
             rank=rank,
             world_size=world_size,
             before_step=self.before_step,
@@ -103,6 +103,17 @@ class MixtureDataModule(LightningDataModule):
     def training_examples(self) -> list[TokenizedExamples]:
         """The tokenized training examples of each task."""
         return self._tokenized["train"]
+
+    def longest(self) -> list[tuple[str, int, int]]:
+        """Of each task its name, the tokens of its longest input in any split, and the most that a target may have."""
+        return [
+            (
+                name,
+                max(len(ids) for of_tasks in self._tokenized.values() for ids in of_tasks[task].inputs),
+                self.configs[task].max_target_tokens,
+            )
+            for task, name in enumerate(self.task_names)
+        ]
 
     def examples_of(self, split: str) -> dict[str, Sequence[Example]]:
         """The examples of a split by task, in the order of the task ids."""
@@ -140,7 +151,7 @@ class MixtureDataModule(LightningDataModule):
                 tokenized.append(TokenizedExamples([], [], 0, 0))
             elif prefixed:
                 tokenized.append(
-                    tokenize(self.examples[split][task], self.tokenizer, config, config.prefix or "")
+                    tokenize(self.examples[split][task], self.tokenization, config, config.prefix or "")
                 )
             else:
                 tokenized.append(self._tokenized[split][task])
@@ -151,7 +162,7 @@ class MixtureDataModule(LightningDataModule):
                 for config in self.configs
             ],
             batch_size=self.eval_batch_size,
-            pad_token_id=self.tokenizer.pad_token_id,
+            pad_token_id=self.tokenization.pad_token_id,
             rank=rank,
             world_size=world_size,
         )

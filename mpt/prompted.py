@@ -4,7 +4,8 @@ Shape legend: B examples in a batch, S input tokens, L target tokens, V vocabula
 """
 
 import json
-from collections.abc import Iterator, Sequence
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import torch
 from torch import Tensor
 
 from mpt.adapter import Adapter
-from mpt.artifact import check_fits, load_prompt
+from mpt.artifact import check_fits, input_settings, load_prompt
 from mpt.backbone import Backbone, load_backbone
 from mpt.baselines import load_baseline
 from mpt.batches import Batch, pad
@@ -55,10 +56,11 @@ class PromptedModel:
         folder = Path(folder)
         if baseline := _baseline_folder(folder):
             about = json.loads((baseline / "adapter.json").read_text(encoding="utf-8"))["backbone"]
-            loaded = load_backbone(_backbone_config(str(backbone or about["name"]), dtype))
+            name = about["name"]
+            loaded = load_backbone(_backbone_config(str(backbone or name), dtype, input_settings(about)))
             if loaded.fingerprint != about["fingerprint"]:
                 raise ValueError(
-                    f"{folder}: was trained with {about['name']}, fingerprint {about['fingerprint']}; "
+                    f"{folder}: was trained with {name}, fingerprint {about['fingerprint']}; "
                     f"{loaded.name} has other weights, fingerprint {loaded.fingerprint}"
                 )
             return PromptedModel(load_baseline(baseline), loaded).to(device)
@@ -68,10 +70,11 @@ class PromptedModel:
                 "backbone.path or transformers"
             )
         saved = load_prompt(folder)
-        if backbone is None and not saved.backbone_name:
+        name = str(backbone or saved.backbone["name"])
+        if not name:
             raise ValueError(f"{folder}: does not name its backbone; give backbone=FOLDER, or a hub id")
-        loaded = load_backbone(_backbone_config(str(backbone or saved.backbone_name), dtype))
-        check_fits(saved, loaded.name, loaded.fingerprint, loaded.token_dim, where=str(folder))
+        loaded = load_backbone(_backbone_config(name, dtype, input_settings(saved.backbone)))
+        check_fits(saved, loaded, where=str(folder))
         return PromptedModel(saved.prompt, loaded).to(device)
 
     @property
@@ -110,13 +113,18 @@ class PromptedModel:
             generation: Further arguments of transformers' ``generate``.
 
         Returns:
-            An answer for each text, in their order.
+            An answer for each text, in their order; under ``num_return_sequences=n``, n of them after each other for
+            each text, as transformers returns them.
 
         Raises:
-            ValueError: An unknown task, or not one task for each text.
+            ValueError: An unknown task, not one task for each text, or no room for a text in the model's positions.
+
+        Warns:
+            UserWarning: Texts were too long for the model and lost their end; it says how many.
         """
-        answers = [""] * len(texts)
-        for positions, batch in self._batches(texts, tasks, batch_size):
+        several = int(generation.get("num_return_sequences", 1))
+        answers = [""] * (len(texts) * several)
+        for positions, batch in self._batches(texts, tasks, batch_size, max_new_tokens):
             conditions = condition(self.adapter, self.backbone, batch)
             found = self.backbone.generate(
                 batch["input_ids"],
@@ -126,8 +134,10 @@ class PromptedModel:
                 max_new_tokens=max_new_tokens,
                 **generation,
             )
-            for position, answer in zip(positions, found, strict=True):
-                answers[position] = answer
+            for row, position in enumerate(positions):
+                answers[position * several : (position + 1) * several] = found[
+                    row * several : (row + 1) * several
+                ]
         return answers
 
     @torch.no_grad()
@@ -155,9 +165,10 @@ class PromptedModel:
         """
         if len(targets) != len(texts):
             raise ValueError(f"targets: are {len(targets)} for {len(texts)} texts; give one for each")
-        ids = self.tokenizer(list(targets))["input_ids"] if targets else []
+        ids, _ = self.backbone.tokenization.encode_targets(targets)
         scores = [0.0] * len(texts)
-        for positions, batch in self._batches(texts, tasks, batch_size):
+        longest = max(map(len, ids), default=0)
+        for positions, batch in self._batches(texts, tasks, batch_size, longest):
             labels = pad([ids[position] for position in positions], -100).to(self.backbone.device)
             conditions = condition(self.adapter, self.backbone, batch)
             inputs = (batch["input_ids"], batch["attention_mask"])
@@ -183,9 +194,12 @@ class PromptedModel:
         return self.backbone.logits(input_ids, attention_mask, labels, conditions.prompts, conditions.shifts)
 
     def _batches(
-        self, texts: Sequence[str], tasks: str | Sequence[str], batch_size: int
+        self, texts: Sequence[str], tasks: str | Sequence[str], batch_size: int, target_tokens: int
     ) -> Iterator[tuple[list[int], Batch]]:
-        """Batch texts by their length: the positions of each batch, and its tensors on the backbone's device."""
+        """Batch texts by their length: the positions of each batch, and its tensors on the backbone's device.
+
+        They are cut to what the model has positions for, besides the prompt and ``target_tokens``.
+        """
         if isinstance(texts, str):
             raise ValueError(f"texts: is one text, {texts[:40]!r}; give a list of them")
         names = [tasks] * len(texts) if isinstance(tasks, str) else list(tasks)
@@ -195,13 +209,22 @@ class PromptedModel:
             )
         if unknown := sorted(set(names) - set(self.task_names)):
             raise ValueError(f"tasks: no task {unknown[0]!r}; choose one of {', '.join(self.task_names)}")
-        ids = self.tokenizer(list(texts))["input_ids"] if texts else []
+        longest = self.backbone.longest_input(self.adapter.num_virtual_tokens, target_tokens)
+        ids, cut = self.backbone.tokenization.encode_inputs(texts, longest)
+        if empty := [position for position, tokens in enumerate(ids) if not tokens]:
+            raise ValueError(f"texts: number {empty[0]} is empty; give each some text")
+        if cut:
+            warnings.warn(
+                f"{len(cut)} of {len(texts)} texts are longer than the {longest} tokens that {self.backbone.name} "
+                f"takes beside the prompt and {target_tokens} tokens of answer; they lost their end",
+                stacklevel=3,
+            )
         order = sorted(range(len(texts)), key=lambda position: len(ids[position]))
         for start in range(0, len(order), batch_size):
             positions = order[start : start + batch_size]
             inputs = [ids[position] for position in positions]
             lengths = torch.tensor([len(each) for each in inputs])
-            input_ids = pad(inputs, self.tokenizer.pad_token_id)
+            input_ids = pad(inputs, self.backbone.tokenization.pad_token_id)
             batch = {
                 "input_ids": input_ids,
                 "attention_mask": (torch.arange(input_ids.shape[1]) < lengths[:, None]).long(),
@@ -215,7 +238,7 @@ def _baseline_folder(folder: Path) -> Path | None:
     return next((each for each in (folder / "adapter", folder) if (each / "adapter.json").is_file()), None)
 
 
-def _backbone_config(name: str, dtype: str) -> BackboneConfig:
-    """A folder that is there is read; everything else is ``tiny`` or a hub id."""
-    path = name if name != "tiny" and Path(name).is_dir() else None
-    return BackboneConfig(name=name, path=path, dtype=dtype)
+def _backbone_config(name: str, dtype: str, settings: Mapping[str, Any]) -> BackboneConfig:
+    """A folder or GGUF file that is there is read; everything else is ``tiny`` or a hub id."""
+    path = name if name != "tiny" and (Path(name).is_dir() or name.endswith(".gguf")) else None
+    return BackboneConfig(name=name, path=path, dtype=dtype, **settings)

@@ -157,6 +157,7 @@ def load(config: RunConfig) -> Loaded:
         mixture=config.mixture,
         seed=config.seed,
     )
+    build.check_lengths(data, backbone, config.prompt.num_virtual_tokens)
     return Loaded(examples, available, backbone, source, data)
 
 

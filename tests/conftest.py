@@ -16,7 +16,13 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
-from transformers import PreTrainedTokenizerFast, T5Config, T5ForConditionalGeneration
+from transformers import (
+    CONFIG_MAPPING,
+    AutoModelForCausalLM,
+    PreTrainedTokenizerFast,
+    T5Config,
+    T5ForConditionalGeneration,
+)
 
 from mpt.config import RunConfig
 from mpt.world import rows
@@ -54,11 +60,73 @@ def make_t5(folder: Path, texts: list[str], **shape: float) -> Path:
     return folder
 
 
+CHAT = (
+    "{% for message in messages %}<turn>{{ message.role }}\n{{ message.content }}<end>\n{% endfor %}"
+    "{% if add_generation_prompt %}<turn>assistant\n{% endif %}"
+)
+
+
+def make_causal(folder: Path, family: str, texts: list[str], **shape: Any) -> Path:
+    """Save a random causal model of a family, and a byte-level tokenizer trained on ``texts``; it has no pad token."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    specials = ["<start>", "<end>", "<turn>"]
+    trainer = trainers.BpeTrainer(
+        vocab_size=300, special_tokens=specials, initial_alphabet=alphabet, show_progress=False
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    if family != "gpt2":  # as of the real ones, whose texts begin with a token of their own
+        tokenizer.post_processor = processors.TemplateProcessing(
+            single="<start> $A", special_tokens=[("<start>", 0)]
+        )
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<start>", eos_token="<end>")
+    fast.chat_template = CHAT
+    settings: dict[str, Any] = {
+        "vocab_size": len(fast) + 8,  # some tokenizers add a few of their own
+        "initializer_range": 0.2,  # so that different inputs have different answers
+        "hidden_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "max_position_embeddings": 128,
+        "bos_token_id": 0,
+        "eos_token_id": 1,
+        "pad_token_id": None,
+    }
+    if family == "opt":
+        settings |= {"ffn_dim": 48, "word_embed_proj_dim": 32}
+    elif family not in ("gpt2", "gpt_neox"):
+        settings |= {"intermediate_size": 48, "num_key_value_heads": 2, "head_dim": 8}
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(CONFIG_MAPPING[family](**(settings | shape)))
+    model.save_pretrained(folder)
+    fast.save_pretrained(folder)
+    return folder
+
+
+def world_texts() -> list[str]:
+    """A few texts for tokenizers to be trained on."""
+    return [f"{row['text']} {row['target']}" for row in rows("mt", "validation")]
+
+
+@pytest.fixture(scope="session")
+def causal_folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """The folder of a random causal model of a family, made where it is first asked for."""
+    made: dict[str, Path] = {}
+
+    def make(family: str) -> Path:
+        if family not in made:
+            made[family] = make_causal(tmp_path_factory.mktemp(family), family, world_texts())
+        return made[family]
+
+    return make
+
+
 @pytest.fixture(scope="session")
 def tiny_t5_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A random T5 of 30,000 parameters, with dropout, as a folder."""
-    texts = [f"{row['text']} {row['target']}" for row in rows("mt", "validation")]
-    return make_t5(tmp_path_factory.mktemp("tiny_t5"), texts)
+    return make_t5(tmp_path_factory.mktemp("tiny_t5"), world_texts())
 
 
 ROWS = [{"text": f"say {word}", "target": word} for word in ("red", "green", "blue", "black", "white")]

@@ -1,6 +1,8 @@
 """The saved prompt: every number back, PEFT's logits equal to ours on a small T5, every damage refused."""
 
 import json
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -11,7 +13,7 @@ from transformers import T5Config, T5ForConditionalGeneration
 from mpt.artifact import check_fits, load_prompt
 from mpt.prompt import MultitaskPromptEmbedding, MultitaskPromptTuningConfig
 from mpt.prompt.extend import add_tasks
-from mpt.prompt.folder import save_prompt
+from mpt.prompt.folder import FORMAT_VERSION, save_prompt
 
 N, D = 4, 16
 NAMES = ["sum", "mt", "dlg"]
@@ -34,7 +36,7 @@ def make_prompt(**changes):
 def save(folder, prompt=None, **changes):
     prompt = make_prompt() if prompt is None else prompt
     weights = {name: 1.0 + position for position, name in enumerate(prompt.task_names)}
-    values = {"task_weights": weights, "backbone_name": "tiny", "fingerprint": "f" * 64}
+    values = {"task_weights": weights, "backbone": {"name": "tiny", "fingerprint": "f" * 64}}
     save_prompt(folder, prompt, **(values | changes))
     return prompt
 
@@ -69,7 +71,7 @@ def test_every_number_comes_back(tmp_path, shape):
         assert getattr(saved.prompt.config, key) == getattr(prompt.config, key)
     assert saved.task_names == NAMES
     assert saved.task_weights == {"sum": 1.0, "mt": 2.0, "dlg": 3.0}
-    assert (saved.backbone_name, saved.fingerprint) == ("tiny", "f" * 64)
+    assert saved.backbone == {"name": "tiny", "fingerprint": "f" * 64}
 
 
 @pytest.mark.filterwarnings("error::UserWarning")
@@ -111,7 +113,7 @@ def test_a_peft_adapter_is_read(tmp_path, backbone):
     assert torch.equal(saved.prompt(None, task_ids), expected)
     assert saved.task_names == ["task_0", "task_1"]
     assert saved.task_weights == {"task_0": 1.0, "task_1": 1.0}
-    assert saved.fingerprint == ""
+    assert saved.backbone["fingerprint"] == ""
 
 
 def test_adapter_saved_as_bin_is_read(tmp_path):
@@ -138,7 +140,7 @@ def test_files_keys_and_shapes(tmp_path):
     assert set(config) <= set(peft.MultitaskPromptTuningConfig.__dataclass_fields__)
     assert (config["num_ranks"], config["num_transformer_submodules"]) == (3, 1)
     about = json.loads((tmp_path / "prompt" / "mpt.json").read_text())
-    assert about["format_version"] == 1
+    assert about["format_version"] == FORMAT_VERSION
     assert about["backbone"] == {"name": "tiny", "fingerprint": "f" * 64}
 
 
@@ -185,18 +187,44 @@ def test_target_starts_from_a_loaded_prompt_after_the_folder_is_gone(tmp_path):
     assert torch.equal(target.prompts()[0], source.prompts()[1])
 
 
+def stand_in(name, fingerprint, token_dim, **settings):
+    """What check_fits looks at of a backbone."""
+    tokenization = SimpleNamespace(settings=settings)
+    return SimpleNamespace(name=name, fingerprint=fingerprint, token_dim=token_dim, tokenization=tokenization)
+
+
+def test_inputs_are_written_as_in_the_training(tmp_path):
+    about = {"name": "lm", "fingerprint": "f" * 64, "separator": " = ", "chat_template": False}
+    save(tmp_path / "prompt", backbone=about)
+    saved = load_prompt(tmp_path / "prompt")
+    check_fits(saved, stand_in("lm", "f" * 64, D, separator=" = ", chat_template=False))
+    with pytest.raises(ValueError, match=r"trained with backbone\.separator=' = ', and it is 'x' here"):
+        check_fits(saved, stand_in("lm", "f" * 64, D, separator="x", chat_template=False))
+
+
+FORMATS = sorted(path.parent for path in (Path(__file__).parent / "formats").glob("*/*/mpt.json"))
+
+
+@pytest.mark.parametrize("folder", FORMATS, ids=lambda folder: f"{folder.parent.name}-{folder.name}")
+def test_every_format_since_the_first_still_loads(folder):
+    saved = load_prompt(folder)
+    assert json.loads((folder / "mpt.json").read_text())["format_version"] == int(folder.parent.name)
+    assert torch.equal(saved.prompt.prompts(), load_file(folder / "expected.safetensors")["prompts"])
+    assert saved.task_weights == {"sum": 1.0, "mt": 2.0, "dlg": 0.5}
+
+
 def test_fit_is_checked(tmp_path):
     save(tmp_path / "prompt")
     saved = load_prompt(tmp_path / "prompt")
-    check_fits(saved, "tiny", "f" * 64, D)
+    check_fits(saved, stand_in("tiny", "f" * 64, D))
     with pytest.raises(
         ValueError, match=r"trained with tiny and has token_dim 16, t5-small has 512; use a prompt"
     ):
-        check_fits(saved, "t5-small", "f" * 64, 512)
+        check_fits(saved, stand_in("t5-small", "f" * 64, 512))
     with pytest.raises(
         ValueError, match=r"tiny, fingerprint ffff.*; other has other weights, fingerprint 0000"
     ):
-        check_fits(saved, "other", "0" * 64, D)
+        check_fits(saved, stand_in("other", "0" * 64, D))
 
 
 @pytest.mark.parametrize(
@@ -247,7 +275,11 @@ def edit_tensors(**changes):
     [
         (lambda folder: (folder / "mpt.json").write_text("{"), r"mpt\.json: not JSON"),
         (lambda folder: (folder / "mpt.json").write_text("[]"), r"mpt\.json: not a JSON object"),
-        (edit_json("mpt.json", format_version=2), "format_version is 2; this program reads 1"),
+        (
+            edit_json("mpt.json", format_version=99),
+            "format_version is 99, of a newer mpt; this one reads 1 to 2, so upgrade it",
+        ),
+        (edit_json("mpt.json", format_version="1"), "format_version is '1'; this program reads 1 to 2"),
         (edit_json("mpt.json", task_names=["sum"]), r"names the tasks \['sum'\]; the tensors have 3"),
         (edit_json("mpt.json", task_names="sum"), "task_names is 'sum'; it must be a list"),
         (edit_json("mpt.json", task_weights={"sum": 1.0}), "names the tasks"),

@@ -144,12 +144,21 @@ def test_missing_pieces_of_a_folder_are_named(tiny_t5_folder: Path, tmp_path: Pa
 
 
 def test_other_architectures_and_dtypes_are_refused(tmp_path: Path, tiny_t5_folder: Path) -> None:
-    shutil.copytree(tiny_t5_folder, tmp_path / "gpt")
-    (tmp_path / "gpt" / "config.json").write_text(json.dumps({"model_type": "gpt2"}))
-    with pytest.raises(ValueError, match="is a 'gpt2' model; choose one of the T5 family"):
-        load_backbone(BackboneConfig(name="t5", path=str(tmp_path / "gpt")))
+    shutil.copytree(tiny_t5_folder, tmp_path / "other")
+    (tmp_path / "other" / "config.json").write_text(json.dumps({"model_type": "bert"}))
+    with pytest.raises(
+        ValueError, match="is a 'bert' model; choose one of the encoder-decoders t5, .* llama"
+    ):
+        load_backbone(BackboneConfig(name="t5", path=str(tmp_path / "other")))
     with pytest.raises(ValueError, match="unknown value 'int8'; choose one of float32"):
         load_backbone(BackboneConfig(name="t5", path=str(tiny_t5_folder), dtype="int8"))
+
+
+def test_weights_that_are_not_there_are_not_drawn_at_random(tmp_path: Path, tiny_t5_folder: Path) -> None:
+    shutil.copytree(tiny_t5_folder, tmp_path / "other")
+    (tmp_path / "other" / "config.json").write_text(json.dumps({"model_type": "gpt2"}))
+    with pytest.raises(ValueError, match=r"lacks \d+ of the weights that a gpt2 has"):
+        load_backbone(BackboneConfig(name="t5", path=str(tmp_path / "other")))
 
 
 def test_hub_that_cannot_be_reached_says_what_to_do() -> None:

@@ -232,7 +232,7 @@ def world_module(name: str, **optim: float) -> MPTModule:
         Example(str(i), row["text"], row["target"], (row["target"],)) for i, row in enumerate(data_rows)
     ]
     data = MixtureDataModule(
-        ["negate"], {split: [examples] for split in SPLITS}, backbone.tokenizer, [task], batch_size=16, accumulate=1,
+        ["negate"], {split: [examples] for split in SPLITS}, backbone.tokenization, [task], batch_size=16, accumulate=1,
         eval_batch_size=16, max_steps=30, mixture=MixtureConfig(), seed=0,
     )  # fmt: skip
     config = MultitaskPromptTuningConfig(

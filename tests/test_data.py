@@ -7,6 +7,7 @@ import pytest
 import torch
 from transformers import AutoTokenizer
 
+from mpt.backbone import Tokenization
 from mpt.batches import EvalLoader, TokenizedExamples, TrainLoader, check_labels, tokenize
 from mpt.config import MixtureConfig, TaskConfig
 from mpt.data import MixtureDataModule
@@ -123,7 +124,7 @@ def test_long_texts_lose_their_end_but_not_its_mark_and_are_counted(tiny_t5_fold
     tokenizer = AutoTokenizer.from_pretrained(tiny_t5_folder)
     config = TaskConfig(max_source_tokens=6, max_target_tokens=4)
     long, short = "anna found the red hat in the mill", "a"
-    rows = tokenize([example(long, short), example(short, long)], tokenizer, config)
+    rows = tokenize([example(long, short), example(short, long)], Tokenization(tokenizer), config)
     whole = tokenizer(long)["input_ids"]
     assert rows.inputs[0] == [*whole[:5], tokenizer.eos_token_id]
     assert rows.targets[1] == [*whole[:3], tokenizer.eos_token_id]
@@ -138,14 +139,14 @@ def data_module(folder: Path, **changes: Any) -> MixtureDataModule:
         "batch_size": 4, "accumulate": 1, "eval_batch_size": 2, "max_steps": 3, "mixture": MixtureConfig(), "seed": 0,
     }  # fmt: skip
     return MixtureDataModule(
-        ["a", "b"], dict.fromkeys(SPLITS, rows), tokenizer, configs, **(settings | changes)
+        ["a", "b"], dict.fromkeys(SPLITS, rows), Tokenization(tokenizer), configs, **(settings | changes)
     )
 
 
 def test_prefixed_rows_are_those_of_tasks_with_a_prefix(tiny_t5_folder: Path) -> None:
     data = data_module(tiny_t5_folder)
     texts = [
-        data.tokenizer.decode(ids, skip_special_tokens=True)
+        data.tokenization.tokenizer.decode(ids, skip_special_tokens=True)
         for batch in data.eval_loader("test", prefixed=True)
         for ids in batch["input_ids"]
     ]
@@ -164,12 +165,12 @@ def test_truncation_is_reported_by_split_and_task(tiny_t5_folder: Path) -> None:
 
 def test_unknown_tokens_are_counted(tiny_t5_folder: Path) -> None:
     tokenizer = AutoTokenizer.from_pretrained(tiny_t5_folder)
-    rows = tokenize([example("anna", "hat"), example("qqq ☃", "☃")], tokenizer, TaskConfig())
+    rows = tokenize([example("anna", "hat"), example("qqq ☃", "☃")], Tokenization(tokenizer), TaskConfig())
     of_snowman = tokenizer("☃")["input_ids"]
     assert of_snowman.count(tokenizer.unk_token_id) == 1
     assert rows.unknown_targets == 1 / (len(tokenizer("hat")["input_ids"]) + len(of_snowman))
     assert rows.unknown_inputs > 0
-    assert tokenize([example("anna", "hat")], tokenizer, TaskConfig()).unknown_inputs == 0
+    assert tokenize([example("anna", "hat")], Tokenization(tokenizer), TaskConfig()).unknown_inputs == 0
 
 
 def test_labels_that_are_the_same_tokens_are_refused(tiny_t5_folder: Path) -> None:
@@ -178,5 +179,5 @@ def test_labels_that_are_the_same_tokens_are_refused(tiny_t5_folder: Path) -> No
     with pytest.raises(
         ValueError, match=r"tasks\.weather\.labels: '☂' and '☃' are the same tokens .*'<unk></s>'"
     ):
-        check_labels("weather", rows, tokenizer, TaskConfig())
-    check_labels("weather", rows[1:], tokenizer, TaskConfig())
+        check_labels("weather", rows, Tokenization(tokenizer), TaskConfig())
+    check_labels("weather", rows[1:], Tokenization(tokenizer), TaskConfig())

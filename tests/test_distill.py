@@ -108,7 +108,7 @@ def build(
     ]
     tasks = [TaskConfig(metrics=["exact_match"], max_target_tokens=8, max_source_tokens=16) for _ in range(2)]
     data = MixtureDataModule(
-        ["a", "b"], dict.fromkeys(SPLITS, rows), backbone.tokenizer, tasks, batch_size=6, accumulate=1,
+        ["a", "b"], dict.fromkeys(SPLITS, rows), backbone.tokenization, tasks, batch_size=6, accumulate=1,
         eval_batch_size=6, max_steps=6, mixture=MixtureConfig("equal"), seed=0,
     )  # fmt: skip
     settings = DistillationConfig(**config)

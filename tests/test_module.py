@@ -57,7 +57,7 @@ def build(
     held = [examples(task, 3) for task in range(len(weights))]
     configs = [TaskConfig(weight=w, metrics=["exact_match"], max_target_tokens=4) for w in weights]
     data = MixtureDataModule(
-        names, {"train": rows, "validation": held, "test": held}, backbone.tokenizer, configs,
+        names, {"train": rows, "validation": held, "test": held}, backbone.tokenization, configs,
         batch_size=batch_size, accumulate=accumulate, eval_batch_size=4, max_steps=steps, mixture=MixtureConfig(),
         seed=0,
     )  # fmt: skip
@@ -90,7 +90,7 @@ def whole_batch(module: MPTModule, pairs: list[tuple[int, int]]) -> dict[str, An
     tokens = torch.zeros(len(rows))
     for task, row in pairs:
         tokens[task] += len(rows[task].targets[row])
-    return {**collate(rows, pairs, module.data.tokenizer.pad_token_id), "target_tokens": tokens}
+    return {**collate(rows, pairs, module.data.tokenization.pad_token_id), "target_tokens": tokens}
 
 
 # The loss
@@ -227,7 +227,7 @@ def test_rows_are_answered_under_their_own_prompt(folder: Path) -> None:
         (f"task{t}", f"train:{r}") for t in (0, 1) for r in range(3)
     ]
     for index, answer in enumerate(answers):
-        encoded = data.tokenizer([answer.input], return_tensors="pt")
+        encoded = data.tokenization.tokenizer([answer.input], return_tensors="pt")
         prompts = module.adapter(None, torch.tensor([index // 3]))
         alone = module.backbone.generate(
             encoded["input_ids"], encoded["attention_mask"], prompts, max_new_tokens=4

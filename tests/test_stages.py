@@ -101,7 +101,7 @@ class TestWhatARunLeaves:
         saved = load_prompt(source_run)
         assert saved.task_names == ["one", "two"]
         assert saved.task_weights == {"one": 1.0, "two": 1.0}
-        assert saved.fingerprint == load_backbone(make_config().backbone).fingerprint
+        assert saved.backbone["fingerprint"] == load_backbone(make_config().backbone).fingerprint
 
 
 class TestTarget:

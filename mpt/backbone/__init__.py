@@ -3,5 +3,6 @@
 from mpt.backbone.interface import Backbone, Outputs
 from mpt.backbone.load import TINY, load_backbone
 from mpt.backbone.losses import token_losses
+from mpt.backbone.tokenization import Tokenization
 
-__all__ = ["TINY", "Backbone", "Outputs", "load_backbone", "token_losses"]
+__all__ = ["TINY", "Backbone", "Outputs", "Tokenization", "load_backbone", "token_losses"]

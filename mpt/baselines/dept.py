@@ -37,6 +37,11 @@ class DePT(Baseline):
         self.A = nn.Parameter(torch.empty(T, max_tokens, num_ranks).uniform_(-1, 1) / math.sqrt(max_tokens))
         self.B = nn.Parameter(torch.zeros(T, num_ranks, D))
 
+    @property
+    def num_virtual_tokens(self) -> int:
+        """N."""
+        return self.prompt.shape[1]
+
     def condition(
         self, input_ids: Tensor, attention_mask: Tensor, task_ids: Tensor, word_embeddings: nn.Module
     ) -> Conditions:

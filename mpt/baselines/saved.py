@@ -31,7 +31,7 @@ def save_tensors(
         "method": method,
         "task_names": module.task_names,
         "settings": dict(settings),
-        "backbone": {"name": backbone.name, "fingerprint": backbone.fingerprint},
+        "backbone": backbone.describe(),
     }
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in module.state_dict().items()}
     folder.parent.mkdir(parents=True, exist_ok=True)

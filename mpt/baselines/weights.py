@@ -15,6 +15,11 @@ from mpt.config import MethodConfig
 class WithinBackbone(Baseline):
     """Trains the backbone's own weights, so the backbone reads nothing else than its tokens."""
 
+    @property
+    def num_virtual_tokens(self) -> int:
+        """None."""
+        return 0
+
     def condition(
         self, input_ids: Tensor, attention_mask: Tensor, task_ids: Tensor, word_embeddings: nn.Module
     ) -> Conditions:
@@ -45,7 +50,7 @@ class LoRA(WithinBackbone):
             raise ValueError("method: lora needs peft; pip install 'mpt[lora]'") from error
         assert method.num_ranks is not None
         settings = peft.LoraConfig(
-            task_type="SEQ_2_SEQ_LM",
+            task_type=backbone.task_type,
             r=method.num_ranks,
             lora_alpha=method.num_ranks if method.alpha is None else method.alpha,
             target_modules=method.modules,

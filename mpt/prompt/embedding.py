@@ -85,6 +85,11 @@ class MultitaskPromptEmbedding(Adapter):
         """The T names; position i is ``task_ids == i``."""
         return list(self.config.task_names)
 
+    @property
+    def num_virtual_tokens(self) -> int:
+        """N."""
+        return self.config.num_virtual_tokens
+
     def task_id(self, name: str) -> int:
         """Return the index of the task called ``name``.
 
@@ -173,8 +178,7 @@ class MultitaskPromptEmbedding(Adapter):
             folder / "prompt",
             self,
             task_weights=task_weights,
-            backbone_name=backbone.name,
-            fingerprint=backbone.fingerprint,
+            backbone=backbone.describe(),
             backbone_location=backbone.location,
         )
 

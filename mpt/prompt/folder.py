@@ -29,7 +29,8 @@ from mpt.prompt.tensors import NAMES, as_product
 if TYPE_CHECKING:
     from mpt.prompt.embedding import MultitaskPromptEmbedding
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+"""Of ``mpt.json``. 2 may say of the backbone how inputs are written for it; 1 knew only encoder-decoders."""
 
 
 def save_prompt(
@@ -37,8 +38,7 @@ def save_prompt(
     prompt: "MultitaskPromptEmbedding",
     *,
     task_weights: Mapping[str, float],
-    backbone_name: str,
-    fingerprint: str,
+    backbone: Mapping[str, Any],
     backbone_location: str | None = None,
 ) -> None:
     """Write a prompt's folder, whole or not at all; one that stood there is replaced.
@@ -47,8 +47,7 @@ def save_prompt(
         folder: Where to; folders above it are made.
         prompt: The prompt, on any device.
         task_weights: λ of each task, by name.
-        backbone_name: What the backbone was loaded as.
-        fingerprint: The backbone's fingerprint.
+        backbone: What :meth:`mpt.backbone.Backbone.describe` says: name, fingerprint, and how inputs are written.
         backbone_location: Where PEFT and transformers find the backbone; None: under its name.
 
     Raises:
@@ -73,13 +72,13 @@ def save_prompt(
         "num_groups": prompt.config.num_groups,
         "task_groups": prompt.config.task_groups,
         "num_ranks": prompt.config.num_ranks,
-        "backbone": {"name": backbone_name, "fingerprint": fingerprint},
+        "backbone": dict(backbone),
     }
     folder.parent.mkdir(parents=True, exist_ok=True)
     with write_folder_atomically(folder) as temporary:
         _write_json(
             temporary / "adapter_config.json",
-            _peft_config(prompt, tensors, backbone_location or backbone_name),
+            _peft_config(prompt, tensors, backbone_location or str(backbone["name"])),
         )
         _write_json(temporary / "mpt.json", about)
         save_file(tensors, temporary / "adapter_model.safetensors", metadata={"format": "pt"})
