@@ -45,13 +45,15 @@ def input_settings(backbone: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in backbone.items() if key not in UNKNOWN_BACKBONE}
 
 
-def load_prompt(folder: Path) -> SavedPrompt:
+def load_prompt(folder: Path, *, drop_decoder_prompt: bool = False) -> SavedPrompt:
     """Read a prompt back, every number as it was saved.
 
     Args:
         folder: A run folder, whose ``prompt/`` is read; a prompt folder; a PEFT adapter of multitask prompt tuning; or
             a file of its tensors, ``.safetensors`` or of ``torch.save``. An adapter or file knows no names: its tasks
             are ``task_0``, ``task_1``, ... and have λ = 1. A file with only ``prompt_embeddings`` is a shared P.
+        drop_decoder_prompt: Of a PEFT adapter that has a prompt for the decoder too (``num_transformer_submodules`` is
+            2, PEFT's default for encoder-decoders), keep the encoder's, which is all that PEFT's ``generate`` uses.
 
     Raises:
         FileNotFoundError: There is no saved prompt.
@@ -70,7 +72,7 @@ def load_prompt(folder: Path) -> SavedPrompt:
             "give the folder of a finished run"
         )
     peft_config = _read_json(folder / "adapter_config.json")
-    shared, cols, rows = _read_adapter(folder, peft_config)
+    shared, cols, rows = _read_adapter(folder, peft_config, drop_decoder_prompt)
     about = (
         _read_json(folder / "mpt.json")
         if (folder / "mpt.json").is_file()
@@ -173,17 +175,20 @@ def _own_tensors(form: str, shared: Tensor, cols: Tensor, rows: Tensor, where: s
     return {"embedding.weight": shared, "prefix_task_cols": cols, "prefix_task_rows": rows}
 
 
-def _read_adapter(folder: Path, peft_config: Mapping[str, Any]) -> tuple[Tensor, Tensor, Tensor]:
+def _read_adapter(
+    folder: Path, peft_config: Mapping[str, Any], drop_decoder_prompt: bool
+) -> tuple[Tensor, Tensor, Tensor]:
     """PEFT's three tensors, checked against its config."""
     where = folder / "adapter_config.json"
     if peft_config.get("peft_type") != "MULTITASK_PROMPT_TUNING":
         raise ValueError(
             f"{where}: peft_type is {peft_config.get('peft_type')!r}; it must be 'MULTITASK_PROMPT_TUNING'"
         )
-    if (submodules := peft_config.get("num_transformer_submodules")) not in (None, 1):
+    submodules = peft_config.get("num_transformer_submodules") or 1
+    if submodules != 1 and not (submodules == 2 and drop_decoder_prompt):
         raise ValueError(
-            f"{where}: num_transformer_submodules is {submodules}; it must be 1, "
-            "since generate() never uses the prompt of a decoder"
+            f"{where}: num_transformer_submodules is {submodules}; it must be 1, since generate() never uses the "
+            "prompt of a decoder: it answers otherwise than it was trained; drop_decoder_prompt=True keeps the encoder's"
         )
     path = folder / "adapter_model.safetensors"
     if not path.is_file() and (folder / "adapter_model.bin").is_file():
@@ -191,6 +196,9 @@ def _read_adapter(folder: Path, peft_config: Mapping[str, Any]) -> tuple[Tensor,
     shared, cols, rows = check_tensors(read_tensors(path), NAMES, str(path))
     assert cols is not None
     assert rows is not None
+    if submodules == 2:
+        kept = len(shared) // 2
+        shared, cols = shared[:kept].clone(), cols[:, :kept].clone()
     declared = {key: peft_config.get(key) for key in ("num_tasks", "num_virtual_tokens", "num_ranks")}
     found = dict(zip(declared, cols.shape, strict=True))
     if declared != found:

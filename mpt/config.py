@@ -112,6 +112,8 @@ class TaskConfig:
     """Longest input in tokens; what is longer loses its end."""
     max_target_tokens: int = 128
     """Longest target, and longest answer, in tokens."""
+    constrained: bool = False
+    """Of a classification: an answer is always one of the label words, the likeliest token by token."""
     generation: dict[str, Any] = field(default_factory=dict)
     """Arguments for ``generate`` beyond greedy search, such as ``num_beams: 4``."""
 

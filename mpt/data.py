@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from lightning import LightningDataModule
 
@@ -9,7 +10,13 @@ from mpt.backbone import Tokenization
 from mpt.batches import EvalLoader, TokenizedExamples, TrainLoader, check_labels, tokenize
 from mpt.config import MixtureConfig, TaskConfig
 from mpt.mixture import Mixture
-from mpt.tasks import Example
+from mpt.tasks import Example, label_words
+
+
+def generation_settings(config: TaskConfig) -> dict[str, Any]:
+    """Collect the arguments of :meth:`mpt.backbone.Backbone.generate` for the answers of a task."""
+    settings = {"max_new_tokens": config.max_target_tokens} | dict(config.generation)
+    return settings | ({"choices": label_words(config)} if config.constrained else {})
 
 
 class MixtureDataModule(LightningDataModule):
@@ -157,10 +164,7 @@ class MixtureDataModule(LightningDataModule):
                 tokenized.append(self._tokenized[split][task])
         return EvalLoader(
             tokenized,
-            [
-                {"max_new_tokens": config.max_target_tokens} | dict(config.generation)
-                for config in self.configs
-            ],
+            [generation_settings(config) for config in self.configs],
             batch_size=self.eval_batch_size,
             pad_token_id=self.tokenization.pad_token_id,
             rank=rank,

@@ -147,7 +147,7 @@ def test_other_architectures_and_dtypes_are_refused(tmp_path: Path, tiny_t5_fold
     shutil.copytree(tiny_t5_folder, tmp_path / "other")
     (tmp_path / "other" / "config.json").write_text(json.dumps({"model_type": "bert"}))
     with pytest.raises(
-        ValueError, match="is a 'bert' model; choose one of the encoder-decoders t5, .* llama"
+        ValueError, match=r"is a 'bert' model; choose one of the encoder-decoders t5, .* llama"
     ):
         load_backbone(BackboneConfig(name="t5", path=str(tmp_path / "other")))
     with pytest.raises(ValueError, match="unknown value 'int8'; choose one of float32"):

@@ -122,9 +122,13 @@ class TestTokenization:
         made = self.make(causal_folder)
         ids = made.encode_inputs(["a hat"])[0][0] + made.encode_targets(["ben"])[0][0]
         assert made.tokenizer.decode(ids) == "<start>a hat\nben<end>"
-        assert self.make(causal_folder, "gpt2", separator=" => ").encode_inputs(["a"])[0] == [
-            made.tokenizer("a => ", add_special_tokens=False)["input_ids"]
-        ]
+
+    def test_a_space_at_the_end_of_the_separator_goes_to_the_target(self, causal_folder):
+        made = self.make(causal_folder, "gpt2", separator=" => ")
+        (ids,), (target,) = made.encode_inputs(["a"])[0], made.encode_targets(["hat"])[0]
+        assert made.tokenizer.decode(ids) == "a =>"
+        assert made.tokenizer.decode(target) == " hat<end>"
+        assert ids + target[:-1] == made.tokenizer("a => hat")["input_ids"]
 
     def test_chat_template_is_the_tokenizers(self, causal_folder):
         made = self.make(causal_folder, chat_template=True)
@@ -327,3 +331,35 @@ class TestUse:
         folder = make_causal(tmp_path / "opt", "opt", world_texts(), word_embed_proj_dim=16)
         with pytest.raises(ValueError, match="has embeddings of 16 and hidden states of 32 numbers"):
             load_backbone(BackboneConfig(name="opt", path=str(folder)))
+
+
+class TestConstrained:
+    def test_an_answer_is_one_of_the_choices_whatever_the_batch(self, causal_run, source_run):
+        choices, texts = ["red", "green or blue", "white"], ["say red", "say black or white or green", "red"]
+        for run in (causal_run, source_run):
+            model = PromptedModel.load(run)
+            answers = model.generate(texts, "one", choices=choices, max_new_tokens=20)
+            assert set(answers) <= set(choices)
+            assert answers == [
+                model.generate([text], "one", choices=choices, max_new_tokens=20)[0] for text in texts
+            ]
+
+    def test_a_beam_for_each_choice_finds_the_likeliest(self, causal_run, source_run):
+        choices, texts = ["red", "green or blue", "white"], ["say red", "say black or white or green", "red"]
+        for run in (causal_run, source_run):
+            model = PromptedModel.load(run)
+            scores = [model.score(texts, [choice] * 3, "one") for choice in choices]
+            likeliest = [choices[max(range(3), key=lambda c: scores[c][row])] for row in range(3)]
+            settings = {"num_beams": 3, "length_penalty": 0.0, "max_new_tokens": 20}
+            assert model.generate(texts, "one", choices=choices, **settings) == likeliest
+
+    def test_a_task_can_ask_for_it(self, make_causal_config, tmp_path):
+        from omegaconf import OmegaConf
+
+        config = make_causal_config(tasks=["one"], trainer__max_steps=1)
+        words = {"red": "red", "green": "green", "blue": "blue", "black": "black", "white": "white"}
+        changes = {"labels": {"target": words}, "constrained": True, "metrics": ["accuracy"]}
+        config.tasks["one"] = OmegaConf.to_object(OmegaConf.merge(config.tasks["one"], changes))
+        stages.source(config, tmp_path / "run")
+        lines = (tmp_path / "run" / "predictions" / "one.jsonl").read_text().splitlines()
+        assert {json.loads(line)["prediction"] for line in lines} <= set(words)

@@ -36,6 +36,7 @@ class Causal(Backbone):
     """
 
     task_type = "CAUSAL_LM"
+    start_tokens = 0
 
     @property
     def max_positions(self) -> int:

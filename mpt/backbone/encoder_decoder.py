@@ -18,6 +18,7 @@ class EncoderDecoder(Backbone):
     """A frozen model of the T5 family."""
 
     task_type = "SEQ_2_SEQ_LM"
+    start_tokens = 1  # decoder_start_token_id
 
     def _inputs(
         self, input_ids: Tensor, attention_mask: Tensor, prompts: Tensor | None, shifts: Tensor | None

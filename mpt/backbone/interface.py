@@ -4,6 +4,7 @@ Shape legend: B examples in a batch, S input tokens, N virtual tokens, D token_d
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -52,6 +53,8 @@ class Backbone(nn.Module, ABC):
 
     task_type: ClassVar[str]
     """PEFT's name for this kind of model."""
+    start_tokens: ClassVar[int]
+    """Tokens that ``generate`` itself writes before an answer."""
 
     def __init__(
         self,
@@ -182,6 +185,7 @@ class Backbone(nn.Module, ABC):
         attention_mask: Tensor,
         prompts: Tensor | None = None,
         shifts: Tensor | None = None,
+        choices: Sequence[str] | None = None,
         **generation: Any,
     ) -> list[str]:
         """Answer each example; greedy unless ``generation`` says otherwise.
@@ -191,6 +195,7 @@ class Backbone(nn.Module, ABC):
             attention_mask: ``(B, S)``, 1 on tokens.
             prompts: ``(B, N, D)``; None: no prompt.
             shifts: Added to the embedded tokens, ``(B, S, D)``; None: nothing.
+            choices: The texts that an answer may be, such as label words; None: any.
             generation: Arguments of transformers' ``generate``.
 
         Returns:
@@ -201,11 +206,27 @@ class Backbone(nn.Module, ABC):
         try:
             settings = {"do_sample": False, "num_beams": 1} | generation
             inputs = self._generation_inputs(input_ids, attention_mask, prompts, shifts)
+            if choices is not None:
+                settings["prefix_allowed_tokens_fn"] = self._restrict(choices)
             answers = self.model.generate(**(inputs | settings))
         finally:
             self.model.train(training)
         texts: list[str] = self.tokenizer.batch_decode(answers, skip_special_tokens=True)
         return [text.strip() for text in texts]
+
+    def _restrict(self, choices: Sequence[str]) -> Callable[[int, Tensor], list[int]]:
+        """Build what ``generate`` asks for the tokens that may come next in a row."""
+        allowed, _ = self.tokenization.encode_targets(choices)
+        after: dict[tuple[int, ...], set[int]] = {}
+        for ids in allowed:
+            for length, token in enumerate(ids):
+                after.setdefault(tuple(ids[:length]), set()).add(token)
+        end = [ids[-1] for ids in allowed[:1]]  # a row that has ended waits for the others
+
+        def next_tokens(row: int, written: Tensor) -> list[int]:
+            return sorted(after.get(tuple(written[self.start_tokens :].tolist()), end))
+
+        return next_tokens
 
     @abstractmethod
     def _generation_inputs(

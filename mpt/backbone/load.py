@@ -4,6 +4,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import huggingface_hub
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer
 from transformers.utils import logging as transformers_logging
@@ -39,7 +40,8 @@ def load_backbone(config: BackboneConfig) -> Backbone:
     if config.name == "tiny":
         return _open_folder(TINY, config.name, config)
     try:
-        return _open(config.name, config.name, config, {"revision": config.revision})
+        options = {"revision": config.revision, "local_files_only": not _is_hub_reachable()}
+        return _open(config.name, config.name, config, options)
     except OSError as error:
         packaged = gguf.find_packaged(config.name)
         if packaged is None:
@@ -88,8 +90,8 @@ def _open(where: str, name: str, config: BackboneConfig, options: dict[str, Any]
     )
     if missing := sorted(found["missing_keys"]):  # the library draws them at random
         raise ValueError(
-            f"backbone: {where} lacks {len(missing)} of the weights that a {settings.model_type} has, {missing[0]} among "
-            "them; give a folder as save_pretrained wrote it"
+            f"backbone: {where} lacks {len(missing)} of the weights that a {settings.model_type} has, {missing[0]} "
+            "among them; give a folder as save_pretrained wrote it"
         )
     tokenizer = AutoTokenizer.from_pretrained(where, **options)
     if family is EncoderDecoder:
@@ -132,6 +134,17 @@ def _family(where: str, settings: Any) -> type[EncoderDecoder] | type[Causal]:
         f"backbone: {where} is a {settings.model_type!r} model; choose one of the encoder-decoders "
         f"{', '.join(encoder_decoder.FAMILY)}, or of the causal models {', '.join(causal.FAMILY)}"
     )
+
+
+def _is_hub_reachable() -> bool:
+    """Tell whether the hub answers; where it does not, the library would try for a minute before it says so."""
+    if huggingface_hub.is_offline_mode():
+        return False
+    try:
+        huggingface_hub.get_session().head(huggingface_hub.constants.ENDPOINT, timeout=5)
+    except Exception:  # of the network, in one of many kinds
+        return False
+    return True
 
 
 def _first_line(error: Exception) -> str:

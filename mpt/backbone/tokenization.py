@@ -58,7 +58,8 @@ class CausalTokenization(Tokenization):
 
     Args:
         tokenizer: Of transformers; it needs an end-of-sequence token.
-        separator: Stands between input and target.
+        separator: Stands between input and target. A space at its end goes to the target, whose first word then is the
+            token that it would be in running text.
         chat_template: Write each input as a user's turn of the tokenizer's chat template, and open the answer, in place
             of the separator.
 
@@ -108,11 +109,13 @@ class CausalTokenization(Tokenization):
     ) -> tuple[list[list[int]], list[int]]:
         """Write targets as token ids: no beginning, since they go on from the input, but an end."""
         end = self.tokenizer.eos_token_id
-        return _cut([[*ids, end] for ids in self._encode(texts, special=False)], longest, [end])
+        space = " " if self.separator.endswith(" ") and not self.chat_template else ""
+        whole = self._encode([space + text for text in texts], special=False)
+        return _cut([[*ids, end] for ids in whole], longest, [end])
 
     def _surround(self, text: str) -> str:
         if not self.chat_template:
-            return text + self.separator
+            return text + self.separator.removesuffix(" ")
         turns = [{"role": "user", "content": text}]
         rendered: str = self.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
         return rendered

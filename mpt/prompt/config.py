@@ -3,7 +3,7 @@
 Shape legend: T tasks, G groups of P, N virtual tokens, R ranks, D token_dim.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from enum import StrEnum
 from typing import Any
 
@@ -62,6 +62,22 @@ class MultitaskPromptTuningConfig:
     factor_init: str = "normal"
     """normal: cols and rows from N(0, factor_std^2), as PEFT; ones: W starts at 1 plus noise."""
     factor_std: float = 0.02
+
+    @classmethod
+    def from_peft(cls, config: Any) -> "MultitaskPromptTuningConfig":
+        """Take over PEFT's own config object; what only ours has keeps its default, which is what PEFT does.
+
+        Args:
+            config: A ``peft.MultitaskPromptTuningConfig``.
+
+        Raises:
+            ValueError: A value is unknown or out of range.
+        """
+        plain = {item.name: getattr(config, item.name) for item in fields(cls) if hasattr(config, item.name)}
+        values = {name: getattr(value, "value", value) for name, value in plain.items()}
+        if values["prompt_tuning_init"] == "SAMPLE_VOCAB":  # PEFT's word of prompt tuning
+            values["prompt_tuning_init"] = MultitaskPromptTuningInit.VOCABULARY
+        return cls(**values)
 
     @property
     def has_factors(self) -> bool:

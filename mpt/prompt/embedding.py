@@ -6,6 +6,7 @@ Shape legend: B examples in a batch, T tasks, G groups of P, N virtual tokens, R
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,10 +18,11 @@ from mpt.prompt.config import MultitaskPromptTuningConfig
 from mpt.prompt.folder import save_prompt
 from mpt.prompt.form import compose
 from mpt.prompt.initialize import start_factors, start_shared, width
+from mpt.prompt.peft_hooks import PeftHooks
 from mpt.prompt.source import Source, open_source, start_from_source
 
 
-class MultitaskPromptEmbedding(Adapter):
+class MultitaskPromptEmbedding(PeftHooks, Adapter):
     """One shared soft prompt P and a low-rank factor pair per task (Wang et al. 2023, section 3.1).
 
     Task t has the prompt ``P[group(t)] * W_t`` with ``W_t = cols_t @ rows_t``: what tasks have in common is
@@ -33,7 +35,7 @@ class MultitaskPromptEmbedding(Adapter):
         prefix_task_rows: ``(T, R, D)``; absent under the forms independent and single.
 
     Args:
-        config: Shape, composition and first values.
+        config: Shape, composition and first values; PEFT's own config object serves as well.
         word_embeddings: The backbone's; TEXT and VOCABULARY start from them, otherwise it may be None when
             the config has ``token_dim``.
         source: A trained prompt for the inits that start from one; None: the config's file.
@@ -49,12 +51,14 @@ class MultitaskPromptEmbedding(Adapter):
 
     def __init__(
         self,
-        config: MultitaskPromptTuningConfig,
+        config: MultitaskPromptTuningConfig | Any,
         word_embeddings: nn.Embedding | None = None,
         source: "MultitaskPromptEmbedding | None" = None,
         source_weights: Tensor | None = None,
     ) -> None:
         super().__init__()
+        if not isinstance(config, MultitaskPromptTuningConfig):
+            config = MultitaskPromptTuningConfig.from_peft(config)
         self.config = replace(config, token_dim=width(config, word_embeddings))
         T, N, R, D = self.shape
         G = self.config.num_groups
@@ -114,9 +118,11 @@ class MultitaskPromptEmbedding(Adapter):
             IndexError: A task id is not in 0..T-1, or an index not in 0..N-1 (on a GPU: an assert there).
             ValueError: ``task_ids`` is None or not one number per example.
         """
-        if task_ids is None or task_ids.dim() != 1:
-            found = None if task_ids is None else f"of shape {tuple(task_ids.shape)}"
-            raise ValueError(f"task_ids: is {found}; it must hold one task per example, shape (B,)")
+        if task_ids is None:
+            raise ValueError("task_ids cannot be None; it must hold one task per example, shape (B,)")
+        if task_ids.dim() != 1:
+            found = tuple(task_ids.shape)
+            raise ValueError(f"task_ids: is of shape {found}; it must hold one task per example, shape (B,)")
         N = self.config.num_virtual_tokens
         if indices is None:
             indices = torch.arange(N, device=task_ids.device).expand(len(task_ids), N)

@@ -2,7 +2,7 @@
 
 from mpt.tasks.catalogue import catalogue
 from mpt.tasks.check import check_task
-from mpt.tasks.examples import SPLITS, Example, load_split
+from mpt.tasks.examples import SPLITS, Example, label_words, load_split
 from mpt.tasks.template import Template
 
-__all__ = ["SPLITS", "Example", "Template", "catalogue", "check_task", "load_split"]
+__all__ = ["SPLITS", "Example", "Template", "catalogue", "check_task", "label_words", "load_split"]

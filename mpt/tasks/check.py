@@ -7,7 +7,7 @@ from difflib import get_close_matches
 from mpt import world
 from mpt.config import PAPER_SPLITS, TaskConfig
 from mpt.metrics import METRICS
-from mpt.tasks.examples import SPLITS
+from mpt.tasks.examples import SPLITS, label_words
 from mpt.tasks.template import Template
 
 # What metrics.json keeps beside the names of tasks.
@@ -44,12 +44,19 @@ def _errors(config: TaskConfig) -> Iterator[str]:
         )
     if unknown := sorted(set(config.rows.splits) - set(SPLITS)):
         yield f".rows.splits: unknown split {', '.join(map(repr, unknown))}; choose from {', '.join(SPLITS)}"
+    well_formed = True
     for key in ("input", "target"):
         try:
             if not Template(getattr(config, key)).columns:
                 yield f".{key}: {getattr(config, key)!r} names no column; every row would be the same"
         except ValueError as error:
             yield f".{key}: {error}"
+            well_formed = False
+    if well_formed and config.constrained and not label_words(config):
+        yield (
+            ".constrained: restricts answers to label words, and there are none; give labels for the one column that "
+            "target names, or set it to false"
+        )
     if not config.metrics:
         yield f".metrics: there are none; choose from {', '.join(METRICS)}"
     for metric in config.metrics:

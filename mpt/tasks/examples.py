@@ -78,6 +78,19 @@ def _example(
     return Example(f"{split}:{row.number}", text, target, references or (target,), label)
 
 
+def label_words(config: TaskConfig) -> list[str]:
+    """List the texts that the target of a classification may be, each once; empty where they are not known beforehand.
+
+    They are where the target names a single column, which has ``labels``.
+    """
+    template = Template(config.target)
+    columns = template.columns
+    if len(columns) != 1 or columns[0] not in config.labels:
+        return []
+    words = config.labels[columns[0]].values()
+    return list(dict.fromkeys(template.fill({columns[0]: word}).strip() for word in words))
+
+
 def _labelled(config: TaskConfig, column: str, value: Any, row: Row) -> Any:
     """The label word of a value; a value that is one already stays."""
     words = config.labels.get(column)
