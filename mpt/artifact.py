@@ -188,7 +188,7 @@ def _read_adapter(
     if submodules != 1 and not (submodules == 2 and drop_decoder_prompt):
         raise ValueError(
             f"{where}: num_transformer_submodules is {submodules}; it must be 1, since generate() never uses the "
-            "prompt of a decoder: it answers otherwise than it was trained; drop_decoder_prompt=True keeps the encoder's"
+            "prompt of a decoder, so it answers otherwise than trained; drop_decoder_prompt=True keeps the encoder's"
         )
     path = folder / "adapter_model.safetensors"
     if not path.is_file() and (folder / "adapter_model.bin").is_file():

@@ -23,7 +23,7 @@ from mpt.config import (
     RunConfig,
 )
 from mpt.errors import unknown
-from mpt.tasks import check_task
+from mpt.tasks import SPLITS, check_task
 
 
 def check(config: RunConfig) -> list[str]:
@@ -37,6 +37,8 @@ def check(config: RunConfig) -> list[str]:
     """
     if config.stage == "predict":
         return list(_predict(config))
+    if config.stage == "evaluate":
+        return [*_evaluate(config), *_choices(config), *_ranges(config), *_tasks(config), *_places(config)]
     return [
         *_choices(config),
         *_ranges(config),
@@ -61,6 +63,23 @@ def _predict(config: RunConfig) -> Iterator[str]:
     for key in ("batch_size", "max_new_tokens"):
         if getattr(config.predict, key) < 1:
             yield f"predict.{key}: is {getattr(config.predict, key)}; it must be at least 1"
+
+
+def _evaluate(config: RunConfig) -> Iterator[str]:
+    """Check what scoring a trained prompt needs."""
+    if config.source is None:
+        yield "source: is missing, and task=evaluate scores what it has trained; add source=RUN_FOLDER"
+    splits = config.evaluate.splits
+    if not splits:
+        yield f"evaluate.splits: there are none; choose from {', '.join(SPLITS)}"
+    for split in splits:
+        if split not in SPLITS:
+            yield unknown("evaluate.splits", split, SPLITS)
+    if len(set(splits)) < len(splits):
+        yield f"evaluate.splits: is {splits}; name each once"
+    for name in config.evaluate.prompt_of:
+        if name not in config.tasks:
+            yield unknown("evaluate.prompt_of", name, config.tasks, "no task of this evaluation")
 
 
 def _choices(config: RunConfig) -> Iterator[str]:

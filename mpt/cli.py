@@ -194,11 +194,18 @@ def run(composed: DictConfig, folder: Path) -> dict[str, Any]:
         from mpt.run import console  # takes a second to import
 
         print(f"{folder}: finished already; overwrite=true runs it again")
-        console.say(console.results_table(done))
+        if config.stage == "evaluate":
+            console.say_tables(done)
+        else:
+            console.say(console.results_table(done))
         return done
     if errors := check(config):
         raise ValueError("\n".join(errors))
     # Imported late: these imports take seconds, and the cheap checks come first.
+    if config.stage == "evaluate":
+        from mpt.evaluating import evaluate
+
+        return evaluate(config, folder)
     from mpt import stages
 
     return stages.STAGES[config.stage](config, folder)

@@ -26,7 +26,7 @@ class MultitaskPromptTuningInit(StrEnum):
 
 OF_SOURCE = tuple(init for init in MultitaskPromptTuningInit if "SOURCE" in init or init == "AVERAGE_PRODUCT")
 """Inits that start from the prompt of a source run."""
-STAGES = ("source", "target", "teachers", "predict")
+STAGES = ("source", "target", "teachers", "predict", "evaluate")
 FORMS = ("product", "residual", "additive", "independent", "single")
 PLAIN = ("independent", "single")
 """Forms without factors."""
@@ -355,11 +355,21 @@ class PredictConfig:
 
 
 @dataclass
+class EvaluateConfig:
+    """Scoring what a run has trained, ``task=evaluate``; ``evaluation`` says on how many rows."""
+
+    splits: list[str] = field(default_factory=lambda: ["test"])
+    """Of train, validation and test."""
+    prompt_of: dict[str, str] = field(default_factory=dict)
+    """Task to the trained task whose prompt answers it; one that is not named here has a prompt of its own."""
+
+
+@dataclass
 class RunConfig:
     """One composed configuration; the root of ``conf/train.yaml``."""
 
     stage: str = MISSING
-    """source, target, teachers or predict; chosen with ``task=``."""
+    """source, target, teachers, predict or evaluate; chosen with ``task=``."""
     tasks: dict[str, TaskConfig] = field(default_factory=dict)
     backbone: BackboneConfig = field(default_factory=BackboneConfig)
     prompt: PromptConfig = field(default_factory=PromptConfig)
@@ -371,6 +381,7 @@ class RunConfig:
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
     predict: PredictConfig = field(default_factory=PredictConfig)
+    evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
     logger: LoggerConfig = field(default_factory=LoggerConfig)
     seed: int = 0
     """Of the mixture, of first values and of dropout; the few-shot draw follows it."""

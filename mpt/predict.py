@@ -4,13 +4,13 @@ Needs no Lightning: validation, test, the scores of the start and the oracle com
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import torch
-from torch import Tensor, distributed
+from torch import Tensor, distributed, nn
 
 from mpt import metrics
-from mpt.adapter import Adapter, Conditions
+from mpt.adapter import Conditions
 from mpt.backbone import Backbone
 from mpt.batches import Batch
 from mpt.config import TaskConfig
@@ -18,6 +18,18 @@ from mpt.tasks import Example
 
 Scores = dict[str, dict[str, float]]
 """Task (or ``average``) to its numbers."""
+
+
+class Conditioner(Protocol):
+    """Whatever says what the backbone reads besides a batch's own tokens, such as an adapter."""
+
+    def condition(
+        self, input_ids: Tensor, attention_mask: Tensor, task_ids: Tensor, word_embeddings: nn.Module
+    ) -> Conditions:
+        """Compute it, as :meth:`mpt.adapter.Adapter.condition`."""
+
+    def to(self, device: torch.device) -> Any:
+        """Move to a device."""
 
 
 class Answer(NamedTuple):
@@ -46,7 +58,7 @@ Predictions = dict[str, list[Prediction]]
 """Task to the predictions of its examples."""
 
 
-def condition(adapter: Adapter | None, backbone: Backbone, batch: Batch) -> Conditions:
+def condition(adapter: Conditioner | None, backbone: Backbone, batch: Batch) -> Conditions:
     """Compute what the backbone reads besides the batch's own tokens; without an adapter, nothing."""
     if adapter is None:
         return Conditions()
@@ -56,7 +68,7 @@ def condition(adapter: Adapter | None, backbone: Backbone, batch: Batch) -> Cond
 
 @torch.no_grad()
 def answer_batch(
-    adapter: Adapter | None, backbone: Backbone, batch: Batch, with_losses: bool = False
+    adapter: Conditioner | None, backbone: Backbone, batch: Batch, with_losses: bool = False
 ) -> list[Answer]:
     """Generate, and where it is asked for score, each example under its own task's prompt.
 
@@ -79,7 +91,7 @@ def answer_batch(
     return [Answer(*fields) for fields in zip(ids, indices, texts, losses, tokens, strict=True)]
 
 
-def answer(adapter: Adapter | None, backbone: Backbone, batches: Iterable[Batch]) -> list[Answer]:
+def answer(adapter: Conditioner | None, backbone: Backbone, batches: Iterable[Batch]) -> list[Answer]:
     """Answer the batches of this process, on the backbone's device.
 
     Returns:
@@ -103,7 +115,7 @@ def gather(answers: list[Answer]) -> list[Answer]:
 
 
 def predict(
-    adapter: Adapter | None,
+    adapter: Conditioner | None,
     backbone: Backbone,
     batches: Iterable[Batch],
     examples: Mapping[str, Sequence[Example]],

@@ -1,11 +1,14 @@
 """Read a run folder, for the tests."""
 
 import csv
+import sys
 from pathlib import Path
 
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
+
+from mpt import cli
 
 
 def tensors(folder: Path) -> dict[str, Tensor]:
@@ -26,3 +29,15 @@ def assert_equal(first: dict[str, Tensor], second: dict[str, Tensor]) -> None:
     assert first.keys() == second.keys()
     for name in first:
         assert torch.equal(first[name], second[name]), name
+
+
+def run_cli(monkeypatch, *arguments: str) -> int:
+    """Call the command line in this process; its exit code."""
+    # To configure logging anew is to close every handler, absl's with the stream that pytest captures.
+    quiet = ["hydra/job_logging=none", "hydra/hydra_logging=none"]
+    monkeypatch.setattr(sys, "argv", ["train.py", *arguments, *quiet])
+    try:
+        cli.main()
+    except SystemExit as stop:
+        return int(stop.code or 0)
+    return 0

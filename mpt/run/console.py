@@ -100,21 +100,32 @@ def say_results(folder: Path, metrics: Mapping[str, Any]) -> None:
     say(f"moved from the start: {moved}\nrun folder: {relative(folder)}")
 
 
-def results_table(metrics: Mapping[str, Any]) -> Table:
+def say_tables(metrics: Mapping[str, Any]) -> None:
+    """Print the table of an evaluation, of each split that it scored."""
+    for split in ("test", "validation", "train"):
+        if split in metrics:
+            say(results_table(metrics, split))
+
+
+def results_table(metrics: Mapping[str, Any], split: str = "test") -> Table:
     """Build the table of a run's results: per task the score before, after, the oracle's, and n.
 
     Args:
         metrics: What ``metrics.json`` holds.
+        split: Which split's scores; one other than test is named above the table.
     """
-    test: Mapping[str, Mapping[str, float]] = metrics["test"]
+    test: Mapping[str, Mapping[str, float]] = metrics[split]
     columns = [
         key for key in ("before", "score", "oracle") if any(key in of_task for of_task in test.values())
     ]
-    table = Table()
+    table = Table(title=None if split == "test" else split, title_justify="left")
     table.add_column("task")
     table.add_column("metric")
     for key in columns:
-        table.add_column({"score": "after"}.get(key, key), justify="right")
+        table.add_column(
+            {"score": "score" if metrics.get("stage") == "evaluate" else "after"}.get(key, key),
+            justify="right",
+        )
     table.add_column("n", justify="right")
     for name, of_task in test.items():
         if name == "average":

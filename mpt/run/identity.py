@@ -55,7 +55,10 @@ def run_name(config: Mapping[str, Any]) -> str:
     tasks = "+".join(names)
     if len(tasks) > LONGEST_NAME:
         tasks = f"{'+'.join(names[:3])}+{len(names) - 3}more"
-    backbone = Path(str(config["backbone"].get("path") or config["backbone"].get("name"))).name
+    if config["stage"] == "evaluate":  # what is scored says more than a backbone that it names itself
+        backbone = Path(str(config.get("source"))).name
+    else:
+        backbone = Path(str(config["backbone"].get("path") or config["backbone"].get("name"))).name
     decisive = json.dumps(identity(config), sort_keys=True, default=str)
     # The order of the tasks is the order of the task ids, so it counts.
     digits = hashlib.sha256(json.dumps([names, decisive]).encode()).hexdigest()[:6]

@@ -13,11 +13,17 @@ OF_ONE_EXAMPLE = ("accuracy", "exact_match", "token_f1", "rouge", "chrf", "squad
 """Metrics that mean something for one example."""
 
 
-def write_predictions(folder: Path, tasks: Mapping[str, TaskConfig], predictions: Predictions) -> None:
-    """Write ``predictions/<task>.jsonl``: input, references, prediction, and the metrics that one example has."""
+def write_predictions(
+    folder: Path, tasks: Mapping[str, TaskConfig], predictions: Predictions, split: str = "test"
+) -> None:
+    """Write ``predictions/<task>.jsonl``: input, references, prediction, and the metrics that one example has.
+
+    Those of another split than test lie in ``predictions/<split>/``.
+    """
+    place = folder / "predictions" / ("" if split == "test" else split)
     for name, of_task in predictions.items():
         names = [metric for metric in tasks[name].metrics if metric in OF_ONE_EXAMPLE]
-        write_lines(folder / "predictions" / f"{name}.jsonl", (_line(each, names) for each in of_task))
+        write_lines(place / f"{name}.jsonl", (_line(each, names) for each in of_task))
 
 
 def _line(prediction: Prediction, names: list[str]) -> dict[str, Any]:
