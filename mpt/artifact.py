@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from mpt.backbone import Backbone
+from mpt.hub import local_copy
 from mpt.prompt import MultitaskPromptEmbedding, MultitaskPromptTuningConfig
 from mpt.prompt.folder import FORMAT_VERSION, needs_own_tensors
 from mpt.prompt.tensors import NAMES, as_residual, check_tensors, read_tensors
@@ -45,13 +46,14 @@ def input_settings(backbone: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in backbone.items() if key not in UNKNOWN_BACKBONE}
 
 
-def load_prompt(folder: Path, *, drop_decoder_prompt: bool = False) -> SavedPrompt:
+def load_prompt(folder: str | Path, *, drop_decoder_prompt: bool = False) -> SavedPrompt:
     """Read a prompt back, every number as it was saved.
 
     Args:
-        folder: A run folder, whose ``prompt/`` is read; a prompt folder; a PEFT adapter of multitask prompt tuning; or
-            a file of its tensors, ``.safetensors`` or of ``torch.save``. An adapter or file knows no names: its tasks
-            are ``task_0``, ``task_1``, ... and have λ = 1. A file with only ``prompt_embeddings`` is a shared P.
+        folder: A run folder, whose ``prompt/`` is read; a prompt folder; a PEFT adapter of multitask prompt tuning;
+            ``hf://owner/name`` of the hub; or a file of its tensors, ``.safetensors`` or of ``torch.save``. An adapter
+            or file knows no names: its tasks are ``task_0``, ``task_1``, ... and have λ = 1. A file with only
+            ``prompt_embeddings`` is a shared P.
         drop_decoder_prompt: Of a PEFT adapter that has a prompt for the decoder too (``num_transformer_submodules`` is
             2, PEFT's default for encoder-decoders), keep the encoder's, which is all that PEFT's ``generate`` uses.
 
@@ -59,7 +61,7 @@ def load_prompt(folder: Path, *, drop_decoder_prompt: bool = False) -> SavedProm
         FileNotFoundError: There is no saved prompt.
         ValueError: A file is damaged, or says something that does not fit the others.
     """
-    folder = Path(folder)
+    folder = local_copy(folder)
     if folder.is_file():
         return _from_file(folder)
     for candidate in (folder / "prompt", folder):

@@ -6,7 +6,6 @@ Shape legend: T tasks, S source tasks, N virtual tokens, D token_dim.
 import copy
 import dataclasses
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 import lightning
 import torch
@@ -114,7 +113,7 @@ def load_source(source: str, backbone: Backbone, num_virtual_tokens: int) -> Sav
         ValueError: It was trained on another backbone, or has another length.
         FileNotFoundError: There is none.
     """
-    saved = load_prompt(Path(source))
+    saved = load_prompt(source)
     check_fits(saved, backbone)
     found = saved.prompt.config.num_virtual_tokens
     if found != num_virtual_tokens:
@@ -298,7 +297,7 @@ def build_distiller(
     """
     if distill is None:
         return None
-    saved = load_prompt(Path(distill))
+    saved = load_prompt(distill)
     check_fits(saved, backbone)
     return Distiller(distillation, backbone, saved.prompt, data.task_names, data.training_examples)
 

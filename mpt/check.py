@@ -23,6 +23,7 @@ from mpt.config import (
     RunConfig,
 )
 from mpt.errors import unknown
+from mpt.hub import is_on_hub
 from mpt.tasks import SPLITS, check_task
 
 
@@ -54,7 +55,7 @@ def _predict(config: RunConfig) -> Iterator[str]:
     """Check what answering inputs needs; nothing is trained, so no other key counts."""
     if config.source is None:
         yield "source: is missing, and task=predict answers with its prompt; add source=RUN_FOLDER"
-    elif not Path(config.source).exists():
+    elif not is_on_hub(config.source) and not Path(config.source).exists():
         yield f"source: no folder {config.source!r}; give one that is there"
     if config.predict.input not in (None, "-") and not Path(str(config.predict.input)).is_file():
         yield f"predict.input: no file {config.predict.input!r}; give one that is there, or none for standard input"
@@ -318,5 +319,5 @@ def _places(config: RunConfig) -> Iterator[str]:
             yield f"{key}: no folder {folder!r}; give one that is there"
     if not config.output_root:
         yield "output_root: is empty; give the folder that holds the runs, such as runs"
-    if config.source is not None and not Path(config.source).exists():
+    if config.source is not None and not is_on_hub(config.source) and not Path(config.source).exists():
         yield f"source: no folder or file {config.source!r}; give one that is there"

@@ -14,6 +14,7 @@ from mpt.backbone import Backbone, load_backbone
 from mpt.batches import EvalLoader, TokenizedExamples, tokenize
 from mpt.config import BackboneConfig, RunConfig, TaskConfig
 from mpt.data import generation_settings
+from mpt.hub import local_copy
 from mpt.predict import Conditioner, Predictions, predict, score
 from mpt.progress import track_batches
 from mpt.prompted import PromptedModel
@@ -70,7 +71,7 @@ def evaluate(config: RunConfig, folder: Path) -> dict[str, Any]:
         split: {name: load_split(name, task, split, config.data_root) for name, task in config.tasks.items()}
         for split in config.evaluate.splits
     }
-    adapter, backbone = load_trained(Path(config.source), config.backbone)
+    adapter, backbone = load_trained(local_copy(config.source), config.backbone)
     if adapter is not None:
         adapter = Renumbered(adapter, find_prompts(config, adapter.task_names))
     if config.trainer.accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available():

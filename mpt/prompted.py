@@ -12,12 +12,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mpt.adapter import Adapter
+from mpt.adapter import Adapter, Conditions
 from mpt.artifact import check_fits, input_settings, load_prompt
 from mpt.backbone import Backbone, load_backbone
 from mpt.baselines import load_baseline
 from mpt.batches import Batch, pad
 from mpt.config import BackboneConfig
+from mpt.hub import local_copy
 from mpt.predict import condition
 
 
@@ -43,7 +44,8 @@ class PromptedModel:
         """Load what a run has saved, and the backbone that it was trained with.
 
         Args:
-            folder: A run folder, its ``prompt/`` or ``adapter/``, or a PEFT adapter of multitask prompt tuning.
+            folder: A run folder, its ``prompt/`` or ``adapter/``, a PEFT adapter of multitask prompt tuning, or
+                ``hf://owner/name`` of the hub.
             backbone: A folder or hub id; None: the one that the saved prompt names.
             dtype: Of the backbone: float32, bfloat16 or float16.
             device: Of both.
@@ -53,7 +55,7 @@ class PromptedModel:
             ValueError: The backbone has other weights or another width than the one that it was trained with, or the
                 folder is that of LoRA or full fine-tuning, which peft and transformers load by themselves.
         """
-        folder = Path(folder)
+        folder = local_copy(folder)
         if baseline := _baseline_folder(folder):
             about = json.loads((baseline / "adapter.json").read_text(encoding="utf-8"))["backbone"]
             name = about["name"]
@@ -176,6 +178,23 @@ class PromptedModel:
             for position, loss in zip(positions, losses.tolist(), strict=True):
                 scores[position] = -loss
         return scores
+
+    def condition(self, ids: Sequence[Sequence[int]], tasks: Sequence[str]) -> Conditions:
+        """Compute what the backbone reads besides the tokens of some inputs of one length.
+
+        Args:
+            ids: Token ids of each input.
+            tasks: The task of each.
+
+        Raises:
+            ValueError: An unknown task.
+        """
+        if unknown := sorted(set(tasks) - set(self.task_names)):
+            raise ValueError(f"tasks: no task {unknown[0]!r}; choose one of {', '.join(self.task_names)}")
+        input_ids = torch.tensor(ids, device=self.backbone.device)
+        task_ids = torch.tensor([self.task_names.index(task) for task in tasks], device=self.backbone.device)
+        batch = {"input_ids": input_ids, "attention_mask": torch.ones_like(input_ids), "task_ids": task_ids}
+        return condition(self.adapter, self.backbone, batch)
 
     def logits(self, input_ids: Tensor, attention_mask: Tensor, labels: Tensor, task_ids: Tensor) -> Tensor:
         """Teacher-forced logits, each example under its own task's prompt.

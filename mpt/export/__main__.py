@@ -1,0 +1,153 @@
+"""``python -m mpt.export COMMAND``: a trained prompt for other programs and other people."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from safetensors.torch import save_file
+
+from mpt.artifact import SavedPrompt, load_prompt
+from mpt.atomic import write_atomically
+from mpt.export.bake import bake, embed
+from mpt.export.card import write_card
+from mpt.export.push import push
+from mpt.hub import local_copy
+from mpt.prompt import MultitaskPromptEmbedding
+from mpt.prompt.bank import merge, select_tasks
+from mpt.prompt.folder import save_prompt
+from mpt.prompted import PromptedModel
+
+
+def run(arguments: argparse.Namespace) -> str:
+    """Carry out one command line.
+
+    Returns:
+        What it prints.
+
+    Raises:
+        FileNotFoundError: There is no saved prompt.
+        ValueError: A task is unknown, or prompts do not fit each other.
+    """
+    if arguments.command == "merge":
+        return merge_prompts([load_prompt(source) for source in arguments.sources], arguments.to)
+    source = local_copy(arguments.source)
+    if arguments.command == "card":
+        write_card(source, arguments.to)
+        return f"{arguments.to}: the card of {arguments.source}"
+    if arguments.command == "push":
+        return f"{push(source, arguments.repository, private=arguments.private)}: load hf://{arguments.repository}"
+    if arguments.command == "embed":
+        embeds = embed(PromptedModel.load(source, arguments.backbone), arguments.text, arguments.task)
+        with write_atomically(arguments.to) as temporary:
+            save_file({"prompt_embeds": embeds}, temporary)
+        return f"{arguments.to}: prompt_embeds of shape {tuple(embeds.shape)}"
+    saved = load_prompt(source, drop_decoder_prompt=getattr(arguments, "drop_decoder_prompt", False))
+    if arguments.command == "bake":
+        bake(saved, arguments.task, arguments.to, arguments.base_model)
+        return f"{arguments.to}: the prompt of {arguments.task}, for peft.PeftModel.from_pretrained"
+    if arguments.command == "select":
+        kept = arguments.tasks or [name for name in saved.task_names if name not in arguments.drop]
+        if unknown := sorted(set(arguments.drop or []) - set(saved.task_names)):
+            raise ValueError(f"--drop: no task {unknown[0]!r}; choose from {', '.join(saved.task_names)}")
+        chosen = select_tasks(saved.prompt, kept)
+        _save(saved, chosen, {name: saved.task_weights[name] for name in kept}, arguments.to)
+        return f"{arguments.to}: {', '.join(kept)}"
+    return import_adapter(saved, arguments.names, arguments.to)
+
+
+def merge_prompts(saved: Sequence[SavedPrompt], to: Path) -> str:
+    """Put several prompts that were trained with one backbone into one folder.
+
+    Raises:
+        ValueError: The backbones differ, or the prompts do not fit each other.
+    """
+    first = saved[0]
+    for other in saved[1:]:
+        if other.backbone != first.backbone:
+            raise ValueError(
+                f"backbone: is {first.backbone} of one prompt and {other.backbone} of another; a bank has one"
+            )
+    bank = merge([each.prompt for each in saved])
+    weights = {name: weight for each in saved for name, weight in each.task_weights.items()}
+    _save(first, bank, weights, to)
+    return f"{to}: {', '.join(bank.task_names)}"
+
+
+def import_adapter(saved: SavedPrompt, names: Sequence[str] | None, to: Path) -> str:
+    """Write an adapter by PEFT as a folder of this package, with names for its tasks.
+
+    Raises:
+        ValueError: There is not one name per task.
+    """
+    names = list(names or saved.task_names)
+    if len(names) != len(saved.task_names):
+        raise ValueError(f"--names: are {len(names)}, and the adapter has {len(saved.task_names)} tasks")
+    weights = dict(zip(names, saved.task_weights.values(), strict=True))
+    saved.prompt.config.task_names = names
+    _save(saved, saved.prompt, weights, to)
+    return f"{to}: {', '.join(names)}"
+
+
+def _save(saved: SavedPrompt, prompt: MultitaskPromptEmbedding, weights: dict[str, float], to: Path) -> None:
+    save_prompt(to, prompt, task_weights=weights, backbone=saved.backbone)
+
+
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    """Read a command line."""
+    parser = argparse.ArgumentParser(
+        "python -m mpt.export", description="A trained prompt for other programs and other people."
+    )
+    commands = parser.add_subparsers(dest="command", required=True)
+
+    def add(name: str, help: str, *, to: str = "folder to write") -> argparse.ArgumentParser:
+        command = commands.add_parser(name, help=help, description=help)
+        if name != "merge":
+            command.add_argument("source", help="run folder, prompt folder, PEFT adapter, or hf://owner/name")
+        if to:
+            command.add_argument("--to", type=Path, required=True, help=to)
+        return command
+
+    baked = add("bake", "One task's prompt as a PEFT adapter of plain prompt tuning.")
+    baked.add_argument("--task", required=True)
+    baked.add_argument("--base-model", help="where transformers finds the backbone; default: under its name")
+    embedded = add(
+        "embed",
+        "A text behind a task's prompt, as the prompt_embeds that vLLM takes.",
+        to="file, .safetensors",
+    )
+    embedded.add_argument("--task", required=True)
+    embedded.add_argument("--text", required=True)
+    embedded.add_argument("--backbone", help="folder or hub id; default: the one that the prompt names")
+    chosen = add("select", "Some of a prompt's tasks.")
+    which = chosen.add_mutually_exclusive_group(required=True)
+    which.add_argument("--tasks", nargs="+", help="tasks to keep, in this order")
+    which.add_argument("--drop", nargs="+", help="tasks to leave out")
+    merged = add("merge", "The prompts of several runs as one.")
+    merged.add_argument("sources", nargs="+", help="run folders, prompt folders, or hf://owner/name")
+    imported = add("import", "A multitask adapter that PEFT has trained, as a folder of ours.")
+    imported.add_argument("--names", nargs="+", help="a name for each task; default: task_0, task_1, ...")
+    imported.add_argument(
+        "--drop-decoder-prompt", action="store_true",
+        help="keep the encoder's prompt of an adapter that has one for the decoder too",
+    )  # fmt: skip
+    add("card", "A model card: data, scores, parameters, command.", to="file, such as README.md")
+    pushed = add("push", "Upload a prompt and its card to the hub.", to="")
+    pushed.add_argument("repository", help="owner/name")
+    pushed.add_argument("--private", action="store_true")
+    return parser.parse_args(argv)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; 2 and one message where it asks for something wrong."""
+    arguments = parse(argv)
+    try:
+        print(run(arguments))
+    except (OSError, ValueError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
