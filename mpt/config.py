@@ -352,6 +352,8 @@ class PredictConfig:
     """Inputs answered at a time."""
     max_new_tokens: int = 128
     """Longest answer, in tokens."""
+    choices: list[str] | None = None
+    """Texts that an answer may be, such as ``[positive, negative]``; None: any."""
 
 
 @dataclass

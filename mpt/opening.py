@@ -99,5 +99,9 @@ def announce(folder: Path, stage: str, module: MPTModule, parts: TrainerParts) -
     )
     console.say_what_starts(stage, folder, backbone, build.count_parameters(module), plan)
     console.say_tasks(data)
-    for warning in console.warn_of_unknown_tokens(data.unknown, backbone):
+    warnings = console.warn_of_unknown_tokens(data.unknown, backbone)
+    if "prompt" in {group.name for group in module.adapter.learner_groups()}:
+        scale = float(module.backbone.word_embeddings.weight.float().std())
+        warnings += console.warn_of_learning_rate(module.optim.lr_prompt, scale, backbone)
+    for warning in warnings:
         rank_zero_warn(warning)

@@ -103,6 +103,7 @@ class PromptedModel:
         *,
         batch_size: int = 32,
         max_new_tokens: int = 128,
+        choices: Sequence[str] | None = None,
         **generation: Any,
     ) -> list[str]:
         """Answer texts, each under the prompt of its task; greedy unless ``generation`` says otherwise.
@@ -112,6 +113,7 @@ class PromptedModel:
             tasks: The task of each text, or one for all.
             batch_size: Texts at a time; they are batched by length, whatever their tasks.
             max_new_tokens: Longest answer.
+            choices: The texts that an answer may be, such as label words; None: any.
             generation: Further arguments of transformers' ``generate``.
 
         Returns:
@@ -134,6 +136,7 @@ class PromptedModel:
                 conditions.prompts,
                 conditions.shifts,
                 max_new_tokens=max_new_tokens,
+                choices=choices,
                 **generation,
             )
             for row, position in enumerate(positions):
@@ -228,10 +231,10 @@ class PromptedModel:
             )
         if unknown := sorted(set(names) - set(self.task_names)):
             raise ValueError(f"tasks: no task {unknown[0]!r}; choose one of {', '.join(self.task_names)}")
+        if empty := [position for position, text in enumerate(texts) if not text.strip()]:
+            raise ValueError(f"texts: number {empty[0]} is empty; give each some text")
         longest = self.backbone.longest_input(self.adapter.num_virtual_tokens, target_tokens)
         ids, cut = self.backbone.tokenization.encode_inputs(texts, longest)
-        if empty := [position for position, tokens in enumerate(ids) if not tokens]:
-            raise ValueError(f"texts: number {empty[0]} is empty; give each some text")
         if cut:
             warnings.warn(
                 f"{len(cut)} of {len(texts)} texts are longer than the {longest} tokens that {self.backbone.name} "

@@ -105,6 +105,7 @@ def test_goes_on_where_it_was_interrupted(predict, expected, tmp_path, kept):
         ('{"text": "a"}', ["predict.task=three"], "predict.task: no task 'three'"),
         ('{"text": "a"}', ["predict.input=nowhere"], "predict.input: no file 'nowhere'"),
         ('{"text": "a"}', ["source=nowhere"], "source: no folder 'nowhere'"),
+        ('{"text": "a"}', ["predict.choices=[]"], "predict.choices: is []; name at least one text"),
         ('{"text": "a"}', ["predict.batch_size=0"], "predict.batch_size: is 0; it must be at least 1"),
     ],
 )
@@ -113,6 +114,13 @@ def test_bad_inputs_are_one_line(predict, tmp_path, content, overrides, message)
     code, _, err = predict("predict.input=texts.jsonl", *overrides)
     assert code == 2
     assert err.strip().splitlines()[-1].startswith(f"error: {message}"), err
+
+
+def test_answers_may_be_restricted(predict, tmp_path):
+    write_jsonl(tmp_path / "texts.jsonl")
+    code, lines, _ = predict("predict.input=texts.jsonl", "predict.choices=[red,green]")
+    assert code == 0
+    assert {line["prediction"] for line in lines} <= {"red", "green"}
 
 
 def test_answers_to_other_inputs_are_kept(predict, tmp_path):

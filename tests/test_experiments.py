@@ -36,7 +36,8 @@ def train(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captur
 
 def test_all_of_them_are_run_here():
     assert {
-        "debug", "demo_source", "demo_target", "paper_teachers", "paper_source", "paper_target"
+        "debug", "demo_source", "demo_target", "paper_teachers", "paper_source", "paper_target",
+        "real_source", "real_target",
     } == SHIPPED  # fmt: skip
 
 
@@ -47,15 +48,38 @@ def test_of_the_embedded_world(train):
     train("demo_target", f"source={source}")
 
 
+def make_up_rows(root: Path, *names: str) -> Path:
+    """A folder for data_root: twelve times the same row of each task, with the hub's columns."""
+    for name in names:
+        (root / name).mkdir(parents=True)
+        row = HUB[name][0] | RENAMED.get(name, {})
+        for split in ("train", "validation", "test"):
+            (root / name / f"{split}.jsonl").write_text((json.dumps(row) + "\n") * 12)
+    return root
+
+
+RENAMED = {"rte": {"premise": "A.", "hypothesis": "B."}}
+"""Columns that a task renames on the hub, and finds under their new names in files."""
+
+
+def test_of_a_real_language_model(train, tmp_path, causal_folder):
+    rows = make_up_rows(tmp_path / "rows", "mrpc", "rte", "cola", "ag_news", "sst2")
+    # Sixteen examples need as many rows, of both classes.
+    lines = [json.dumps({"sentence": "Fine.", "label": str(i % 2)}) + "\n" for i in range(40)]
+    for split in ("train", "validation", "test"):
+        (rows / "sst2" / f"{split}.jsonl").write_text("".join(lines))
+    made_up = (f"data_root={rows}", f"backbone.path={causal_folder('llama')}")
+    source = train("real_source", *made_up)
+    target = train("real_target", f"source={source}", *made_up)
+    for line in (target / "predictions" / "sst2.jsonl").read_text().splitlines():
+        assert json.loads(line)["prediction"] in ("positive", "negative")
+
+
 @pytest.mark.slow
 def test_of_the_paper(train, tmp_path, tiny_t5_folder):
-    for name in ("mnli", "qnli", "qqp", "sst2", "squad", "record", "boolq"):
-        (tmp_path / "rows" / name).mkdir(parents=True)
-        row = HUB[name][0]
-        for split in ("train", "validation", "test"):
-            (tmp_path / "rows" / name / f"{split}.jsonl").write_text((json.dumps(row) + "\n") * 12)
+    rows = make_up_rows(tmp_path / "rows", "mnli", "qnli", "qqp", "sst2", "squad", "record", "boolq")
     made_up = (
-        f"data_root={tmp_path / 'rows'}",
+        f"data_root={rows}",
         f"backbone.path={tiny_t5_folder}",
         "prompt.num_virtual_tokens=5",
     )

@@ -49,6 +49,11 @@ HUB: dict[str, tuple[dict[str, Any], str, str]] = {
         "query: @placeholder met Ben entities: Ann, Ben passage: Ann met Ben.",
         "Ann",
     ),
+    "ag_news": (
+        {"title": "Snow", "description": "It fell.", "label": 1},
+        "title: Snow description: It fell.",
+        "world",
+    ),
     "cola": ({"sentence": "He go.", "label": 0}, "sentence: He go.", "unacceptable"),
     "mrpc": (PAIR | {"label": 1}, "sentence1: A. sentence2: B.", "equivalent"),
     "rte": (PAIR | {"label": 0}, "premise: A. hypothesis: B.", "entailment"),

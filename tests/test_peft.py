@@ -143,6 +143,58 @@ class TestOurClassUnderPeft:
         assert answers(wrapped).shape[1] == 8
 
 
+FORMS = {
+    "product": {},
+    "residual": {"form": "residual"},
+    "additive": {"form": "additive"},
+    "single": {"form": "single"},
+    "independent": {"form": "independent"},
+    "grouped": {"num_groups": 2, "task_groups": [1, 0, 1]},
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+class TestEveryForm:
+    def test_peft_answers_as_our_prompt(self, form, kind, tmp_path):
+        library, folder, task_type = kind
+        names = ["a", "b", "c"]
+        config = MultitaskPromptTuningConfig(
+            task_type=task_type, num_virtual_tokens=4, num_ranks=2, token_dim=32, task_names=names,
+            factor_std=0.5, **FORMS[form],
+        )  # fmt: skip
+        prompt = MultitaskPromptEmbedding(config)
+        backbone = {"name": str(folder), "fingerprint": ""}
+        save_prompt(tmp_path / "ours", prompt, task_weights=dict.fromkeys(names, 1.0), backbone=backbone)
+        theirs = PeftModel.from_pretrained(library.from_pretrained(folder), tmp_path / "ours").eval()
+        model = PromptedModel.load(tmp_path / "ours")
+        for text, target, task_id in (("anna found a hat", "ben", 2), ("clara", "a red drum", 0)):
+            (ids,), _ = model.backbone.tokenization.encode_inputs([text])
+            (labels,), _ = model.backbone.tokenization.encode_targets([target])
+            which = torch.tensor([task_id])
+            tensors = torch.tensor([ids]), torch.ones(1, len(ids)).long(), torch.tensor([labels])
+            ours = model.logits(*tensors, which)
+            with torch.no_grad():
+                if task_type == "CAUSAL_LM":
+                    whole = theirs(input_ids=torch.tensor([ids + labels]), task_ids=which).logits
+                    expected = whole[:, -len(labels) - 1 : -1]
+                else:
+                    expected = theirs(
+                        input_ids=tensors[0], attention_mask=tensors[1], labels=tensors[2], task_ids=which
+                    ).logits
+            torch.testing.assert_close(ours, expected, rtol=1e-4, atol=1e-4)
+            found = answers(theirs, input_ids=tensors[0], attention_mask=tensors[1], task_ids=which)[0]
+            found = found[len(ids) :] if task_type == "CAUSAL_LM" else found
+            text_of_answer = model.tokenizer.decode(found, skip_special_tokens=True).strip()
+            settings = {"max_new_tokens": 5, "min_new_tokens": 5}
+            assert model.generate([text], names[task_id], **settings) == [text_of_answer]
+        theirs.save_pretrained(tmp_path / "back")
+        before, after = (
+            load_file(tmp_path / place / "adapter_model.safetensors") for place in ("ours", "back")
+        )
+        assert before.keys() == after.keys()
+        assert all(torch.equal(before[name], after[name]) for name in before)
+
+
 class TestRoundTrip:
     def test_an_adapter_by_peft_changes_no_bit(self, kind, tmp_path):
         library, folder, task_type = kind

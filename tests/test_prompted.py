@@ -91,6 +91,7 @@ class TestWhatItRefuses:
         [
             (["a"], "three", r"tasks: no task 'three'; choose one of one, two"),
             (["a"], ["one", "two"], r"tasks: are 2 for 1 texts; give one for each, or one for all"),
+            (["a", "  "], "one", r"texts: number 1 is empty; give each some text"),
             ("a text", "one", r"texts: is one text, 'a text'; give a list"),
         ],
     )

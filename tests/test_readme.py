@@ -1,5 +1,6 @@
 """The README and its neighbors: links lead somewhere, targets exist, commands and Python blocks run as printed."""
 
+import importlib
 import re
 import shlex
 import sys
@@ -89,6 +90,18 @@ def test_a_command_of_a_table_is_accepted(command: str, tmp_path: Path) -> None:
     assert check(config) == []
 
 
+def test_every_command_of_the_exchange_page_is_accepted() -> None:
+    from mpt.export.__main__ import parse
+
+    page = (ROOT / "docs" / "exchange.md").read_text(encoding="utf-8")
+    commands = re.findall(r"`python -m mpt\.export ([^`]*)`", page)
+    assert len(commands) >= 8
+    for command in commands:
+        words = shlex.split(command)
+        if words != ["--help"]:
+            assert parse(words).command == words[0]
+
+
 def test_blocks_run_as_printed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -116,10 +129,9 @@ def run_line(line: str, monkeypatch: pytest.MonkeyPatch) -> None:
     words = shlex.split(line)
     if words[0] == "source":
         return
-    if words[:3] == ["python", "-m", "mpt.report"]:
-        from mpt.report.__main__ import main
-
-        assert main(words[3:]) == 0
+    if words[:2] == ["python", "-m"]:
+        module = importlib.import_module(f"{words[2]}.__main__")
+        assert module.main(words[3:]) == 0
         return
     assert words[:2] == ["python", "train.py"], line
     monkeypatch.setattr(sys, "argv", [*words[1:], *SMALL])

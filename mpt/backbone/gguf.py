@@ -5,8 +5,10 @@ A package of the index carries one, so that a real language model can be had whe
 
 import hashlib
 import importlib.util
+import io
 import os
 import sys
+from contextlib import redirect_stderr
 from pathlib import Path
 from typing import Any
 
@@ -78,8 +80,9 @@ def convert(path: Path) -> Path:
 
 def _read(path: Path) -> tuple[Any, Any]:
     """The model with the values that its quantized ones stand for, as an ordinary one."""
-    model = AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name, dtype=torch.float32)
-    tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
+    with redirect_stderr(io.StringIO()):  # progress of its own, which no option turns off
+        model = AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name, dtype=torch.float32)
+        tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
     # It is no longer quantized, and would not be saved as one that is.
     model.is_quantized, model.hf_quantizer = False, None
     if hasattr(model.config, "quantization_config"):

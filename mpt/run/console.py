@@ -77,6 +77,25 @@ def warn_of_unknown_tokens(unknown: Mapping[str, Mapping[str, float]], backbone:
     ]
 
 
+def warn_of_learning_rate(lr_prompt: float, scale: float, backbone: str) -> list[str]:
+    """Warn of a learning rate of P that is large beside the embeddings that P stands among.
+
+    Args:
+        lr_prompt: About what a step of AdamW moves each number by.
+        scale: Standard deviation of the backbone's embeddings.
+        backbone: The backbone's name.
+
+    Returns:
+        A sentence, where the rate is above the scale.
+    """
+    if lr_prompt <= scale:
+        return []
+    return [
+        f"optim.lr_prompt: is {lr_prompt:g}, and the embeddings of {backbone} have the standard deviation {scale:.2g}, "
+        f"so a step may move the prompt further than they lie apart; try {scale / 5:.1g}"
+    ]
+
+
 def say_stopped(folder: Path, step: int) -> None:
     """Print on stderr, in one line, how a stopped run goes on.
 
