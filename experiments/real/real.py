@@ -1,4 +1,4 @@
-"""A real language model on a held-out task, from a source and without: `python experiments/real/real.py --data FOLDER`."""
+"""A real language model on a held-out task, with a source and without: `python experiments/real/real.py --data DIR`."""
 
 import argparse
 import sys
@@ -12,10 +12,12 @@ from study import Cell, Source, run_study  # noqa: E402
 from mpt.report import compare, estimate, markdown  # noqa: E402
 
 RUNS = Path("runs") / "real"
+TEXT = ("prompt.init=TEXT", "prompt.init_text='Read the text and choose the right label for it.'")
+"""The start that the source itself had."""
 METHODS = {
     "mpt": (),
-    "control": ("prompt.init=VOCABULARY",),
-    "plain": ("prompt=plain", "prompt.init=VOCABULARY"),
+    "control": TEXT,
+    "plain": ("prompt=plain", *TEXT),
 }
 """MPT from the source; its form with nothing from a source; plain prompt tuning. The same rates and steps for all."""
 
