@@ -5,7 +5,7 @@ Shape legend: T tasks, S source tasks, N virtual tokens, D token_dim.
 
 import copy
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import lightning
 import torch
@@ -41,9 +41,20 @@ Tasks = Mapping[str, TaskConfig]
 
 
 def load_examples(
-    tasks: Tasks, few_shot: FewShotConfig, evaluation: EvaluationConfig, data_root: str | None
+    tasks: Tasks,
+    few_shot: FewShotConfig,
+    evaluation: EvaluationConfig,
+    data_root: str | None,
+    read: Callable[..., list[Example]] = load_split,
 ) -> tuple[Examples, dict[str, dict[str, int]]]:
     """Read every split of every task, with the few-shot draw in place of what it stands for.
+
+    Args:
+        tasks: The tasks.
+        few_shot: The draw.
+        evaluation: How many rows are wanted.
+        data_root: As :func:`mpt.tasks.load_split`.
+        read: Reads a split.
 
     Returns:
         The examples, and of validation and test, by split and task, how many the data have.
@@ -52,12 +63,12 @@ def load_examples(
     examples: Examples = {split: {} for split in limits}
     available: dict[str, dict[str, int]] = {"validation": {}, "test": {}}
     for name, task in tasks.items():
-        train = load_split(name, task, "train", data_root)
+        train = read(name, task, "train", data_root)
         drawn = {"train": train}
         if few_shot.k is not None:
             drawn = (draw if few_shot.draws is None else replay)(name, train, few_shot)
         for split, limit in limits.items():
-            whole = drawn[split] if split in drawn else load_split(name, task, split, data_root)
+            whole = drawn[split] if split in drawn else read(name, task, split, data_root)
             examples[split][name] = whole if split in drawn else whole[:limit]
             if split in available:
                 available[split][name] = len(whole)

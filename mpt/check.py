@@ -127,6 +127,7 @@ def _ranges(config: RunConfig) -> Iterator[str]:
         "trainer.accumulate_grad_batches": config.trainer.accumulate_grad_batches,
         "trainer.num_nodes": config.trainer.num_nodes,
         "trainer.threads": config.trainer.threads,
+        "fused.max_runs": config.fused.max_runs,
     }
     positive = {
         "mixture.temperature": config.mixture.temperature,

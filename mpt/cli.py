@@ -7,7 +7,7 @@ import sys
 import traceback
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import hydra
 from hydra.core.config_store import ConfigStore
@@ -21,9 +21,13 @@ from omegaconf.errors import OmegaConfBaseException
 from mpt import __version__, errors, help, sweep
 from mpt.check import check
 from mpt.config import OLD_FORMS, RunConfig
+from mpt.fused import launcher
 from mpt.run.folder import finished
 from mpt.run.identity import flatten, run_name
 from mpt.tasks import catalogue
+
+if TYPE_CHECKING:  # seconds of imports
+    from mpt.host import Host
 
 PACKAGE = Path(__file__).resolve().parent
 CONF = next((path for path in (PACKAGE / "conf", PACKAGE.parent / "conf") if path.is_dir()), PACKAGE / "conf")
@@ -80,6 +84,8 @@ def register() -> None:
     """Make the schema and the resolvers of ``conf/`` known to Hydra."""
     ConfigStore.instance().store(name="run_schema", node=RunConfig)
     OmegaConf.register_new_resolver("mpt_run_name", _run_name, replace=True)
+    launcher.FusedLauncher.read, launcher.FusedLauncher.run = typed, job_of_sweep
+    launcher.register()
 
 
 def _run_name(*, _root_: DictConfig) -> str:
@@ -140,10 +146,38 @@ def job(composed: DictConfig) -> float:
                 raise
             print_errors(errors.phrase(error))
             sys.exit(2)
-    outcome = sweep.Outcome(int(hydra_config.job.num), str(folder), list(hydra_config.overrides.task))
-    sweep_folder = Path(hydra_config.sweep.dir).absolute()
+    number, overrides = int(hydra_config.job.num), list(hydra_config.overrides.task)
+    return job_of_sweep(composed, folder, number, overrides, Path(hydra_config.sweep.dir).absolute())
+
+
+def job_of_sweep(
+    composed: DictConfig,
+    folder: str | Path,
+    number: int,
+    overrides: Sequence[str],
+    sweep_folder: Path,
+    host: "Host | None" = None,
+) -> float:
+    """Run one job of a sweep, and record what became of it.
+
+    Args:
+        composed: Its configuration.
+        folder: Its run folder.
+        number: Its place in the sweep.
+        overrides: Its part of the command line.
+        sweep_folder: Where the sweep's record lies.
+        host: The group that it is a part of; None: it runs by itself.
+
+    Returns:
+        The ``optimized_metric``.
+
+    Raises:
+        FailedJobError: It failed; its message has been printed.
+    """
+    folder = Path(folder)
+    outcome = sweep.Outcome(number, str(folder), list(overrides))
     try:
-        metrics = run(composed, folder)
+        metrics = run(composed, folder, host)
         value = optimized(metrics, composed)
         score = float(metrics["test"]["average"]["score"]) if metrics else None
         sweep.record(sweep_folder, dataclasses.replace(outcome, score=score))
@@ -176,8 +210,13 @@ def optimized(metrics: Mapping[str, Any], composed: DictConfig) -> float:
     return float(numbers[path.replace("/", ".")])
 
 
-def run(composed: DictConfig, folder: Path) -> dict[str, Any]:
+def run(composed: DictConfig, folder: Path, host: "Host | None" = None) -> dict[str, Any]:
     """Run the stage that a composed configuration names, or print the table of a run that is finished.
+
+    Args:
+        composed: The configuration.
+        folder: The run folder.
+        host: The group that the run is a part of; None: none.
 
     Returns:
         What ``metrics.json`` holds; empty in all but the main process.
@@ -193,7 +232,8 @@ def run(composed: DictConfig, folder: Path) -> dict[str, Any]:
     if done := finished(folder, dataclasses.asdict(config)):
         from mpt.run import console  # takes a second to import
 
-        print(f"{folder}: finished already; overwrite=true runs it again")
+        if host is None:
+            print(f"{folder}: finished already; overwrite=true runs it again")
         if config.stage == "evaluate":
             console.say_tables(done)
         else:
@@ -208,7 +248,7 @@ def run(composed: DictConfig, folder: Path) -> dict[str, Any]:
         return evaluate(config, folder)
     from mpt import stages
 
-    return stages.STAGES[config.stage](config, folder)
+    return stages.STAGES[config.stage](config, folder, host)
 
 
 def predict(config: RunConfig, folder: Path) -> dict[str, Any]:

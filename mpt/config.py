@@ -367,6 +367,14 @@ class EvaluateConfig:
 
 
 @dataclass
+class FusedConfig:
+    """Several jobs of a sweep in one training, ``hydra/launcher=fused``."""
+
+    max_runs: int = 16
+    """Most jobs side by side; one that ends makes room for the next."""
+
+
+@dataclass
 class RunConfig:
     """One composed configuration; the root of ``conf/train.yaml``."""
 
@@ -384,6 +392,7 @@ class RunConfig:
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
     predict: PredictConfig = field(default_factory=PredictConfig)
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
+    fused: FusedConfig = field(default_factory=FusedConfig)
     logger: LoggerConfig = field(default_factory=LoggerConfig)
     seed: int = 0
     """Of the mixture, of first values and of dropout; the few-shot draw follows it."""

@@ -90,16 +90,19 @@ class MPTModule(lightning.LightningModule):
             ValueError: An example's loss is not finite; its task and row are named.
         """
         fields = (batch["input_ids"], batch["attention_mask"], batch["labels"])
-        distilled = self.distiller is not None
         conditions = condition(self.adapter, self.backbone, batch)
-        outputs = self.backbone.outputs(*fields, conditions.prompts, conditions.shifts, hidden=distilled)
-        of_examples = token_losses(outputs.logits, batch["labels"])  # B
+        outputs = None
+        if self.distiller is None:
+            of_examples = self.backbone.example_losses(*fields, conditions.prompts, conditions.shifts)  # B
+        else:
+            outputs = self.backbone.outputs(*fields, conditions.prompts, conditions.shifts, hidden=True)
+            of_examples = token_losses(outputs.logits, batch["labels"])
         if not torch.isfinite(of_examples).all():
             self._refuse(batch, of_examples)
         summed = of_examples.new_zeros(len(self.configs)).index_add(0, batch["task_ids"], of_examples)  # T
         losses = {"task": summed / batch["target_tokens"].clamp(min=1)}
         whole = losses["task"]
-        if self.distiller is not None:
+        if self.distiller is not None and outputs is not None:
             compared = self.distiller.losses(outputs, batch)
             losses |= compared
             whole = whole + self.distiller.weighted(compared)
@@ -115,6 +118,10 @@ class MPTModule(lightning.LightningModule):
         # Lightning divides by the micro-batches, and DDP averages over processes; both are sums here.
         scale = self.trainer.accumulate_grad_batches * self.trainer.world_size
         return (self.task_weights * losses["all"]).sum() * scale
+
+    def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
+        """Leave the gradients to the backbone, which may compute those of other runs as well."""
+        self.backbone.backward(loss)
 
     def _log_step(self, batch: Batch) -> None:
         losses, self._step_losses = self._step_losses, {}

@@ -9,6 +9,7 @@ from rich.progress import track
 from torch import distributed
 
 from mpt.batches import Batch
+from mpt.host import QUIET
 
 SECONDS_BETWEEN_LINES = 10.0
 
@@ -29,7 +30,8 @@ def track_batches(batches: Iterable[Batch], doing: str, total: int) -> Iterator[
     Yields:
         The batches.
     """
-    if distributed.is_available() and distributed.is_initialized() and distributed.get_rank() != 0:
+    other = distributed.is_available() and distributed.is_initialized() and distributed.get_rank() != 0
+    if other or QUIET.get():
         yield from batches
     elif on_terminal():
         yield from track(batches, doing, total, transient=True)

@@ -18,19 +18,22 @@ from mpt.before import StartScores
 from mpt.config import RunConfig, uses_source
 from mpt.data import MixtureDataModule
 from mpt.few_shot import row_ids
+from mpt.host import Host
 from mpt.interrupt import StopSignals
 from mpt.loggers import check_tensorboard, close_loggers, tags, wandb_mode
 from mpt.module import MPTModule
 from mpt.run import console
+from mpt.tasks import load_split
 from mpt.trainer import TrainerParts, build_trainer, silence_libraries, supervise
 
 
-def source(config: RunConfig, folder: Path) -> dict[str, Any]:
+def source(config: RunConfig, folder: Path, host: Host | None = None) -> dict[str, Any]:
     """Train one shared prompt, and a factor pair for each task, on several tasks at once.
 
     Args:
         config: The checked configuration.
         folder: The run folder; made where it is not there.
+        host: The group that the run is a part of; None: none.
 
     Returns:
         What ``metrics.json`` holds; empty in all but the main process.
@@ -39,20 +42,20 @@ def source(config: RunConfig, folder: Path) -> dict[str, Any]:
         ValueError: The data, the backbone or the folder does not fit the configuration.
         FileNotFoundError: Something that the configuration names is not there.
     """
-    return train(config, folder)
+    return train(config, folder, host)
 
 
-def target(config: RunConfig, folder: Path) -> dict[str, Any]:
+def target(config: RunConfig, folder: Path, host: Host | None = None) -> dict[str, Any]:
     """Adapt the prompt of ``config.source``, or as a control a fresh one, to new tasks; else as :func:`source`."""
-    return train(config, folder)
+    return train(config, folder, host)
 
 
-def teachers(config: RunConfig, folder: Path) -> dict[str, Any]:
+def teachers(config: RunConfig, folder: Path, host: Host | None = None) -> dict[str, Any]:
     """Train one plain prompt per task, each as in a run of its own, for a source to learn from; as :func:`source`."""
-    return train(config, folder)
+    return train(config, folder, host)
 
 
-STAGES: dict[str, Callable[[RunConfig, Path], dict[str, Any]]] = {
+STAGES: dict[str, Callable[[RunConfig, Path, Host | None], dict[str, Any]]] = {
     "source": source,
     "target": target,
     "teachers": teachers,
@@ -78,17 +81,18 @@ class Loaded:
     data: MixtureDataModule
 
 
-def train(config: RunConfig, folder: Path) -> dict[str, Any]:
-    """Load, build, train, test and record; a signal stops it where it can go on."""
+def train(config: RunConfig, folder: Path, host: Host | None = None) -> dict[str, Any]:
+    """Load, build, train, test and record; a signal stops it where it can go on. A run of a group has a host."""
     began = time.monotonic()
     wandb_mode(config.logger)
     check_tensorboard(config.logger)
     silence_libraries()
-    with StopSignals() as signals:
+    with StopSignals() if host is None else host.signals as signals:
         start = StartScores(config.tasks, config.evaluation, folder, config.seed)
-        parts = build_trainer(config.trainer, config.evaluation, folder, signals, start.compute)
+        trainer = config.trainer if host is None else dataclasses.replace(config.trainer, progress_bar=False)
+        parts = build_trainer(trainer, config.evaluation, folder, signals, start.compute)
         with supervise(parts, signals, folder):
-            loaded = load(config)
+            loaded = load(config, host)
             loaded.data.before_step = signals.check
             module, weights = build_module(config, loaded)
             draws = None
@@ -136,15 +140,19 @@ def train(config: RunConfig, folder: Path) -> dict[str, Any]:
                 close_loggers(loggers, status)
 
 
-def load(config: RunConfig) -> Loaded:
+def load(config: RunConfig, host: Host | None = None) -> Loaded:
     """Read the examples, the backbone, and the source where the start needs one."""
-    if config.trainer.threads is not None:
+    if config.trainer.threads is not None and host is None:
         torch.set_num_threads(config.trainer.threads)
     lightning.seed_everything(config.seed, verbose=False)
     examples, available = build.load_examples(
-        config.tasks, config.few_shot, config.evaluation, config.data_root
+        config.tasks,
+        config.few_shot,
+        config.evaluation,
+        config.data_root,
+        load_split if host is None else host.load_split,
     )
-    backbone = load_backbone(config.backbone)
+    backbone = load_backbone(config.backbone) if host is None else host.backbone
     source = None
     if config.source is not None and uses_source(config):
         source = build.load_source(config.source, backbone, config.prompt.num_virtual_tokens)

@@ -178,6 +178,10 @@ class Backbone(nn.Module, ABC):
         """
         return token_losses(self.logits(input_ids, attention_mask, labels, prompts, shifts), labels)
 
+    def backward(self, loss: Tensor) -> None:
+        """Compute the gradients of a loss that comes from this backbone."""
+        torch.autograd.backward(loss)
+
     @torch.no_grad()
     def generate(
         self,

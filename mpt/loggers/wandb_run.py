@@ -129,7 +129,12 @@ def _start_wandb(
             notes=os.environ.get("WANDB_NOTES") or values.get("run", {}).get("command"),
             config=dict(values),
             mode="offline" if mode == "offline" else "online",
-            settings=wandb.Settings(silent=mode == "offline", console="off", init_timeout=INIT_TIMEOUT),
+            settings=wandb.Settings(
+                silent=mode == "offline",
+                console="off",
+                init_timeout=INIT_TIMEOUT,
+                reinit="create_new",  # runs of a group are open side by side
+            ),
         )
     run.define_metric("trainer/global_step")
     run.define_metric("*", step_metric="trainer/global_step", step_sync=True)

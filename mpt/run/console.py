@@ -9,6 +9,8 @@ from lightning.pytorch.utilities import rank_zero_only
 from rich.console import Console
 from rich.table import Table
 
+from mpt.host import QUIET
+
 if TYPE_CHECKING:  # what is summarized is named here and not needed to print a table
     from mpt.data import MixtureDataModule
 
@@ -20,7 +22,7 @@ def is_main() -> bool:
 
 def say(what: Any) -> None:
     """Print from the main process only."""
-    if is_main():
+    if is_main() and not QUIET.get():
         console = Console()
         if not console.is_terminal:
             console = Console(width=120)  # a log has no width of its own, and 80 columns cut the tables
@@ -103,6 +105,8 @@ def say_stopped(folder: Path, step: int) -> None:
         folder: The run folder.
         step: Of the checkpoint that was written last; 0 where this process has written none.
     """
+    if QUIET.get():
+        return
     if step:
         how = f"stopped after step {step}, which is saved; the same command goes on from there"
     elif (folder / "checkpoints" / "last.ckpt").is_file():

@@ -18,6 +18,7 @@ INCIDENTAL = {
     "distillation.cache",
     "optimized_metric",
     "predict",
+    "fused",
 }
 LONGEST_NAME = 80
 

@@ -1,0 +1,28 @@
+"""What a run takes from the group that it is a part of; a run by itself has no host."""
+
+from collections.abc import Callable
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Any
+
+from mpt.backbone import Backbone
+from mpt.interrupt import StopSignals
+
+
+@dataclass(frozen=True)
+class Host:
+    """What the runs of a group share.
+
+    Attributes:
+        backbone: Of this run; the group computes.
+        signals: Of this run; the group receives them.
+        load_split: As :func:`mpt.tasks.load_split`; each split is read once.
+    """
+
+    backbone: Backbone
+    signals: StopSignals
+    load_split: Callable[..., Any]
+
+
+QUIET: ContextVar[bool] = ContextVar("QUIET", default=False)
+"""Whether this run leaves showing its progress and its tables to its group."""
