@@ -432,10 +432,10 @@ class TestWhatItRefuses:
     def test_a_crash_in_a_sweep_leaves_the_other_jobs(self, mpt, tiny_t5_folder, monkeypatch):
         run = cli.run
 
-        def crash(composed, folder):
+        def crash(composed, folder, host=None):
             if composed.seed == 0:
                 raise KeyError("a defect")
-            return run(composed, folder)
+            return run(composed, folder, host)
 
         monkeypatch.setattr(cli, "run", crash)
         code, out, err = mpt("-m", "+tasks=[one]", "seed=0,1", *TestWholeRuns().small(tiny_t5_folder))
