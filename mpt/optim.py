@@ -10,6 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+MANY = 64
+"""Learners beyond which those that are absent are not computed at all."""
+
 
 class RowAdamW(torch.optim.Optimizer):
     """AdamW that treats the first dimension of its parameters as independent learners.
@@ -82,6 +85,10 @@ class RowAdamW(torch.optim.Optimizer):
         learners = group["learners"]
         grads = [_grad(param).reshape(learners, -1) for param in params]  # L M each
         present = torch.stack([(grad != 0).any(dim=1) for grad in grads]).any(dim=0)  # L
+        if learners > MANY and 2 * int(present.sum()) < learners:
+            if present.any():
+                self._step_few(group, params, present.nonzero().flatten())
+            return
         scale = None
         if group["clip"] is not None:
             norms = torch.stack([torch.linalg.vector_norm(grad, dim=1) for grad in grads])
@@ -91,13 +98,33 @@ class RowAdamW(torch.optim.Optimizer):
         for param, grad in zip(params, grads, strict=True):
             self._step_param(group, param, grad if scale is None else grad * scale, present)
 
+    def _step_few(self, group: dict[str, Any], params: list[Tensor], rows: Tensor) -> None:
+        """Step the learners at some rows alone; the others cost nothing."""
+        whole = {"learners": len(rows)}
+        for param in params:
+            _start_state(self.state[param], param, group["learners"])
+        few = []
+        for param in params:
+            state, shape = self.state[param], (group["learners"], -1)
+            part = param.view(shape)[rows]
+            part.grad = _grad(param).reshape(shape)[rows]
+            few.append(part)
+            self.state[part] = {
+                "steps": state["steps"][rows],
+                "exp_avg": state["exp_avg"].view(shape)[rows],
+                "exp_avg_sq": state["exp_avg_sq"].view(shape)[rows],
+            }
+        self._step_group(group | whole, few)
+        for param, part in zip(params, few, strict=True):
+            state, own, shape = self.state[param], self.state.pop(part), (group["learners"], -1)
+            param.view(shape)[rows] = part
+            state["steps"][rows] = own["steps"]
+            for name in ("exp_avg", "exp_avg_sq"):
+                state[name].view(shape)[rows] = own[name]
+
     def _step_param(self, group: dict[str, Any], param: Tensor, grad: Tensor, present: Tensor) -> None:
         state = self.state[param]
-        if not state:
-            # Not "step": Optimizer.load_state_dict would leave a tensor of that name on the device it was on.
-            state["steps"] = torch.zeros(group["learners"], dtype=param.dtype, device=param.device)
-            state["exp_avg"] = torch.zeros_like(param)
-            state["exp_avg_sq"] = torch.zeros_like(param)
+        _start_state(state, param, group["learners"])
         beta1, beta2 = group["betas"]
         steps = state["steps"].add_(present)  # L
         old, first, second = (
@@ -115,6 +142,15 @@ class RowAdamW(torch.optim.Optimizer):
             (state["exp_avg_sq"], new_second, second),
         ):
             tensor.copy_(torch.where(here, value, before).view_as(tensor))
+
+
+def _start_state(state: dict[str, Any], param: Tensor, learners: int) -> None:
+    """Fill the state of a parameter that has none yet."""
+    if not state:
+        # Not "step": Optimizer.load_state_dict would leave a tensor of that name on the device it was on.
+        state["steps"] = torch.zeros(learners, dtype=param.dtype, device=param.device)
+        state["exp_avg"] = torch.zeros_like(param)
+        state["exp_avg_sq"] = torch.zeros_like(param)
 
 
 def _grad(param: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForSeq2SeqLM
 
-from mpt.backbone import Backbone, load_backbone
+from mpt.backbone import Backbone, buckets, interface, load_backbone
 from mpt.config import BackboneConfig
 
 
@@ -166,3 +166,61 @@ def test_hub_that_cannot_be_reached_says_what_to_do() -> None:
         FileNotFoundError, match=r"backbone\.name: 'google-t5/t5-small' cannot be loaded .*backbone\.path"
     ):
         load_backbone(BackboneConfig(name="google-t5/t5-small"))
+
+
+class TestCost:
+    """Neither cutting a batch by length nor computing its logits in parts changes a loss or a gradient."""
+
+    def ragged(self, backbone: Backbone) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        generator = torch.Generator().manual_seed(1)
+        inputs, targets = torch.tensor([5, 60, 3, 41, 7, 6, 58, 4]), torch.tensor([2, 9, 1, 30, 2, 3, 4, 28])
+        ids = torch.randint(3, 90, (8, 60), generator=generator)
+        mask = (torch.arange(60) < inputs[:, None]).long()
+        labels = torch.randint(3, 90, (8, 30), generator=generator)
+        labels = labels.masked_fill(torch.arange(30) >= targets[:, None], -100)
+        prompts = torch.randn(8, 5, backbone.token_dim, generator=generator)
+        return ids * mask, mask, labels, prompts
+
+    def losses(self, backbone: Backbone) -> tuple[Tensor, Tensor]:
+        ids, mask, labels, prompts = self.ragged(backbone)
+        prompts.requires_grad_()
+        found = backbone.example_losses(ids, mask, labels, prompts)
+        found.sum().backward()
+        assert prompts.grad is not None
+        return found.detach(), prompts.grad
+
+    @pytest.mark.parametrize("family", ["t5", "gpt2", "llama", "gemma2"])
+    def test_losses_and_gradients_are_the_same(
+        self, family: str, backbone: Backbone, causal_folder, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        if family != "t5":
+            backbone = load_backbone(BackboneConfig(name="lm", path=str(causal_folder(family))))
+        monkeypatch.setattr(buckets, "PER_FORWARD", 10**9)
+        plain = self.losses(backbone)
+        calls: list[int] = []
+        logits = type(backbone).logits
+
+        def count(self: Backbone, *rows: Tensor) -> Tensor:
+            calls.append(len(rows[0]))
+            return logits(self, *rows)
+
+        monkeypatch.setattr(type(backbone), "logits", count)
+        for per_forward, at_once in ((1, interface.LOGITS_AT_ONCE), (10**9, 700), (1, 700)):
+            calls.clear()
+            monkeypatch.setattr(buckets, "PER_FORWARD", per_forward)
+            monkeypatch.setattr(interface, "LOGITS_AT_ONCE", at_once)
+            found = self.losses(backbone)
+            assert sum(calls) == 8
+            assert (len(calls) > 1) == (per_forward == 1)
+            torch.testing.assert_close(found[0], plain[0], rtol=1e-4, atol=1e-4)
+            torch.testing.assert_close(found[1], plain[1], rtol=1e-3, atol=1e-4)
+        assert backbone.vocabulary > 90  # the output layer is in its place again
+
+    def test_batches_are_cut_only_where_it_pays(self) -> None:
+        even, one = torch.full((32,), 40), torch.ones(32, dtype=torch.long)
+        assert buckets.length_buckets(even, one, 20) == [list(range(32))]
+        ragged = torch.cat([torch.full((24,), 30), torch.full((8,), 350)])
+        parts = buckets.length_buckets(ragged, one, 20)
+        assert len(parts) == 4
+        assert sorted(row for part in parts for row in part) == list(range(32))
+        assert set(parts[-1]) == set(range(24, 32))

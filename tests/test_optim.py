@@ -7,6 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mpt import optim
 from mpt.optim import RowAdamW
 
 SETTINGS = {"lr": 0.05, "betas": (0.9, 0.99), "eps": 1e-8, "weight_decay": 0.1}
@@ -35,6 +36,28 @@ def test_all_present_is_adamw():
         reference.step()
     for mine, other in zip(ours, theirs, strict=True):
         torch.testing.assert_close(mine, other, rtol=1e-6, atol=1e-6)
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.lists(st.sets(st.integers(0, 7)), min_size=1, max_size=6), st.sampled_from([None, 0.5]))
+def test_of_many_learners_only_those_that_are_there_are_computed(schedule, clip):
+    results = []
+    for many in (optim.MANY, 0):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(optim, "MANY", many)
+            params = make_params((16, 3), (8, 2, 2))
+            optimizer = RowAdamW([{"params": params, "learners": 8, "clip": clip}], **SETTINGS)
+            for seed, present in enumerate(schedule):
+                give_grads(params, seed, absent=set(range(8)) - present, learners=8)
+                optimizer.step()
+            states = [optimizer.state[param] for param in params if param in optimizer.state]
+            results.append((params, states))
+            assert set(optimizer.state) <= set(params)
+    for mine, other in zip(results[0][0], results[1][0], strict=True):
+        torch.testing.assert_close(mine, other, rtol=1e-6, atol=1e-7)
+    for mine, other in zip(results[0][1], results[1][1], strict=False):
+        for key in mine:
+            torch.testing.assert_close(mine[key], other[key], rtol=1e-6, atol=1e-7)
 
 
 @settings(max_examples=25, deadline=None)

@@ -10,11 +10,16 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
+from mpt.backbone.buckets import length_buckets
 from mpt.backbone.fingerprint import fingerprint
 from mpt.backbone.losses import token_losses
 from mpt.backbone.tokenization import Tokenization
+
+LOGITS_AT_ONCE = 2**26
+"""Logits that one step holds at a time in float32, 256 MiB of them."""
 
 
 @dataclass(frozen=True)
@@ -173,10 +178,56 @@ class Backbone(nn.Module, ABC):
     ) -> Tensor:
         """Negative log likelihood of each example's target, summed over its tokens; arguments as :meth:`outputs`.
 
+        A batch of very different lengths is cut into parts of similar ones; neither changes a loss.
+
         Returns:
             float32, ``(B,)``, in nats.
         """
-        return token_losses(self.logits(input_ids, attention_mask, labels, prompts, shifts), labels)
+        rows = (input_ids, attention_mask, labels, prompts, shifts)
+        parts = [list(range(len(input_ids)))]
+        if len(input_ids) > 1 and bool(attention_mask[:, 0].all()):  # padded on the right
+            besides = 0 if prompts is None else prompts.shape[1]
+            parts = length_buckets(attention_mask.sum(1), (labels != -100).sum(1), besides)
+        if len(parts) == 1:
+            return self._losses(*rows)
+        losses = torch.cat([self._losses(*_part_of(rows, part)) for part in parts])
+        order = torch.tensor([row for part in parts for row in part], device=losses.device)
+        return losses.index_select(0, order.argsort())
+
+    def _losses(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        labels: Tensor,
+        prompts: Tensor | None,
+        shifts: Tensor | None,
+    ) -> Tensor:
+        """The losses of one forward; its logits never exist as a whole where they are many."""
+        if labels.numel() * self.vocabulary <= LOGITS_AT_ONCE or self._changes_logits:
+            return token_losses(self.logits(input_ids, attention_mask, labels, prompts, shifts), labels)
+        output = self.model.get_output_embeddings()
+        self.model.set_output_embeddings(nn.Identity())
+        try:
+            states = self.logits(input_ids, attention_mask, labels, prompts, shifts)  # B L D
+        finally:
+            self.model.set_output_embeddings(output)
+
+        def of_part(states: Tensor, labels: Tensor) -> Tensor:
+            return token_losses(output(states), labels)
+
+        size = max(1, LOGITS_AT_ONCE // (len(labels) * self.vocabulary))
+        losses: list[Tensor] = [
+            checkpoint(of_part, some, of_labels, use_reentrant=False)
+            for some, of_labels in zip(
+                torch.split(states, size, dim=1), torch.split(labels, size, dim=1), strict=True
+            )
+        ]
+        return torch.stack(losses).sum(0)
+
+    @property
+    def _changes_logits(self) -> bool:
+        """Whether the model does something with its logits after its last layer, as Gemma 2 does."""
+        return getattr(self.model.config, "final_logit_softcapping", None) is not None
 
     def backward(self, loss: Tensor) -> None:
         """Compute the gradients of a loss that comes from this backbone."""
@@ -237,3 +288,18 @@ class Backbone(nn.Module, ABC):
         self, input_ids: Tensor, attention_mask: Tensor, prompts: Tensor | None, shifts: Tensor | None
     ) -> dict[str, Any]:
         """Arguments of transformers' ``generate`` that make it read prompt and input."""
+
+
+def _part_of(rows: tuple[Tensor, Tensor, Tensor, Tensor | None, Tensor | None], part: list[int]) -> Any:
+    """Some rows of a batch that is padded on the right, without the columns that are padding in all of them."""
+    input_ids, attention_mask, labels, prompts, shifts = rows
+    picked = torch.tensor(part, device=input_ids.device)
+    mask, targets = attention_mask.index_select(0, picked), labels.index_select(0, picked)
+    inputs, outputs = int(mask.sum(1).max()), int((targets != -100).sum(1).max())
+    return (
+        input_ids.index_select(0, picked)[:, :inputs],
+        mask[:, :inputs],
+        targets[:, :outputs],
+        None if prompts is None else prompts.index_select(0, picked),
+        None if shifts is None else shifts.index_select(0, picked)[:, :inputs],
+    )
