@@ -31,6 +31,8 @@ class FusedBackbone(Backbone):
         self.shared, self.turn = (shared,), (turn,)  # in tuples: neither is a part of this module
         self.tokenization, self.name, self.location = shared.tokenization, shared.name, shared.location
         self.fingerprint, self.dropout = shared.fingerprint, dropout
+        rates = {key: value for key, value in shared.model.config.to_dict().items() if "drop" in key}
+        self._drops = any(isinstance(rate, float) and rate > 0 for rate in rates.values())
 
     @property
     def task_type(self) -> str:  # type: ignore[override]
@@ -114,7 +116,7 @@ class FusedBackbone(Backbone):
         alike = (
             None if prompts is None else tuple(prompts.shape[1:]),
             shifts is None,
-            self.training and self.dropout,
+            self.training and self.dropout and self._drops,
             torch.is_grad_enabled(),
             *key,
         )
