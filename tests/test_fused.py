@@ -295,7 +295,8 @@ class TestLauncher:
         runs = {path.name for path in (alone / "runs" / "target").iterdir()}
         assert runs == {path.name for path in (fused / "runs" / "target").iterdir()}
         for name in runs - {"sweeps"}:
-            assert_alike(fused / "runs" / "target" / name, alone / "runs" / "target" / name, 1e-4)
+            # AdamW makes a whole step of a gradient that is almost zero, whatever its rounding.
+            assert_alike(fused / "runs" / "target" / name, alone / "runs" / "target" / name, 1e-3)
             offline = list((fused / "runs" / "target" / name / "wandb").glob("offline-run-*"))
             assert len(offline) == 1
         out, err = capfd.readouterr()
