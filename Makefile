@@ -12,7 +12,7 @@ source_folder = $$($(BIN)/python train.py experiment=demo_source --cfg all --pac
 real_data = $(if $(DATA),data_root="'$(DATA)'")
 real_folder = $$($(BIN)/python train.py experiment=real_source $(real_data) --cfg all --package hydra.run.dir)
 
-.PHONY: help setup train real test lint format list clean
+.PHONY: help setup train real benchmarks test lint format list clean
 
 help:  ## Print this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -38,6 +38,11 @@ real: setup  ## A real language model on real tasks, from the hub or DATA=FOLDER
 
 test: setup  ## All tests
 	$(BIN)/python -m pytest
+
+benchmarks: setup  ## What a step and a whole sweep cost, beside PEFT and otherwise: 20 minutes on 2 cores
+	$(BIN)/python experiments/benchmarks/step.py
+	$(BIN)/python experiments/benchmarks/makespan.py
+	@$(BIN)/python -c 'import torch; torch.cuda.is_available() or print("no GPU here: nothing was measured on one")'
 
 lint: setup  ## Style, types, layers
 	$(BIN)/ruff check .
