@@ -284,6 +284,15 @@ class TestRuns:
         with pytest.raises(ValueError, match=r"trained with backbone\.chat_template=True, and it is False"):
             stages.target(target, tmp_path / "target")
 
+    def test_a_learning_rate_beyond_the_scale_of_the_embeddings_is_warned_about(
+        self, make_causal_config, tmp_path
+    ):
+        config = make_causal_config(optim__lr_prompt=5.0, trainer__max_steps=1)
+        with pytest.warns(
+            UserWarning, match=r"optim\.lr_prompt: is 5, and the embeddings .* deviation 0\.2, .*; try 0\.04"
+        ):
+            stages.source(config, tmp_path / "run")
+
     def test_examples_beyond_its_positions_are_refused(self, make_causal_config, tmp_path):
         config = make_causal_config(prompt__num_virtual_tokens=116)
         with pytest.raises(
