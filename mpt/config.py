@@ -132,6 +132,8 @@ class BackboneConfig:
     """float32, bfloat16 or float16; the prompt stays float32."""
     dropout: bool = True
     """Keep the frozen model's dropout active in training, as in the paper."""
+    checkpointing: bool = False
+    """Recompute the layers' activations in the backward pass: less memory, more time."""
     separator: str | None = None
     """Of a causal model: stands between input and target; None: a line break."""
     chat_template: bool = False

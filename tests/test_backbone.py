@@ -216,6 +216,31 @@ class TestCost:
             torch.testing.assert_close(found[1], plain[1], rtol=1e-3, atol=1e-4)
         assert backbone.vocabulary > 90  # the output layer is in its place again
 
+    @pytest.mark.parametrize("family", ["t5", "gpt2", "llama"])
+    def test_recomputed_activations_change_nothing(
+        self, family: str, tiny_t5_folder: Path, causal_folder
+    ) -> None:
+        folder = tiny_t5_folder if family == "t5" else causal_folder(family)
+        found, kept = [], []
+        for checkpointing in (False, True):
+            config = BackboneConfig(name="lm", path=str(folder), dropout=False, checkpointing=checkpointing)
+            backbone = load_backbone(config).train()
+            saved: list[int] = []
+
+            def pack(tensor: Tensor, saved: list[int] = saved) -> Tensor:
+                saved.append(tensor.numel())
+                return tensor
+
+            with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+                found.append(self.losses(backbone))
+            kept.append(sum(saved))
+            ids, mask, _, prompts = self.ragged(backbone)
+            backbone.generate(ids, mask, prompts, max_new_tokens=2)
+            assert not any(m.training for m in backbone.model.modules() if isinstance(m, torch.nn.Dropout))
+            assert any(m.training for m in backbone.model.modules()) == checkpointing
+        torch.testing.assert_close(found[0], found[1])
+        assert kept[1] < kept[0]
+
     def test_batches_are_cut_only_where_it_pays(self) -> None:
         even, one = torch.full((32,), 40), torch.ones(32, dtype=torch.long)
         assert buckets.length_buckets(even, one, 20) == [list(range(32))]

@@ -26,6 +26,8 @@ from mpt.prompt import MultitaskPromptEmbedding, MultitaskPromptTuningConfig  # 
 from mpt.report import markdown  # noqa: E402
 
 NEVER = 10**12
+MEMORY = ("peft", "whole", "parts", "recomputed")
+"""PEFT; ours with whole logits; in parts; in parts, and with activations recomputed."""
 N, TASKS = 100, 3
 Batch = dict[str, Tensor]
 
@@ -53,10 +55,13 @@ def ragged(rows: int, seed: int) -> Batch:
     }
 
 
-def ours() -> Callable[[Batch], None]:
+def ours(*, checkpointing: bool = False) -> Callable[[Batch], None]:
     """A step of this package."""
     model = t5_small()
     backbone = EncoderDecoder(model, Tokenization(SimpleNamespace(pad_token_id=0)), "t5-small", dropout=False)
+    if checkpointing:
+        backbone.recompute_activations()
+    backbone.train()
     config = MultitaskPromptTuningConfig(num_virtual_tokens=N, num_tasks=TASKS, token_dim=512)
     prompt = MultitaskPromptEmbedding(config)
     groups = [
@@ -130,7 +135,7 @@ def one_large_step(way: str) -> None:
     buckets.PER_FORWARD = NEVER
     if way == "whole":
         interface.LOGITS_AT_ONCE = NEVER
-    step = theirs() if way == "peft" else ours()
+    step = theirs() if way == "peft" else ours(checkpointing=way == "recomputed")
     generator = torch.Generator().manual_seed(0)
     ids = torch.randint(3, 32000, (32, 64), generator=generator)
     labels = torch.randint(3, 32000, (32, 128), generator=generator)
@@ -171,18 +176,18 @@ def main() -> None:
     """Measure everything, write results/step.csv and step.md."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--memory-of", choices=("parts", "whole", "peft"), help=argparse.SUPPRESS)
+    parser.add_argument("--memory-of", choices=MEMORY, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.memory_of:
         one_large_step(arguments.memory_of)
         return
     steps = time_steps(arguments.rounds)
-    memory = [[way, f"{peak_memory(way):,.0f}"] for way in ("peft", "whole", "parts")]
+    memory = [[way, f"{peak_memory(way):,.0f}"] for way in MEMORY]
     tasks = [[count, *(f"{value:.1f}" for value in time_tasks(count))] for count in (10, 100, 1000, 10000)]
     text = (
         f"T5-small's shape, random weights, {N} virtual tokens; a step of 16 ragged rows\n\n"
         f"{markdown(['way', 'median seconds', 'times faster than PEFT'], steps)}\n\n"
-        "Peak memory of a step of 32 rows with 128-token targets, logits whole (PEFT, ours) and in parts\n\n"
+        "Peak memory of a step of 32 rows with 128-token targets: logits whole (PEFT, ours), in parts, with checkpointing\n\n"
         f"{markdown(['way', 'MiB'], memory)}\n\n"
         "The prompts' part of a step over the number of tasks, T5-base's width, 32 rows of 8 tasks\n\n"
         f"{markdown(['tasks', 'milliseconds', 'of it the optimizer'], tasks)}\n"

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 from mpt.backbone.buckets import length_buckets
 from mpt.backbone.fingerprint import fingerprint
@@ -71,6 +72,7 @@ class Backbone(nn.Module, ABC):
     ) -> None:
         super().__init__()
         self.model = model.requires_grad_(False).eval()
+        self._layers: list[nn.Module] = []
         self.tokenization = tokenization
         self.name, self.location = name, location or name
         self.dropout = dropout
@@ -79,8 +81,23 @@ class Backbone(nn.Module, ABC):
     def train(self, mode: bool = True) -> "Backbone":
         """Set training mode; the model follows only where its dropout is wanted."""
         super().train(mode)
-        self.model.train(mode and self.dropout)
+        self.set_mode(dropout=mode and self.dropout, recompute=mode)
         return self
+
+    def recompute_activations(self) -> None:
+        """From here on keep no activations within the layers in training: the backward pass computes them again."""
+        self.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        self._layers = [
+            module for module in self.model.modules() if isinstance(module, GradientCheckpointingLayer)
+        ]
+
+    def set_mode(self, *, dropout: bool, recompute: bool) -> None:
+        """Set whether the model drops out, and, after :meth:`recompute_activations`, whether it recomputes."""
+        self.model.train(dropout)
+        for layer in self._layers:
+            layer.training = (
+                recompute  # the flag that transformers looks at; its dropout modules have their own
+            )
 
     @property
     def tokenizer(self) -> Any:
@@ -257,7 +274,8 @@ class Backbone(nn.Module, ABC):
             B texts without special tokens; under ``num_return_sequences=n``, n of them for each example.
         """
         training = self.model.training
-        self.model.eval()
+        recompute = any(layer.training for layer in self._layers)
+        self.set_mode(dropout=False, recompute=False)
         try:
             settings = {"do_sample": False, "num_beams": 1} | generation
             inputs = self._generation_inputs(input_ids, attention_mask, prompts, shifts)
@@ -265,7 +283,7 @@ class Backbone(nn.Module, ABC):
                 settings["prefix_allowed_tokens_fn"] = self._restrict(choices)
             answers = self.model.generate(**(inputs | settings))
         finally:
-            self.model.train(training)
+            self.set_mode(dropout=training, recompute=recompute)
         texts: list[str] = self.tokenizer.batch_decode(answers, skip_special_tokens=True)
         return [text.strip() for text in texts]
 

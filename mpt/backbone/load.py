@@ -99,7 +99,10 @@ def _open(where: str, name: str, config: BackboneConfig, options: dict[str, Any]
     else:
         separator = "\n" if config.separator is None else config.separator
         tokenization = CausalTokenization(tokenizer, separator, config.chat_template)
-    return family(model, tokenization, name, config.dropout, where)
+    backbone = family(model, tokenization, name, config.dropout, where)
+    if config.checkpointing:
+        backbone.recompute_activations()
+    return backbone
 
 
 def _check_folder(folder: Path) -> None:

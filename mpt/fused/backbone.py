@@ -164,7 +164,7 @@ class Computation:
             torch.autograd.backward([request.values["loss"] for request in requests])
             return [None] * len(requests)
         *_, dropout, grad = requests[0].key[:4]
-        self.backbone.model.train(dropout)
+        self.backbone.set_mode(dropout=dropout, recompute=grad)
         outer = torch.get_rng_state()
         torch.set_rng_state(self._random)
         try:
