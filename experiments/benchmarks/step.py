@@ -187,7 +187,7 @@ def main() -> None:
     text = (
         f"T5-small's shape, random weights, {N} virtual tokens; a step of 16 ragged rows\n\n"
         f"{markdown(['way', 'median seconds', 'times faster than PEFT'], steps)}\n\n"
-        "Peak memory of a step of 32 rows with 128-token targets: logits whole (PEFT, ours), in parts, with checkpointing\n\n"
+        "Peak memory of a step of 32 rows, targets of 128: logits whole (PEFT, ours), in parts, checkpointing\n\n"
         f"{markdown(['way', 'MiB'], memory)}\n\n"
         "The prompts' part of a step over the number of tasks, T5-base's width, 32 rows of 8 tasks\n\n"
         f"{markdown(['tasks', 'milliseconds', 'of it the optimizer'], tasks)}\n"
