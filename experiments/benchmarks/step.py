@@ -181,8 +181,9 @@ def main() -> None:
     if arguments.memory_of:
         one_large_step(arguments.memory_of)
         return
-    steps = time_steps(arguments.rounds)
+    # First: a process begins with the peak of the one that started it.
     memory = [[way, f"{peak_memory(way):,.0f}"] for way in MEMORY]
+    steps = time_steps(arguments.rounds)
     tasks = [[count, *(f"{value:.1f}" for value in time_tasks(count))] for count in (10, 100, 1000, 10000)]
     text = (
         f"T5-small's shape, random weights, {N} virtual tokens; a step of 16 ragged rows\n\n"
