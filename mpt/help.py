@@ -15,7 +15,9 @@ USAGE = """Multitask prompt tuning: one shared soft prompt and a low-rank factor
 
   python train.py task=source '+tasks=[sum,mt,dlg]'              train a shared prompt on source tasks
   python train.py task=target source=RUN_FOLDER '+tasks=[NAME]'  adapt it to a new task, few_shot.k=16
-  python train.py -m seed=0,1,2 '+tasks=[sum,mt]'                a sweep
+  python train.py -m seed=0,1,2 '+tasks=[sum,mt]'                a sweep; hydra/launcher=fused trains its jobs together
+  python train.py task=evaluate source=RUN_FOLDER '+tasks=[sum]' score what a run has trained
+  python train.py task=predict source=RUN_FOLDER < texts.txt     answer with it; python -m mpt.export hands it on
   python train.py tasks=list                                     the data sets that ship
 
 -m is a sweep, --cfg job prints the configuration, --config-dir FOLDER adds a folder of the user's own choices
