@@ -238,6 +238,27 @@ class TestStopping:
         for name in names:
             assert_alike(tmp_path / name, separate / name, 1e-4)
 
+    def test_out_of_memory_in_the_gradients_starts_the_runs_again_beside_fewer(
+        self, make, separate, tmp_path, monkeypatch, capsys
+    ):
+        names = ["residual, long", "large batch, other rate", "weighted, no clip"]
+        compute, steps = Computation.compute, []
+
+        def crowded(self, requests):
+            if requests[0].kind == "backward" and len(requests) > 1:
+                steps.append(len(requests))
+                if len(steps) == 4:  # after a validation, and with some gradients computed already
+                    compute(self, requests[:1])
+                    raise torch.OutOfMemoryError("out of memory")
+            return compute(self, requests)
+
+        monkeypatch.setattr(Computation, "compute", crowded)
+        results = together([make(**KINDS[name]) for name in names], [tmp_path / name for name in names])
+        assert not any(isinstance(result, BaseException) for result in results)
+        assert "out of memory with 3 runs at once; goes on with 1" in capsys.readouterr().err
+        for name in names:
+            assert_alike(tmp_path / name, separate / name, 1e-4)
+
 
 class TestComputation:
     def test_equal_rows_are_computed_once(self):

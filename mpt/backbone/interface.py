@@ -95,9 +95,8 @@ class Backbone(nn.Module, ABC):
         """Set whether the model drops out, and, after :meth:`recompute_activations`, whether it recomputes."""
         self.model.train(dropout)
         for layer in self._layers:
-            layer.training = (
-                recompute  # the flag that transformers looks at; its dropout modules have their own
-            )
+            # The flag that transformers looks at; the layer's dropout modules have their own.
+            layer.training = recompute
 
     @property
     def tokenizer(self) -> Any:

@@ -109,7 +109,7 @@ class FusedBackbone(Backbone):
     def _generation_inputs(
         self, input_ids: Tensor, attention_mask: Tensor, prompts: Tensor | None, shifts: Tensor | None
     ) -> dict[str, Any]:
-        raise NotImplementedError("the shared backbone generates")
+        return self.shared[0]._generation_inputs(input_ids, attention_mask, prompts, shifts)
 
     def _ask(self, kind: str, values: dict[str, Any], *key: Any) -> Any:
         prompts, shifts = values["prompts"], values["shifts"]

@@ -1,7 +1,6 @@
 """Run a group of jobs over one backbone: which can be in one, and how they end, stop and go on."""
 
 import dataclasses
-import functools
 import signal
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -34,6 +33,10 @@ class Job:
     name: str
     config: RunConfig
     run: Callable[[Host], Any]
+
+
+class CrowdedError(OSError):
+    """The memory did not suffice for the gradients of several runs; each goes on beside fewer others."""
 
 
 def reason_to_run_alone(config: RunConfig) -> str | None:
@@ -106,7 +109,14 @@ def run_group(jobs: Sequence[Job], fused: FusedConfig) -> list[Any]:
     if config.trainer.accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available():
         shared.to("cuda")
     computation = Computation(shared, config.seed, fused.max_runs)
-    read = functools.cache(_read)
+    splits: dict[str, Any] = {}
+
+    def read_once(*arguments: Any) -> Any:
+        key = repr(arguments)
+        if key not in splits:
+            splits[key] = load_split(*arguments)
+        return splits[key]
+
     with StopSignals() as signals, Shown(jobs) as shown:
         signals.training = True  # a signal is noted here, and stops each run where it can go on
 
@@ -117,7 +127,7 @@ def run_group(jobs: Sequence[Job], fused: FusedConfig) -> list[Any]:
                 QUIET.set(True)
                 torch.set_num_threads(1)  # of this thread, which computes next to nothing
                 backbone = FusedBackbone(shared, turn, job.config.backbone.dropout)
-                return job.run(Host(backbone, own, lambda *key: read(_Key(key))))
+                return job.run(Host(backbone, own, read_once))
 
             turn.stops_anywhere = lambda: bool(signals.received) and not own.training
             turn.start(run)
@@ -133,8 +143,11 @@ def run_group(jobs: Sequence[Job], fused: FusedConfig) -> list[Any]:
             if not live:
                 break
             for position, turn in [each for each in live if each[1].request is None]:
-                results[position] = turn.result if turn.error is None else turn.error
                 live.remove((position, turn))
+                if _was_crowded(turn.error):
+                    waiting.append((position, jobs[position]))
+                    continue
+                results[position] = turn.result if turn.error is None else turn.error
                 shown.finished()
             _compute_next([turn for _, turn in live], computation, shown)
         torch.set_num_threads(threads)
@@ -163,7 +176,10 @@ def _compute_next(turns: Sequence[Turn], computation: Computation, shown: "Shown
             print_line(
                 f"out of memory with {len(chosen)} runs at once; goes on with {computation.most_together}"
             )
-            return
+            if requests[0].kind != "backward":
+                return
+            # Some gradients may be there and others not, so these steps cannot be repeated.
+            error = CrowdedError("out of memory beside other runs; goes on from its last checkpoint")
         answers = [error] * len(chosen)
     if requests[0].kind == "backward":
         shown.trained(len(chosen))
@@ -172,25 +188,15 @@ def _compute_next(turns: Sequence[Turn], computation: Computation, shown: "Shown
         turn.answer(answer)
 
 
+def _was_crowded(error: BaseException | None) -> bool:
+    """Tell whether a run ended only because others ran beside it; the command line wraps what ended a job."""
+    return isinstance(error, CrowdedError) or (
+        error is not None and isinstance(error.__cause__, CrowdedError)
+    )
+
+
 def _is_out_of_memory(error: Exception) -> bool:
     return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "not enough memory" in str(error)
-
-
-class _Key:
-    """The arguments of :func:`mpt.tasks.load_split`, equal where they say the same."""
-
-    def __init__(self, arguments: tuple[Any, ...]) -> None:
-        self.arguments, self._text = arguments, repr(arguments)
-
-    def __hash__(self) -> int:
-        return hash(self._text)
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Key) and other._text == self._text
-
-
-def _read(key: _Key) -> Any:
-    return load_split(*key.arguments)
 
 
 class Shown:
