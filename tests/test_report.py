@@ -10,10 +10,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import ttest_1samp
 
-from mpt.report import compare, estimate, gather, summarize
+from mpt.report import Estimate, compare, estimate, gather, summarize
 from mpt.report.__main__ import main
+from mpt.report.estimate import read_difference
+from mpt.report.gather import default_groups, find_failures
 from mpt.run.folder import write_config
-from mpt.run.record import add_average, write_csv, write_metrics
+from mpt.run.record import add_average, write_csv, write_lines, write_metrics
+from mpt.sweep import Outcome
 
 SCORES = {
     ("average", 0): {"a": 0.5, "b": 0.1},
@@ -27,7 +30,8 @@ SCORES = {
 
 def write_run(folder: Path, scores: dict[str, float], **config: Any) -> None:
     folder.mkdir(parents=True)
-    write_config(folder, {"tasks": {"a": {"weight": 1.0}}, "overwrite": False} | config, {"id": folder.name})
+    run = {"id": folder.name, "command": "train.py", "versions": config.pop("versions", {"mpt": "0.1.0"})}
+    write_config(folder, {"tasks": {"a": {"weight": 1.0}}, "overwrite": False} | config, run)
     test = {task: {"n": 10, "score": score, "exact_match": score} for task, score in scores.items()}
     cost = {"best_step": dict.fromkeys(scores, 20), "seconds": {"fit": 1.5}, "parameters": {"trained": 148}}
     named = [f"validation/{task}/score" for task in (*scores, "average")]
@@ -150,7 +154,9 @@ def test_folders_are_methods(runs: Path, capsys: pytest.CaptureFixture[str]) -> 
 def test_tables_and_figure_are_written(runs: Path) -> None:
     out = runs / "report"
     assert main([str(runs), "--by", "task", "prompt.init", "--x", "few_shot.seed", "--output", str(out)]) == 0
-    assert {path.name for path in out.iterdir()} == {"runs.csv", "table.csv", "table.md", "figure.svg"}
+    assert {path.name for path in out.iterdir()} == {
+        *("runs.csv", "table.csv", "table.md", "table.tex", "figure.pdf", "figure.png", "figure.svg")
+    }
     with (out / "runs.csv").open() as file:
         lines = list(csv.DictReader(file))
     assert len(lines) == 18
@@ -188,3 +194,77 @@ def test_what_cannot_be_told_is_refused(
 def test_no_run_at_all_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([str(tmp_path)]) == 2
     assert "no finished run" in capsys.readouterr().err
+
+
+def test_keys_that_change_together_are_one(tmp_path: Path) -> None:
+    """A method brings a form and a learning rate along: a table needs one column for the three."""
+    for name, form, rate in (("prompt", "product", 0.3), ("lora", "independent", 0.001)):
+        for k in (4, 16):
+            write_run(
+                tmp_path / f"{name}-{k}", {"a": 0.5}, method={"name": name}, prompt={"form": form},
+                optim={"lr": rate}, few_shot={"k": k},
+            )  # fmt: skip
+    lines, _ = gather([tmp_path])
+    assert {"method.name", "prompt.form", "optim.lr", "few_shot.k"} <= set(lines[0])
+    assert default_groups(lines) == ["task", "method.name", "few_shot.k"]
+
+
+def test_labels_take_the_place_of_names(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    labels = ["a=Task A", "prompt.init=start", "fresh=no source", "prompt.init=average=MPT", "score=EM"]
+    flags = [flag for label in labels for flag in ("--label", label)]
+    out = runs / "report"
+    command = [str(runs), *flags, "--across", "prompt.init", "--output", str(out)]
+    assert main(command) == 0
+    printed = capsys.readouterr().out
+    assert "| task | MPT | no source |" in printed
+    assert "| Task A | 0.700 ± 0.497 (3) | 0.600 ± 0.657 (3) |" in printed
+    tex = (out / "table.tex").read_text()
+    assert r"Task A & 0.700 $\pm$ 0.497 (3) & 0.600 $\pm$ 0.657 (3) \\" in tex
+    assert r"\toprule" in tex
+
+
+@pytest.mark.parametrize(
+    ("label", "message"),
+    [
+        ("freshh=no source", "--label: the runs have no 'freshh' (did you mean 'fresh'?)"),
+        ("fresh", "--label: is 'fresh'; write NAME=TEXT"),
+        ("fresh=", "--label: is 'fresh='; write NAME=TEXT"),
+    ],
+)
+def test_a_label_for_nothing_is_refused(
+    runs: Path, capsys: pytest.CaptureFixture[str], label: str, message: str
+) -> None:
+    assert main([str(runs), "--label", label]) == 2
+    assert message in capsys.readouterr().err
+
+
+@given(st.floats(-1, 1), st.floats(0, 2), st.sampled_from([(0.0, 1.0), (-1.0, 1.0), (0.0, math.inf)]))
+def test_intervals_end_where_the_metric_does(mean: float, half: float, limits: tuple[float, float]) -> None:
+    mean = max(mean, limits[0])
+    low, high = Estimate(mean, 1.0, half, 3).interval(limits)
+    assert limits[0] <= low <= mean <= high <= limits[1]
+    assert Estimate(mean, math.nan, math.nan, 1).interval(limits) == (mean, mean)
+
+
+@pytest.mark.parametrize(
+    ("mean", "half", "pairs", "reading"),
+    [
+        (0.2, 0.1, 6, "higher"),
+        (-0.2, 0.1, 6, "lower"),
+        (0.2, 0.3, 6, "not distinguished"),
+        (0.2, 0.1, 5, "fewer than 6 pairs: no conclusion"),
+    ],
+)
+def test_a_difference_is_read_from_its_interval(mean: float, half: float, pairs: int, reading: str) -> None:
+    assert read_difference(Estimate(mean, 0.1, half, pairs)) == reading
+
+
+def test_failed_jobs_are_named_until_their_run_is_finished(tmp_path: Path) -> None:
+    write_run(tmp_path / "done", {"a": 0.5})
+    outcomes = [
+        Outcome(0, str(tmp_path / "done"), ["seed=0"], error="stopped"),
+        Outcome(1, str(tmp_path / "lost"), ["seed=1"], error="out of memory"),
+    ]
+    write_lines(tmp_path / "sweeps" / "seed=0,1.jsonl", [outcome.__dict__ for outcome in outcomes])
+    assert find_failures([tmp_path]) == [outcomes[1]]
+    assert find_failures([tmp_path / "sweeps" / "seed=0,1.jsonl"]) == [outcomes[1]]

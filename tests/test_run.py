@@ -1,6 +1,9 @@
 """A run folder: read back as it was written, whole or not at all, and its table."""
 
 import json
+import re
+import subprocess
+from pathlib import Path
 
 import pytest
 from rich.console import Console
@@ -9,6 +12,7 @@ from mpt.run.console import results_table
 from mpt.run.folder import begin, clear, prompt_digest, read_config, state_of, write_config
 from mpt.run.record import add_average, read_metrics, write_lines, write_metrics
 
+ROOT = Path(__file__).resolve().parent.parent
 CONFIG = {"stage": "source", "tasks": {"a": {"weight": 1.0}}, "backbone": {"name": "tiny"}, "seed": 0}
 METRICS = {
     "metric": {"a": "exact_match"},
@@ -112,7 +116,14 @@ def test_a_new_run_says_what_runs_it(tmp_path):
     config, run = read_config(tmp_path) or ({}, {})
     assert config == CONFIG
     assert run["versions"]["torch"].startswith("2.")
-    assert run["git"] is None or len(run["git"].removesuffix("+changes")) == 40
+    assert re.fullmatch(r"\w+ \w+, \d+ CPUs.*", run["machine"])
+    if (ROOT / ".git").exists():
+        head = subprocess.run(
+            ["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=True
+        )
+        assert run["git"].removesuffix("+changes") == head.stdout.strip()
+    else:
+        assert run["git"] is None
     assert read_metrics(tmp_path) is None
 
 

@@ -1,18 +1,22 @@
-"""``python -m mpt.report FOLDER...``: one table of many run folders, with intervals.
+"""``python -m mpt.report FOLDER...``: many run folders as tables with intervals, figures, and one page to look at.
 
 It reads what runs left, and nothing else: config.yaml and metrics.json, and the records of sweeps.
 """
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from mpt.atomic import write_atomically
-from mpt.report.estimate import compare, summarize
-from mpt.report.figures import draw
-from mpt.report.gather import default_groups, gather
-from mpt.report.tables import markdown, pivot
+from mpt.report.estimate import Estimate, bounds, compare, summarize
+from mpt.report.figures import KINDS, draw
+from mpt.report.gather import Line, default_groups
+from mpt.report.labels import Labels
+from mpt.report.page import check_libraries, write_page
+from mpt.report.study import Study, read_study
+from mpt.report.tables import latex, markdown, pivot
 from mpt.run.record import write_csv
 
 
@@ -23,62 +27,137 @@ def report(arguments: argparse.Namespace) -> str:
         What it prints.
 
     Raises:
-        FileNotFoundError: As :func:`gather`.
-        ValueError: As :func:`summarize` and :func:`compare`.
+        FileNotFoundError: As :func:`mpt.report.gather.gather`.
+        ValueError: As :func:`mpt.report.estimate.summarize` and :func:`mpt.report.estimate.compare`; a label is for
+            nothing; the libraries of a page are missing.
     """
-    lines, unfinished = gather(arguments.folders, arguments.split)
-    parts = [f"{len({line['run'] for line in lines})} finished runs"]
-    parts += [f"left out, not finished: {run}" for run in unfinished]
+    labels = Labels(arguments.label)
+    if arguments.html:
+        check_libraries()
+    study = read_study(arguments.folders, arguments.split)
+    lines, metric = study.lines, arguments.metric
+    labels.check(lines, metric)
     by = arguments.by or default_groups(lines)
     by += [key for key in (arguments.across, arguments.x) if key and key not in by]
-    groups = summarize(lines, by, arguments.metric)
-    header = [*by, "mean", "sd", "half_width", "runs"]
-    rows = [[*group, found.mean, found.sd, found.half_width, found.runs] for group, found in groups.items()]
-    listed = [[*map(str, group), str(found)] for group, found in groups.items()]
-    shown = pivot(groups, by, arguments.across) if arguments.across else ([*by, arguments.metric], listed)
+    groups = summarize(lines, by, metric)
+    table = _table(groups, by, arguments.across, metric, labels)
+    parts = [*_notes(study)]
     parts.append(
-        f"{arguments.metric}: mean ± half of the 95 % interval over runs (number of runs)\n"
-        + markdown(*shown)
+        f"{labels.show(metric)}: mean ± half of the 95 % interval over runs (number of runs)\n"
+        + markdown(*table)
     )
     if arguments.against:
         key, _, base = arguments.against.partition("=")
-        grouping, pairs = compare(lines, key, base, arguments.metric)
+        grouping, pairs = compare(lines, key, base, metric)
+        header = ["task", *map(labels.show, grouping), labels.show(key), "difference"]
+        rows = [[*map(labels.show, pair), found] for pair, found in pairs.items()]
         parts.append(
-            f"{arguments.metric} minus that of {key}={base} on the same draws and seeds (number of pairs)\n"
-            + markdown(
-                ["task", *grouping, key, "difference"], [[*pair, found] for pair, found in pairs.items()]
-            )
+            f"{labels.show(metric)} minus that of {labels.show_pair(key, base)} on the same draws and seeds "
+            "(number of pairs)\n" + markdown(header, rows)
         )
     text = "\n\n".join(parts) + "\n"
     if arguments.output:
-        columns = list(dict.fromkeys(key for line in lines for key in line))
-        write_csv(
-            arguments.output / "runs.csv", columns, ([line.get(key, "") for key in columns] for line in lines)
+        _write_files(arguments.output, lines, groups, by, text, latex(*table))
+    if arguments.x:
+        figures = [arguments.output / f"figure.{kind}" for kind in KINDS]
+        draw(groups, by, arguments.x, metric, figures, labels, bounds(lines, metric))
+    if arguments.html:
+        title = arguments.title or f"{', '.join(map(str, arguments.folders))}"
+        write_page(
+            study, arguments.html, by=by, metric=metric, labels=labels, base=arguments.against, title=title
         )
-        write_csv(arguments.output / "table.csv", header, rows)
-        with write_atomically(arguments.output / "table.md") as temporary:
-            temporary.write_text(text, encoding="utf-8")
-        if arguments.x:
-            draw(groups, by, arguments.x, arguments.metric, arguments.output / "figure.svg")
+        text += f"\npage: {arguments.html}\n"
     return text
+
+
+def _notes(study: Study) -> list[str]:
+    """What a reader has to know before the numbers."""
+    notes = [f"{len(study.origins)} finished runs"]
+    if len(study.versions) > 1:
+        notes.append(f"of different versions: {'; '.join(study.versions)}; what differs may be the code")
+    notes += [f"left out, not finished: {run}" for run in study.unfinished]
+    notes += [f"failed: {' '.join(failure.overrides)}: {failure.error}" for failure in study.failures]
+    return notes
+
+
+def _table(
+    groups: Mapping[tuple[Any, ...], Estimate],
+    by: Sequence[str],
+    across: str | None,
+    metric: str,
+    labels: Labels,
+) -> tuple[list[str], list[list[str]]]:
+    """The table of all groups, with the values of one key side by side where one is asked for."""
+    if across is None:
+        header = [*map(labels.show, by), labels.show(metric)]
+        return header, [[*map(labels.show, group), str(found)] for group, found in groups.items()]
+    columns, rows = pivot(groups, by, across)
+    header = [
+        *(labels.show(key) for key in by if key != across),
+        *(labels.show_pair(across, each) for each in columns),
+    ]
+    names = len(by) - 1
+    return header, [
+        [*map(labels.show, row[:names]), *("–" if found is None else str(found) for found in row[names:])]
+        for row in rows
+    ]
+
+
+def _write_files(
+    folder: Path,
+    lines: Sequence[Line],
+    groups: Mapping[tuple[Any, ...], Estimate],
+    by: Sequence[str],
+    text: str,
+    latex_table: str,
+) -> None:
+    """Write runs.csv and table.csv, .md and .tex."""
+    columns = list(dict.fromkeys(key for line in lines for key in line))
+    write_csv(folder / "runs.csv", columns, ([line.get(key, "") for key in columns] for line in lines))
+    header = [*by, "mean", "sd", "half_width", "runs"]
+    rows = ([*group, found.mean, found.sd, found.half_width, found.runs] for group, found in groups.items())
+    write_csv(folder / "table.csv", header, rows)
+    for name, content in {"table.md": text, "table.tex": latex_table}.items():
+        with write_atomically(folder / name) as temporary:
+            temporary.write_text(content, encoding="utf-8")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; 2 and one message where it asks for something wrong."""
     parser = argparse.ArgumentParser(
-        "python -m mpt.report", description="One table of many run folders, with intervals."
+        "python -m mpt.report",
+        description="Many run folders as tables with intervals, figures, and one page.",
     )
     parser.add_argument(
         "folders", nargs="+", type=Path, help="run folders, folders of them, or sweeps/NAME.jsonl"
     )
     parser.add_argument(
-        "--by", nargs="+", metavar="KEY", help="group by these; default: all that differs but the seeds"
+        "--html",
+        type=Path,
+        metavar="FILE",
+        help="write a page that needs no network: tables, charts, answers",
+    )
+    parser.add_argument("--title", help="of the page; default: the folders")
+    parser.add_argument(
+        "--by",
+        nargs="+",
+        metavar="KEY",
+        help="group by these; default: what tells the runs apart, but the seeds",
     )
     parser.add_argument("--across", metavar="KEY", help="put this key's values side by side")
     parser.add_argument(
         "--against", metavar="KEY=VALUE", help="paired differences to the runs with this value"
     )
-    parser.add_argument("--x", metavar="KEY", help="draw figure.svg over this key; needs --output")
+    parser.add_argument(
+        "--x", metavar="KEY", help="draw figure.pdf, .png and .svg over this key; needs --output"
+    )
+    parser.add_argument(
+        "--label",
+        action="append",
+        default=[],
+        metavar="NAME=TEXT",
+        help="show TEXT for a key, a value, a task or KEY=VALUE; may be repeated",
+    )
     parser.add_argument(
         "--metric",
         default="score",
@@ -87,11 +166,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--split", default="test", choices=("test", "validation"))
     parser.add_argument(
-        "--output", type=Path, metavar="FOLDER", help="also write runs.csv, table.csv and table.md there"
+        "--output",
+        type=Path,
+        metavar="FOLDER",
+        help="also write runs.csv, and the table as table.csv, .md and .tex, there",
     )
     arguments = parser.parse_args(argv)
     if arguments.x and not arguments.output:
         parser.error("--x: draws a figure, so give --output FOLDER")
+    if arguments.title and not arguments.html:
+        parser.error("--title: is that of the page, so give --html FILE")
     if arguments.against and "=" not in arguments.against:
         parser.error("--against: write KEY=VALUE, as in prompt.init=RANDOM")
     try:
@@ -100,10 +184,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
 
 
 if __name__ == "__main__":

@@ -10,6 +10,11 @@ from scipy.stats import t as student_t
 
 from mpt.report.gather import REPLICATES, Line, keys_of, metrics_of, varying_within
 
+FEWEST_PAIRS = 6
+"""Pairs below which no difference is called one: a two-sided sign-flip test of five cannot reach p < .05."""
+CORRELATIONS = ("matthews", "pearson", "spearman")
+COSTS = ("best_step", "fit_seconds", "trained_parameters", "loss", "n")
+
 
 @dataclass(frozen=True)
 class Estimate:
@@ -27,9 +32,25 @@ class Estimate:
     half_width: float
     runs: int
 
+    def interval(self, bounds: tuple[float, float]) -> tuple[float, float]:
+        """The 95 % interval, within what the metric can be; the mean itself of a single run."""
+        half = 0.0 if math.isnan(self.half_width) else self.half_width
+        low, high = bounds
+        return min(self.mean, max(low, self.mean - half)), max(self.mean, min(high, self.mean + half))
+
     def __str__(self) -> str:
         spread = "" if math.isnan(self.half_width) else f" ± {self.half_width:.3f}"
         return f"{self.mean:.3f}{spread} ({self.runs})"
+
+
+def bounds(lines: Iterable[Line], metric: str) -> tuple[float, float]:
+    """The least and the greatest value that a metric of some lines can have: shares, correlations and costs differ."""
+    if metric in COSTS:
+        return 0.0, math.inf
+    primary = (
+        {str(line.get("metric")) for line in lines} if metric in ("score", "before", "oracle") else {metric}
+    )
+    return (-1.0 if primary & set(CORRELATIONS) else 0.0), 1.0
 
 
 def estimate(values: Sequence[float]) -> Estimate:
@@ -136,3 +157,12 @@ def compare(
 def order(group: Iterable[Any]) -> tuple[Any, ...]:
     """Sort key of a group: numbers by value, before texts."""
     return tuple((0, value, "") if isinstance(value, (int, float)) else (1, 0, str(value)) for value in group)
+
+
+def read_difference(difference: Estimate) -> str:
+    """Say in words what a paired difference shows."""
+    if difference.runs < FEWEST_PAIRS:
+        return f"fewer than {FEWEST_PAIRS} pairs: no conclusion"
+    if abs(difference.mean) <= difference.half_width:
+        return "not distinguished"
+    return "higher" if difference.mean > 0 else "lower"

@@ -9,14 +9,17 @@ from typing import Any
 from mpt.run.folder import read_config
 from mpt.run.identity import flatten, identity
 from mpt.run.record import read_metrics
-from mpt.sweep import read_record
+from mpt.sweep import Outcome, read_record
 
 Line = dict[str, Any]
 """One task of one run: ``run``, ``task``, ``n``, its metrics, and the configuration keys that differ between runs."""
 
 REPLICATES = ("seed", "few_shot.seed")
 """Keys over which runs repeat each other, unless they are asked for."""
-OWN = ("run", "task", "n", "n_available")
+TELLING = ("stage", "folder", "method.name", "prompt.init", "prompt.form", "few_shot.k", "backbone.name")
+"""Keys by which people tell runs apart, the first ones first."""
+OWN = ("run", "task", "metric", "n", "n_available")
+"""What a line says besides its metrics and its configuration; ``metric`` is the one that ``score`` is."""
 
 
 def gather(folders: Iterable[Path], split: str = "test") -> tuple[list[Line], list[Path]]:
@@ -38,7 +41,7 @@ def gather(folders: Iterable[Path], split: str = "test") -> tuple[list[Line], li
     unfinished = []
     folders = list(folders)
     for folder in folders:
-        for run in _runs_in(folder):
+        for run in find_runs(folder):
             read = read_config(run)
             if read is None or run in configs:
                 continue
@@ -59,18 +62,26 @@ def gather(folders: Iterable[Path], split: str = "test") -> tuple[list[Line], li
             raise ValueError(f"{run}/metrics.json: has no {split!r}; choose one of test, validation")
         keys = {key: _plain(config.get(key)) for key in differing}
         keys |= {key: _plain(config[key]) for key in of_tasks if key in config}
-        scores = metrics[split]
+        scores, named = metrics[split], metrics.get("metric", {})
         if len(scores) == 2:  # the average of one task is that task once more
             scores = {task: row for task, row in scores.items() if task != "average"}
         lines += [
-            {"run": str(run), "task": task} | keys | row | _costs(run, metrics, task)
+            {"run": str(run), "task": task, "metric": named.get(task, "")}
+            | keys
+            | row
+            | _costs(run, metrics, task)
             for task, row in scores.items()
         ]
     return lines, unfinished
 
 
-def _runs_in(folder: Path) -> list[Path]:
-    """The runs in a folder, or of the record of a sweep."""
+def find_runs(folder: Path) -> list[Path]:
+    """Find the runs in and below a folder, or those of the record of a sweep.
+
+    Raises:
+        FileNotFoundError: There is no such folder.
+        ValueError: The file is not the record of a sweep.
+    """
     if folder.is_file() and folder.suffix == ".jsonl":
         runs = dict.fromkeys(Path(outcome.folder) for outcome in read_record(folder))
         return [run for run in runs if (run / "config.yaml").is_file()]
@@ -78,7 +89,27 @@ def _runs_in(folder: Path) -> list[Path]:
         raise FileNotFoundError(
             f"{folder}: no such folder; give run folders, folders of them, or a sweep's record"
         )
-    return [path.parent for path in sorted(folder.rglob("config.yaml"))]
+    inside = (path.parent for path in sorted(folder.rglob("config.yaml")))
+    return [
+        run for run in inside if "wandb" not in run.relative_to(folder).parts
+    ]  # W&B has files of that name
+
+
+def find_failures(folders: Iterable[Path]) -> list[Outcome]:
+    """Find the jobs of the sweeps in and below some folders that failed, and whose run was not finished later.
+
+    Raises:
+        ValueError: A record is damaged.
+    """
+    records: dict[Path, None] = {}
+    for folder in folders:
+        found = [folder] if folder.is_file() else sorted(folder.rglob("sweeps/*.jsonl"))
+        records |= dict.fromkeys(path.resolve() for path in found)
+    failures = [outcome for record in records for outcome in read_record(record) if outcome.error is not None]
+    by_folder = {outcome.folder: outcome for outcome in failures}
+    return [
+        outcome for outcome in by_folder.values() if not (Path(outcome.folder) / "metrics.json").is_file()
+    ]
 
 
 def learning_curve(run: Path, task: str) -> dict[int, float]:
@@ -88,11 +119,16 @@ def learning_curve(run: Path, task: str) -> dict[int, float]:
         run: A run folder; one without ``metrics.csv`` has no curve.
         task: A task, or ``average``.
     """
+    return read_curve(run, f"validation/{task}/score")
+
+
+def read_curve(run: Path, column: str) -> dict[int, float]:
+    """One column of a run's ``metrics.csv``, by steps; empty where the run has none."""
     if not (run / "metrics.csv").is_file():
         return {}
     with (run / "metrics.csv").open(encoding="utf-8", newline="") as file:
-        validated = ((row["step"], row.get(f"validation/{task}/score")) for row in csv.DictReader(file))
-        return {int(float(step)): float(score) for step, score in validated if score}
+        values = ((row["step"], row.get(column)) for row in csv.DictReader(file))
+        return {int(float(step)): float(value) for step, value in values if value}
 
 
 def _costs(run: Path, metrics: Mapping[str, Any], task: str) -> dict[str, float]:
@@ -165,9 +201,24 @@ def varying_within(lines: Sequence[Line], key: str) -> list[str]:
     )
 
 
+def distinguish(lines: Sequence[Line], keys: Sequence[str]) -> list[str]:
+    """Keep of some keys as few as tell the runs apart just as well.
+
+    A method brings learning rates, ranks and forms along; one key of those that always change together is enough.
+    Keys of :data:`TELLING` are kept before others.
+    """
+    kept: list[str] = []
+    settings = 1
+    for key in sorted(keys, key=lambda key: TELLING.index(key) if key in TELLING else len(TELLING)):
+        found = len({tuple(repr(line.get(name)) for name in (*kept, key)) for line in lines})
+        if found > settings:
+            kept, settings = [*kept, key], found
+    return kept
+
+
 def default_groups(lines: Sequence[Line]) -> list[str]:
-    """List what distinguishes runs: the folder where there are several, and all that varies but seeds."""
+    """List what distinguishes runs: the folder where there are several, and what varies but seeds."""
     keys = keys_of(lines)
     if "folder" in keys:
-        keys = ["task", "folder", *varying_within(lines, "folder")]
-    return [key for key in keys if key not in REPLICATES]
+        keys = ["stage", "folder", *varying_within(lines, "folder")]
+    return ["task", *distinguish(lines, [key for key in keys if key not in (*REPLICATES, "task")])]

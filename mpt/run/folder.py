@@ -1,6 +1,7 @@
 """A run's folder: whose it is, how far the run has come, and the configuration in it."""
 
 import hashlib
+import os
 import platform
 import re
 import secrets
@@ -107,6 +108,7 @@ def begin(folder: Path, config: Mapping[str, Any], *, fingerprint: str) -> None:
         "fingerprint": fingerprint,
         **_digests(config),
         "versions": versions,
+        "machine": _describe_machine(),
         "git": _git_revision(),
     }
     folder.mkdir(parents=True, exist_ok=True)
@@ -181,9 +183,17 @@ def _digests(config: Mapping[str, Any]) -> dict[str, str | None]:
     }
 
 
+def _describe_machine() -> str:
+    """The system, its processors and its GPUs in one line; no name by which the machine could be found."""
+    import torch  # seconds, which the command line does not have before it has checked everything
+
+    gpus = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
+    return ", ".join([f"{platform.system()} {platform.machine()}", f"{os.cpu_count()} CPUs", *gpus])
+
+
 def _git_revision() -> str | None:
     """The commit of the checkout that this file lies in, with ``+changes`` where files differ from it."""
-    folder = Path(__file__).resolve().parent.parent
+    folder = Path(__file__).resolve().parents[2]
     if not (folder / ".git").exists():
         return None
     outputs = []

@@ -1,0 +1,213 @@
+"""Interactive charts of a study as Vega-Lite specifications, written with Altair."""
+
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import altair
+
+from mpt.report.estimate import Estimate, estimate
+from mpt.report.figures import dodge
+from mpt.report.study import Heat
+from mpt.report.style import MARKERS, PALETTE
+
+Spec = dict[str, Any]
+MOST_STEPS = 200
+"""Points of a learning curve; of more every second, third, ... is drawn."""
+MOST_NUMBERS = 12
+"""Tasks up to which the cells of a heat map have room for their numbers."""
+
+INK = "currentColor"  # the page's text color, in light, in dark and on paper
+CONFIG = {
+    "background": None,
+    "view": {"stroke": None},
+    "axis": {
+        "labelColor": INK,
+        "titleColor": INK,
+        "domainColor": INK,
+        "tickColor": INK,
+        "gridColor": INK,
+        "gridOpacity": 0.15,
+        "titleFontWeight": "normal",
+        "labelLimit": 140,
+    },
+    "legend": {"labelColor": INK, "titleColor": INK, "titleFontWeight": "normal"},
+    "title": {"color": INK},
+}
+
+
+def score_over(
+    points: Mapping[str, Sequence[tuple[float, Estimate]]],
+    names: Sequence[str],
+    *,
+    x: str,
+    y: str,
+    bounds: tuple[float, float],
+) -> Spec:
+    """Draw means and intervals over a number, on an axis where each step doubles it.
+
+    Args:
+        points: Of each method: the number, and the estimate at it.
+        names: All methods of the page, so that each keeps its color.
+        x: Title of the axis.
+        y: Title of the other.
+        bounds: What the metric can be; the intervals end there.
+
+    A method with several points has a line through them.
+    """
+    connected = any(len(of_method) > 1 for of_method in points.values())
+    ticks = sorted({value for of_method in points.values() for value, _ in of_method})
+    values = []
+    for index, (name, of_method) in enumerate(points.items()):
+        for value, found in of_method:
+            low, high = found.interval(bounds)
+            values.append(
+                {
+                    "method": name,
+                    "x": dodge(value, index, len(points), ticks),
+                    "at": value,
+                    "mean": found.mean,
+                    "low": low,
+                    "high": high,
+                    "runs": found.runs,
+                }
+            )
+    axis: dict[str, Any] = {"grid": False, "labelOverlap": True}
+    if connected:
+        axis |= {"values": ticks}
+    base = altair.Chart(altair.Data(values=values)).encode(
+        x=altair.X(
+            "x:Q",
+            scale=altair.Scale(type="log", base=2, nice=False, padding=20),
+            axis=altair.Axis(**axis),
+            title=x,
+        ),
+        color=_color(names),
+        tooltip=_tooltip("method:N", ("at:Q", x, ",.6~g"), *_means(y), "runs:Q"),
+    )
+    y_scale = altair.Scale(domain=[*bounds]) if bounds[1] == 1.0 else altair.Scale(zero=True)
+    interval = base.mark_rule(strokeWidth=1.5).encode(
+        y=altair.Y("low:Q", scale=y_scale, title=y), y2=altair.Y2("high:Q")
+    )
+    layers: list[Any] = [
+        interval,
+        base.mark_point(filled=True, size=70, opacity=1).encode(y="mean:Q", shape=_shape(names)),
+    ]
+    if connected:
+        layers.insert(1, base.mark_line(strokeWidth=1.5).encode(y="mean:Q"))
+    return _spec(altair.layer(*layers))
+
+
+def learning_curves(
+    curves: Mapping[str, Sequence[Mapping[int, float]]],
+    names: Sequence[str],
+    *,
+    y: str,
+    bounds: tuple[float, float] | None,
+) -> Spec:
+    """Draw the mean curve of each method over the steps, in a band as wide as the interval.
+
+    Args:
+        curves: Of each method the curves of its runs, step to value.
+        names: All methods of the page, so that each keeps its color.
+        y: Title of the axis.
+        bounds: What the value can be; None: anything.
+    """
+    values = []
+    for name, of_runs in curves.items():
+        for step, found in _mean_curve(of_runs):
+            low, high = found.interval(bounds or (float("-inf"), float("inf")))
+            values.append(
+                {
+                    "method": name,
+                    "step": step,
+                    "mean": found.mean,
+                    "low": low,
+                    "high": high,
+                    "runs": found.runs,
+                }
+            )
+    scale = altair.Scale(domain=[*bounds]) if bounds else altair.Scale(zero=False)
+    base = altair.Chart(altair.Data(values=values)).encode(
+        x=altair.X("step:Q", title="optimizer steps", axis=altair.Axis(grid=False)),
+        color=_color(names),
+        tooltip=_tooltip("method:N", "step:Q", *_means(y), "runs:Q"),
+    )
+    band = base.mark_area(opacity=0.15).encode(
+        y=altair.Y("low:Q", scale=scale, title=y), y2=altair.Y2("high:Q")
+    )
+    line = base.mark_line(strokeWidth=1.75, point={"size": 18}).encode(y="mean:Q")
+    return _spec(altair.layer(band, line))
+
+
+def heat_map(heat: Heat, show: Mapping[str, str]) -> Spec:
+    """Draw the cosines of every two tasks, each with its value on hover, and in its cell where there is room."""
+    order = [show[task] for task in heat.tasks]
+    values = [
+        {"one": show[one], "other": show[other], "cosine": cosine}
+        for one, row in zip(heat.tasks, heat.cosines, strict=True)
+        for other, cosine in zip(heat.tasks, row, strict=True)
+    ]
+    axis = altair.Axis(grid=False, ticks=False, domain=False, labelAngle=-40, labelLimit=110)
+    base = altair.Chart(altair.Data(values=values)).encode(
+        x=altair.X("other:N", sort=order, title=None, axis=axis),
+        y=altair.Y("one:N", sort=order, title=None, axis=altair.Axis(grid=False, ticks=False, domain=False)),
+        tooltip=_tooltip("one:N", "other:N", ("cosine:Q", "cosine", ".3f")),
+    )
+    colors = altair.Scale(domain=[-1, 0, 1], range=["#2166ac", "#f7f7f7", "#b2182b"], type="linear")
+    cells = base.mark_rect().encode(
+        color=altair.Color(
+            "cosine:Q", scale=colors, legend=altair.Legend(title="cosine of W", gradientLength=120)
+        )
+    )
+    size = max(220, 26 * len(order))
+    if len(order) > MOST_NUMBERS:
+        return _spec(cells, height=size)
+    numbers = base.mark_text(fontSize=11).encode(
+        text=altair.Text("cosine:Q", format=".2f"),
+        color=altair.condition("abs(datum.cosine) > 0.6", altair.value("white"), altair.value("#222")),
+    )
+    return _spec(altair.layer(cells, numbers), height=max(size, 40 * len(order)))
+
+
+def _mean_curve(curves: Sequence[Mapping[int, float]]) -> Iterator[tuple[int, Estimate]]:
+    """The mean of some curves at each step that all of those that come so far have."""
+    at: dict[int, list[float]] = defaultdict(list)
+    for curve in curves:
+        for step, value in curve.items():
+            at[step].append(value)
+    whole = max((len(found) for found in at.values()), default=0)
+    steps = [step for step in sorted(at) if len(at[step]) == whole]
+    every = -(-len(steps) // MOST_STEPS) or 1
+    for step in sorted({*steps[::every], *steps[-1:]}):
+        yield step, estimate(at[step])
+
+
+def _color(names: Sequence[str]) -> altair.Color:
+    colors = [PALETTE[index % len(PALETTE)] for index in range(len(names))]
+    return altair.Color("method:N", scale=altair.Scale(domain=[*names], range=colors), legend=None)
+
+
+def _shape(names: Sequence[str]) -> altair.Shape:
+    shapes = [MARKERS[index % len(MARKERS)].vega for index in range(len(names))]
+    return altair.Shape("method:N", scale=altair.Scale(domain=[*names], range=shapes), legend=None)
+
+
+def _means(y: str) -> list[tuple[str, str, str]]:
+    return [("mean:Q", y, ".4~g"), ("low:Q", "95 % interval from", ".4~g"), ("high:Q", "to", ".4~g")]
+
+
+def _tooltip(*fields: str | tuple[str, str, str]) -> list[altair.Tooltip]:
+    return [
+        altair.Tooltip(each)
+        if isinstance(each, str)
+        else altair.Tooltip(each[0], title=each[1], format=each[2])
+        for each in fields
+    ]
+
+
+def _spec(chart: Any, height: int = 240) -> Spec:
+    spec = chart.properties(width="container", height=height).to_dict()
+    spec["config"] = CONFIG
+    spec["autosize"] = {"type": "fit", "contains": "padding"}
+    return dict(spec)

@@ -1,0 +1,164 @@
+"""Everything that a report shows of some runs: their scores, where they come from, and what they leave behind."""
+
+import csv
+import itertools
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from mpt.report.gather import Line, find_failures, gather
+from mpt.run.folder import read_config
+from mpt.run.record import read_metrics
+from mpt.sweep import Outcome
+
+
+class Origin(NamedTuple):
+    """What a run was, and what it took."""
+
+    run: str
+    stage: str
+    tasks: str
+    backbone: str
+    command: str
+    started: str
+    mpt: str
+    git: str
+    machine: str
+    seconds: float | None
+    """Of training."""
+    trained: int | None
+    """Trained parameters."""
+    score: float | None
+    """The average over its tasks."""
+
+
+class Sample(NamedTuple):
+    """One answer of a run."""
+
+    run: str
+    task: str
+    row_id: str
+    input: str
+    references: list[str]
+    prediction: str
+    score: float | None
+    """By the first of the task's metrics that means something for one example."""
+
+
+class Heat(NamedTuple):
+    """The task similarity of one run."""
+
+    run: str
+    tasks: list[str]
+    cosines: list[list[float]]
+
+
+@dataclass(frozen=True)
+class Study:
+    """Some runs together.
+
+    Attributes:
+        lines: A line per run and task, from :func:`mpt.report.gather.gather`.
+        origins: A line per finished run.
+        unfinished: Folders of runs that are not finished.
+        failures: Jobs of sweeps that failed.
+        split: The split that the scores are of.
+    """
+
+    lines: list[Line]
+    origins: list[Origin]
+    unfinished: list[Path]
+    failures: list[Outcome]
+    split: str
+
+    @property
+    def runs(self) -> list[Path]:
+        """The folders of the finished runs."""
+        return [Path(origin.run) for origin in self.origins]
+
+    @property
+    def versions(self) -> list[str]:
+        """The versions of mpt, and the revisions, that the runs are of."""
+        return sorted({" ".join(filter(None, (origin.mpt, origin.git))) for origin in self.origins})
+
+
+def read_study(folders: Sequence[Path], split: str = "test") -> Study:
+    """Read all of the runs in and below some folders.
+
+    Raises:
+        FileNotFoundError: As :func:`mpt.report.gather.gather`.
+        ValueError: A run's files are damaged.
+    """
+    lines, unfinished = gather(folders, split)
+    runs = dict.fromkeys(Path(line["run"]) for line in lines)
+    return Study(lines, [_origin(run, split) for run in runs], unfinished, find_failures(folders), split)
+
+
+def _origin(run: Path, split: str) -> Origin:
+    config, about = read_config(run) or ({}, {})
+    metrics = read_metrics(run) or {}
+    backbone = config.get("backbone") or {}
+    return Origin(
+        run=str(run),
+        stage=str(config.get("stage", "")),
+        tasks=", ".join(config.get("tasks") or {}),
+        backbone=Path(str(backbone.get("path") or backbone.get("name") or "")).name,
+        command=str(about.get("command", "")),
+        started=str(about.get("started", "")),
+        mpt=str((about.get("versions") or {}).get("mpt", "")),
+        git=str(about.get("git") or ""),
+        machine=str(about.get("machine", "")),
+        seconds=(metrics.get("seconds") or {}).get("fit"),
+        trained=(metrics.get("parameters") or {}).get("trained"),
+        score=(metrics[split].get("average") or {}).get("score"),
+    )
+
+
+def read_similarities(runs: Iterable[Path]) -> list[Heat]:
+    """Read ``similarity.csv`` of the runs that have one.
+
+    Raises:
+        ValueError: The file is damaged.
+    """
+    heats = []
+    for run in runs:
+        path = run / "similarity.csv"
+        if not path.is_file():
+            continue
+        with path.open(encoding="utf-8", newline="") as file:
+            header, *rows = list(csv.reader(file)) or [[]]
+        try:
+            cosines = [[float(value) for value in row[1:]] for row in rows]
+        except ValueError as error:
+            raise ValueError(f"{path}: damaged ({error}); overwrite=true runs the run again") from error
+        heats.append(Heat(str(run), header[1:], cosines))
+    return heats
+
+
+def read_samples(runs: Iterable[Path], each: int) -> Iterator[Sample]:
+    """Read the first test predictions of every task of the runs.
+
+    Args:
+        runs: Run folders.
+        each: How many of a task of a run.
+
+    Raises:
+        ValueError: A file is damaged.
+    """
+    for run in runs:
+        for path in sorted((run / "predictions").glob("*.jsonl")):
+            with path.open(encoding="utf-8") as file:
+                for number, text in enumerate(itertools.islice(file, each), start=1):
+                    try:
+                        yield _sample(str(run), path.stem, json.loads(text))
+                    except (ValueError, KeyError, TypeError) as error:
+                        raise ValueError(f"{path}:{number}: not a prediction ({error})") from error
+
+
+def _sample(run: str, task: str, line: dict[str, Any]) -> Sample:
+    score = next(iter((line.get("scores") or {}).values()), None)
+    return Sample(
+        run, task, line["row_id"], line["input"], list(line["references"]), line["prediction"], score
+    )

@@ -1,0 +1,26 @@
+"""Colors and marks of charts and figures: told apart by color-blind readers, on white and on black paper."""
+
+from typing import NamedTuple
+
+PALETTE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8c6bb1", "#7f7f7f")
+"""Okabe and Ito's (2008), but for their black and yellow, which one of the two papers swallows."""
+
+
+class Marker(NamedTuple):
+    """One shape, in the words of those who draw it."""
+
+    vega: str
+    matplotlib: str
+    character: str
+
+
+MARKERS = (
+    Marker("circle", "o", "●"),
+    Marker("square", "s", "■"),
+    Marker("triangle-up", "^", "▲"),
+    Marker("diamond", "D", "◆"),
+    Marker("triangle-down", "v", "▼"),
+    Marker("cross", "P", "✚"),
+    Marker("triangle-right", ">", "▶"),
+)
+"""Seven, beside eight colors: together they repeat after 56."""
