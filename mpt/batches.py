@@ -52,11 +52,11 @@ def tokenize(
     targets, cut_targets = tokenization.encode_targets(
         [example.target for example in examples], config.max_target_tokens
     )
-    unknown = [_share_of_unknown(ids, tokenization.tokenizer) for ids in (inputs, targets)]
+    unknown = [share_of_unknown(ids, tokenization.tokenizer) for ids in (inputs, targets)]
     return TokenizedExamples(inputs, targets, len(cut_inputs), len(cut_targets), *unknown)
 
 
-def _share_of_unknown(texts: list[list[int]], tokenizer: Any) -> float:
+def share_of_unknown(texts: list[list[int]], tokenizer: Any) -> float:
     """Share of the tokens that are the tokenizer's unknown token; 0 of one that knows every text."""
     if tokenizer.unk_token_id in (None, tokenizer.eos_token_id):
         return 0.0

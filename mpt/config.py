@@ -55,14 +55,21 @@ PAPER_SPLITS = {
 class RowsConfig:
     """The source of a task's rows; exactly one of ``world``, ``files`` and ``hub``.
 
-    ``data_root=FOLDER`` on the command line overrides ``files`` and ``hub``: the rows are then read from
-    ``FOLDER/<task>/{train,validation,test}.jsonl``.
+    ``root``, and ``data_root=FOLDER`` on the command line for all tasks without one, override ``files`` and ``hub``:
+    the rows are then read from ``FOLDER/<task>/{train,validation,test}.jsonl``.
     """
 
     world: str | None = None
     """Name of a task of the embedded micro-world."""
     files: str | None = None
-    """A folder that holds ``{train,validation,test}.{jsonl,csv,parquet}``."""
+    """A folder that holds ``{train,validation,test}.{jsonl,csv,tsv,parquet}``, or one file; ``.gz`` may follow. A
+    relative one is looked for beside the YAML file that names it, then in the working folder."""
+    root: str | None = None
+    """As ``data_root``, for this task: own files and shared data mix."""
+    delimiter: str | None = None
+    """What separates the fields of a CSV file; None: a comma, and in ``.tsv`` a tab."""
+    encoding: str = "utf-8"
+    """Of the files; a byte-order mark is skipped."""
     hub: str | None = None
     """A data set id for ``datasets.load_dataset``."""
     subset: str | None = None
@@ -73,7 +80,11 @@ class RowsConfig:
     """The paper's split of a hub data set without public test labels. large: 1,000 training rows validate, the official
     validation split tests; small: the official validation split is halved. ``splits`` overrides either."""
     splits: dict[str, str] = field(default_factory=dict)
-    """Our split (train, validation, test) to the hub's split; a slice such as ``train[1000:]`` is fine."""
+    """Our split (train, validation, test) to the hub's split, or to a file's name without its ending; a slice such as
+    ``train[1000:]`` or ``tickets[:10%]`` is fine. Slices of a file are of its shuffled rows, each class in its
+    proportion; of one file they must not overlap."""
+    split_seed: int = 0
+    """Of the order in which slices of a file are cut."""
     rename: dict[str, str] = field(default_factory=dict)
     """A hub column to the name that the templates use; dots reach into mappings (``answers.text``)."""
     turns: str | None = None

@@ -18,7 +18,9 @@ USAGE = """Multitask prompt tuning: one shared soft prompt and a low-rank factor
   python train.py -m seed=0,1,2 '+tasks=[sum,mt]'                a sweep; hydra/launcher=fused trains its jobs together
   python train.py task=evaluate source=RUN_FOLDER '+tasks=[sum]' score what a run has trained
   python train.py task=predict source=RUN_FOLDER < texts.txt     answer with it; python -m mpt.export hands it on
-  python train.py tasks=list                                     the data sets that ship
+  python train.py tasks=list                                     the data sets that ship, and --config-dir's
+  python train.py tasks=new name=NAME files=FILE                 draft a task from a data file's columns
+  python train.py tasks=show name=NAME                           its examples, lengths, unknown tokens, classes
 
 -m is a sweep, --cfg job prints the configuration, --config-dir FOLDER adds a folder of the user's own choices
 (FOLDER/tasks/<name>.yaml is a task), --version prints the version, --hydra-help prints Hydra's other flags.
@@ -100,6 +102,16 @@ def arrange(arguments: Sequence[str]) -> list[str]:
         else:
             overrides.append(argument)
     return [*flags, *overrides]
+
+
+def config_dirs(arguments: Sequence[str]) -> list[Path]:
+    """The folders that ``--config-dir`` names, in ``arguments``."""
+    found = []
+    for argument, following in zip(arguments, [*arguments[1:], ""], strict=True):
+        flag, _, value = argument.partition("=")
+        if flag in ("--config-dir", "-cd"):
+            found.append(Path(value or following))
+    return found
 
 
 WITH_VALUE = (

@@ -13,6 +13,9 @@ Texts = Sequence[str]
 References = Sequence[tuple[str, ...]]
 Scores = dict[str, float]
 ROUGE_KINDS = ("rougeL", "rouge1", "rouge2")
+OF_CLASSES = ("accuracy", "macro_f1", "f1_true", "matthews")
+"""Tasks whose first metric is one of these have classes: few-shot draws and carved splits keep them in proportion."""
+LOWER_IS_BETTER = ("ter",)
 
 
 @cache
@@ -89,12 +92,40 @@ def chrf(predictions: Texts, references: References) -> Scores:
     return {"chrf": min(1.0, score / 100)}
 
 
+def ter(predictions: Texts, references: References) -> Scores:
+    """Translation edit rate of sacrebleu, divided by 100: lower is better, and it may exceed 1."""
+    from sacrebleu.metrics import TER
+
+    score = TER().corpus_score(list(predictions), _columns(references)).score
+    return {"ter": score / 100}
+
+
+def nist(predictions: Texts, references: References) -> Scores:
+    """Corpus NIST-5 over words split at spaces (Doddington 2002), by nltk; from 0, and no share."""
+    from nltk.translate.nist_score import corpus_nist
+
+    wanted = [[text.split() for text in accepted] for accepted in references]
+    answered = [text.split() for text in predictions]
+    longest = max(map(len, answered))  # nltk divides by zero where no answer has n words
+    return {"nist": float(corpus_nist(wanted, answered, n=min(5, longest))) if longest else 0.0}
+
+
 def matthews(predictions: Texts, references: References) -> Scores:
     """Matthews correlation of the classes, -1 to 1; an answer that is no class is a class of its own."""
     from sklearn.metrics import matthews_corrcoef
 
     wanted = [accepted[0].strip() for accepted in references]
     return {"matthews": float(matthews_corrcoef(wanted, [text.strip() for text in predictions]))}
+
+
+def macro_f1(predictions: Texts, references: References) -> Scores:
+    """Mean F1 of the classes that the rows have, as SuperGLUE's CB; an answer that is no class is wrong for each."""
+    from sklearn.metrics import f1_score
+
+    wanted = [accepted[0].strip() for accepted in references]
+    answered = [text.strip() for text in predictions]
+    found = f1_score(wanted, answered, labels=sorted(set(wanted)), average="macro", zero_division=0.0)
+    return {"macro_f1": float(found)}
 
 
 def f1_true(predictions: Texts, references: References) -> Scores:
@@ -166,11 +197,14 @@ def _number(text: str) -> float | None:
 METRICS: dict[str, Callable[[Texts, References], Scores]] = {
     "accuracy": accuracy,
     "exact_match": exact_match,
+    "macro_f1": macro_f1,
     "f1_true": f1_true,
     "token_f1": token_f1,
     "rouge": rouge,
     "bleu": bleu,
     "chrf": chrf,
+    "ter": ter,
+    "nist": nist,
     "matthews": matthews,
     "pearson": pearson,
     "spearman": spearman,

@@ -119,6 +119,25 @@ def test_text_metrics_lie_between_zero_and_one_and_right_answers_are_best(texts:
         assert wrong[key] <= right[key] + 1e-9 <= 1.0 + 1e-9
 
 
+def test_macro_f1_by_hand() -> None:
+    # Of a: precision 1/2, recall 1/2; of b: 0, never answered; of c: precision 1, recall 1. "x" is no class.
+    found = score(["macro_f1"], ["a", "x", "a", "c"], refs("a", "a", "b", "c"))
+    assert found["macro_f1"] == pytest.approx((0.5 + 0.0 + 1.0) / 3)
+
+
+def test_ter_counts_edits() -> None:
+    # One word replaced, then one left out, of four and of two: two edits over six words.
+    found = score(["ter"], ["a b c x", "a"], refs("a b c d", "a b"))
+    assert found["ter"] == pytest.approx(2 / 6)
+
+
+def test_nist_of_equal_texts_is_their_information_by_hand() -> None:
+    # Four words, each once: log2(4) for each word, and nothing more for the longer n-grams that follow from them.
+    found = score(["nist"], ["a b c d"], refs("a b c d"))
+    assert found["nist"] == pytest.approx(2.0)
+    assert score(["nist"], ["", ""], refs("a", "b"))["nist"] == 0.0
+
+
 def test_first_metric_gives_the_score() -> None:
     for name in set(METRICS) - {"pearson", "spearman"}:
         found = score([name], ["a b c d"], refs("a b c d"))

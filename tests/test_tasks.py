@@ -134,8 +134,8 @@ def test_broken_row_is_named_with_file_and_line(tmp_path: Path, line: str, messa
 
 
 def test_bytes_that_are_not_utf8_are_named(tmp_path: Path) -> None:
-    (tmp_path / "train.jsonl").write_bytes(b'{"text": "\xff", "kind": 0}\n')
-    with pytest.raises(ValueError, match=r"train\.jsonl:1: not JSON"):
+    (tmp_path / "train.jsonl").write_bytes(b'{"text": "a", "kind": 0}\n{"text": "\xff", "kind": 0}\n')
+    with pytest.raises(ValueError, match=r"train\.jsonl:2: not utf-8 .*set rows\.encoding"):
         load_split("noise", task(tmp_path), "train")
 
 
@@ -155,7 +155,9 @@ def test_ragged_csv_empty_split_and_missing_split_are_refused(tmp_path: Path) ->
     (tmp_path / "test.jsonl").write_text("\n")
     with pytest.raises(ValueError, match=r"tasks\.noise: the test split has no rows"):
         load_split("noise", task(tmp_path), "test")
-    with pytest.raises(FileNotFoundError, match=r"no validation split in .*; it needs validation\.jsonl"):
+    with pytest.raises(
+        FileNotFoundError, match=r"no 'validation' in .*, which has test, train; give validation"
+    ):
         load_split("noise", task(tmp_path), "validation")
 
 

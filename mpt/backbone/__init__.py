@@ -1,8 +1,16 @@
 """The frozen backbone: one interface, and the architectures behind it."""
 
 from mpt.backbone.interface import Backbone, Outputs
-from mpt.backbone.load import TINY, load_backbone
+from mpt.backbone.load import TINY, load_backbone, load_tokenization
 from mpt.backbone.losses import token_losses
 from mpt.backbone.tokenization import Tokenization
 
-__all__ = ["TINY", "Backbone", "Outputs", "Tokenization", "load_backbone", "token_losses"]
+__all__ = [
+    "TINY",
+    "Backbone",
+    "Outputs",
+    "Tokenization",
+    "load_backbone",
+    "load_tokenization",
+    "token_losses",
+]

@@ -1,8 +1,9 @@
 """Load the model that a configuration names: embedded, from a folder or a GGUF file, or from the hub."""
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import huggingface_hub
 import torch
@@ -32,16 +33,36 @@ def load_backbone(config: BackboneConfig) -> Backbone:
     """
     if config.dtype not in DTYPES:
         raise ValueError(f"backbone.dtype: unknown value {config.dtype!r}; choose one of {', '.join(DTYPES)}")
+    return _find(config, _open, weights=True)
+
+
+def load_tokenization(config: BackboneConfig) -> Tokenization:
+    """Load how the model that a configuration names reads texts, without its weights.
+
+    Raises:
+        FileNotFoundError: As :func:`load_backbone`.
+        ValueError: As :func:`load_backbone`.
+    """
+    return _find(config, _open_tokenization, weights=False)
+
+
+T = TypeVar("T")
+Opener = Callable[[str, str, BackboneConfig, dict[str, Any]], T]
+"""Opens a folder or a model of the hub: where it is, its name, the configuration, options of ``from_pretrained``."""
+
+
+def _find(config: BackboneConfig, opener: Opener[T], *, weights: bool) -> T:
+    """Open the model that a configuration names, wherever it is to be had."""
     transformers_logging.disable_progress_bar()
     if config.path is not None:
         path = Path(config.path)
         folder = gguf.convert(path) if path.suffix == ".gguf" else path
-        return _open_folder(folder, config.path, config)
+        return _in_folder(folder, config.path, config, opener, weights=weights)
     if config.name == "tiny":
-        return _open_folder(TINY, config.name, config)
+        return _in_folder(TINY, config.name, config, opener, weights=weights)
     try:
         options = {"revision": config.revision, "local_files_only": not _is_hub_reachable()}
-        return _open(config.name, config.name, config, options)
+        return opener(config.name, config.name, config, options)
     except OSError as error:
         packaged = gguf.find_packaged(config.name)
         if packaged is None:
@@ -55,14 +76,14 @@ def load_backbone(config: BackboneConfig) -> Backbone:
             f"{config.name}: not to be had from the hub; taken, quantized, from the package {packaged.parent.name}",
             file=sys.stderr,
         )
-        return _open_folder(gguf.convert(packaged), config.name, config)
+        return _in_folder(gguf.convert(packaged), config.name, config, opener, weights=weights)
 
 
-def _open_folder(folder: Path, name: str, config: BackboneConfig) -> Backbone:
-    _check_folder(folder)
+def _in_folder(folder: Path, name: str, config: BackboneConfig, opener: Opener[T], *, weights: bool) -> T:
+    _check_folder(folder, weights=weights)
     try:
         # A folder has no revision; the library would look for it on the hub.
-        return _open(str(folder.resolve()), name, config, {"local_files_only": True})
+        return opener(str(folder.resolve()), name, config, {"local_files_only": True})
     except OSError as error:
         raise FileNotFoundError(
             f"backbone.path: {str(folder)!r} cannot be loaded ({_first_line(error)}); give a folder with config.json, "
@@ -70,15 +91,38 @@ def _open_folder(folder: Path, name: str, config: BackboneConfig) -> Backbone:
         ) from error
 
 
+def _open_tokenization(
+    where: str, name: str, config: BackboneConfig, options: dict[str, Any]
+) -> Tokenization:
+    settings = AutoConfig.from_pretrained(where, **options)
+    return _tokenization(_family(where, settings), where, name, config, options)
+
+
+def _tokenization(
+    family: type[EncoderDecoder] | type[Causal],
+    where: str,
+    name: str,
+    config: BackboneConfig,
+    options: dict[str, Any],
+) -> Tokenization:
+    if family is EncoderDecoder:
+        if config.chat_template or config.separator is not None:
+            raise ValueError(
+                f"backbone.{'chat_template' if config.chat_template else 'separator'}: {name} is an encoder-decoder, "
+                "which reads input and target apart; leave it out"
+            )
+        return Tokenization(AutoTokenizer.from_pretrained(where, **options))
+    separator = "\n" if config.separator is None else config.separator
+    return CausalTokenization(
+        AutoTokenizer.from_pretrained(where, **options), separator, config.chat_template
+    )
+
+
 def _open(where: str, name: str, config: BackboneConfig, options: dict[str, Any]) -> Backbone:
     """Open a folder or a model of the hub with the class that its architecture needs."""
     settings = AutoConfig.from_pretrained(where, **options)
     family = _family(where, settings)
-    if family is EncoderDecoder and (config.chat_template or config.separator is not None):
-        raise ValueError(
-            f"backbone.{'chat_template' if config.chat_template else 'separator'}: {name} is an encoder-decoder, which "
-            "reads input and target apart; leave it out"
-        )
+    tokenization = _tokenization(family, where, name, config, options)
     library = AutoModelForSeq2SeqLM if family is EncoderDecoder else AutoModelForCausalLM
     model, found = library.from_pretrained(
         where,
@@ -93,25 +137,19 @@ def _open(where: str, name: str, config: BackboneConfig, options: dict[str, Any]
             f"backbone: {where} lacks {len(missing)} of the weights that a {settings.model_type} has, {missing[0]} "
             "among them; give a folder as save_pretrained wrote it"
         )
-    tokenizer = AutoTokenizer.from_pretrained(where, **options)
-    if family is EncoderDecoder:
-        tokenization = Tokenization(tokenizer)
-    else:
-        separator = "\n" if config.separator is None else config.separator
-        tokenization = CausalTokenization(tokenizer, separator, config.chat_template)
     backbone = family(model, tokenization, name, config.dropout, where)
     if config.checkpointing:
         backbone.recompute_activations()
     return backbone
 
 
-def _check_folder(folder: Path) -> None:
+def _check_folder(folder: Path, *, weights: bool) -> None:
     """Say what a folder lacks; the library's own message speaks of the hub."""
     if not folder.is_dir():
         raise FileNotFoundError(f"backbone.path: no folder {str(folder)!r}; give one that is there")
     if not (folder / "config.json").is_file():
         raise FileNotFoundError(f"backbone.path: {folder} has no config.json; give a saved model's folder")
-    if not any(folder.glob("*.safetensors")):
+    if weights and not any(folder.glob("*.safetensors")):
         raise FileNotFoundError(
             f"backbone.path: {folder} has no *.safetensors; save the model with save_pretrained (pickled "
             "weights are not read)"

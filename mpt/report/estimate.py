@@ -13,7 +13,8 @@ from mpt.report.gather import REPLICATES, Line, keys_of, metrics_of, varying_wit
 FEWEST_PAIRS = 6
 """Pairs below which no difference is called one: a two-sided sign-flip test of five cannot reach p < .05."""
 CORRELATIONS = ("matthews", "pearson", "spearman")
-COSTS = ("best_step", "fit_seconds", "trained_parameters", "loss", "n")
+UNBOUNDED = ("best_step", "fit_seconds", "trained_parameters", "nist", "ter")
+"""Metrics and costs that may exceed 1."""
 
 
 @dataclass(frozen=True)
@@ -45,11 +46,10 @@ class Estimate:
 
 def bounds(lines: Iterable[Line], metric: str) -> tuple[float, float]:
     """The least and the greatest value that a metric of some lines can have: shares, correlations and costs differ."""
-    if metric in COSTS:
+    of_task = metric in ("score", "before", "oracle", "curve_mean")
+    primary = {str(line.get("metric")) for line in lines} if of_task else {metric}
+    if primary & set(UNBOUNDED):
         return 0.0, math.inf
-    primary = (
-        {str(line.get("metric")) for line in lines} if metric in ("score", "before", "oracle") else {metric}
-    )
     return (-1.0 if primary & set(CORRELATIONS) else 0.0), 1.0
 
 

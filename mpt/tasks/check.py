@@ -1,13 +1,16 @@
 """Everything in a task's configuration that is wrong by itself."""
 
+import codecs
 import re
 from collections.abc import Iterator
 from difflib import get_close_matches
 
 from mpt import world
-from mpt.config import PAPER_SPLITS, TaskConfig
-from mpt.metrics import METRICS
-from mpt.tasks.examples import SPLITS, label_words
+from mpt.config import PAPER_SPLITS, RowsConfig, TaskConfig
+from mpt.metrics import LOWER_IS_BETTER, METRICS
+from mpt.tasks.carve import parse
+from mpt.tasks.examples import label_words
+from mpt.tasks.rows import SPLITS
 from mpt.tasks.template import Template
 
 # What metrics.json keeps beside the names of tasks.
@@ -44,6 +47,8 @@ def _errors(config: TaskConfig) -> Iterator[str]:
         )
     if unknown := sorted(set(config.rows.splits) - set(SPLITS)):
         yield f".rows.splits: unknown split {', '.join(map(repr, unknown))}; choose from {', '.join(SPLITS)}"
+    if config.rows.files is not None:
+        yield from _file_errors(config.rows)
     well_formed = True
     for key in ("input", "target"):
         try:
@@ -64,8 +69,25 @@ def _errors(config: TaskConfig) -> Iterator[str]:
             close = get_close_matches(metric, METRICS, n=1)
             hint = f" (did you mean {close[0]!r}?)" if close else ""
             yield f".metrics: unknown metric {metric!r}; choose one of {', '.join(METRICS)}{hint}"
+    if config.metrics and config.metrics[0] in LOWER_IS_BETTER:
+        yield f".metrics: {config.metrics[0]} is an error, and the first metric is the score; put another before it"
     if not config.weight > 0 or config.weight == float("inf"):
         yield f".weight: is {config.weight}; λ must be a number above 0"
     for key in ("max_source_tokens", "max_target_tokens"):
         if getattr(config, key) < 2:
             yield f".{key}: is {getattr(config, key)}; it must be at least 2, a token and the end"
+
+
+def _file_errors(rows: RowsConfig) -> Iterator[str]:
+    """Find what is wrong with how a task's files are read."""
+    for split, text in rows.splits.items():
+        try:
+            parse(text)
+        except ValueError as error:
+            yield f".rows.splits.{split}: {error}"
+    if rows.delimiter is not None and (len(rows.delimiter) != 1 or rows.delimiter in '"\r\n'):
+        yield f".rows.delimiter: is {rows.delimiter!r}; give one character, such as ';' or \"\\t\""
+    try:
+        codecs.lookup(rows.encoding)
+    except LookupError:
+        yield f".rows.encoding: Python knows no {rows.encoding!r}; give one such as utf-8, utf-16 or latin-1"

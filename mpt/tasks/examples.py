@@ -4,12 +4,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from mpt.config import TaskConfig
-from mpt.tasks.rows import Row, read_rows
+from mpt.metrics import OF_CLASSES
+from mpt.tasks.files import Row
+from mpt.tasks.rows import read_rows
 from mpt.tasks.template import Template
-
-SPLITS = ("train", "validation", "test")
-# Tasks whose first metric is one of these have classes: a few-shot draw is balanced over their targets.
-OF_CLASSES = ("accuracy", "f1_true", "matthews")
 
 
 @dataclass(frozen=True)

@@ -1,25 +1,17 @@
 """Read the rows of a task from the embedded world, files or the hub, each with its place for error messages."""
 
-import csv
-import json
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Hashable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from mpt import world
-from mpt.config import PAPER_SPLITS, TaskConfig
+from mpt.config import PAPER_SPLITS, RowsConfig, TaskConfig
+from mpt.metrics import OF_CLASSES
+from mpt.tasks.carve import carve, parse
+from mpt.tasks.files import Row, find_file, read_file
+from mpt.tasks.template import Template
 
-FILE_KINDS = ("jsonl", "csv", "parquet")
-
-
-@dataclass(frozen=True)
-class Row:
-    """One row of data, and where it stands."""
-
-    number: int
-    where: str
-    values: Mapping[str, Any]
+SPLITS = ("train", "validation", "test")
 
 
 def read_rows(name: str, config: TaskConfig, split: str, data_root: str | None) -> Iterator[Row]:
@@ -29,28 +21,62 @@ def read_rows(name: str, config: TaskConfig, split: str, data_root: str | None) 
         name: The task's name.
         config: Its configuration.
         split: train, validation or test.
-        data_root: Read ``data_root/<name>/<split>.jsonl`` in place of files or the hub.
+        data_root: Read ``data_root/<name>/<split>.jsonl`` in place of files or the hub; the task's own ``rows.root``
+            goes before it.
 
     Raises:
         FileNotFoundError: There is no such file or hub data set.
         ValueError: A file is damaged; the message says where.
     """
     source = config.rows
+    root = source.root or data_root
     if source.world is not None:
         for number, values in enumerate(world.rows(source.world, split)):
             yield Row(number, f"world task {source.world}, {split} row {number}", values)
         return
-    if data_root is not None:
-        path = Path(data_root) / name / f"{split}.jsonl"
+    if root is not None:
+        path = Path(root) / name / f"{split}.jsonl"
         if not path.is_file():
-            raise FileNotFoundError(f"tasks.{name}: no file {path}; data_root needs one for each split")
-        rows = _read_file(path)
+            key = f"tasks.{name}.rows.root" if source.root else "data_root"
+            raise FileNotFoundError(f"tasks.{name}: no file {path}; {key} needs one for each split")
+        rows = _renamed(source.rename, read_file(path, RowsConfig()))
     elif source.files is not None:
-        rows = _read_file(_find_file(name, Path(source.files), split))
+        rows = _read_files(name, config, split)
     else:
-        rows = _read_hub(name, config, split)
-    rows = _renamed(source.rename, rows)
+        rows = _renamed(source.rename, _read_hub(name, config, split))
     yield from rows if source.turns is None else _unfolded(source.turns, rows)
+
+
+def _read_files(name: str, config: TaskConfig, split: str) -> Iterator[Row]:
+    """Read a split that is a file of its own, or that is carved out of one."""
+    source = config.rows
+    assert source.files is not None
+    parts = {each: parse(source.splits.get(each, each)) for each in SPLITS}
+    part = parts[split]
+    try:
+        path = find_file(Path(source.files), part.name)
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"tasks.{name}.rows.files: {error}") from error
+    except ValueError as error:
+        raise ValueError(f"tasks.{name}.rows.files: {error}") from error
+    rows = _renamed(source.rename, read_file(path, source))
+    of_file = {each: found for each, found in parts.items() if found.name == part.name}
+    if part.is_whole and len(of_file) == 1:
+        yield from rows
+        return
+    listed = list(rows)
+    try:
+        chosen = carve(split, of_file, [_class_of(config, row) for row in listed], source.split_seed)
+    except ValueError as error:
+        raise ValueError(f"tasks.{name}.{error}") from error
+    yield from (listed[position] for position in chosen)
+
+
+def _class_of(config: TaskConfig, row: Row) -> Hashable:
+    """The class that a row belongs to; None where the task has none."""
+    if not config.metrics or config.metrics[0] not in OF_CLASSES:
+        return None
+    return tuple(str(row.values.get(column)) for column in Template(config.target).columns)
 
 
 def _renamed(rename: Mapping[str, str], rows: Iterable[Row]) -> Iterator[Row]:
@@ -58,9 +84,11 @@ def _renamed(rename: Mapping[str, str], rows: Iterable[Row]) -> Iterator[Row]:
     for row in rows:
         values = dict(row.values)
         for old, new in rename.items():
-            value: Any = row.values
-            for key in old.split("."):
-                value = value.get(key) if isinstance(value, Mapping) else None
+            value: Any = row.values.get(old)
+            if value is None:
+                value = row.values
+                for key in old.split("."):
+                    value = value.get(key) if isinstance(value, Mapping) else None
             if value is not None:
                 values[new] = value
         yield Row(row.number, row.where, values)
@@ -80,59 +108,6 @@ def _unfolded(column: str, rows: Iterable[Row]) -> Iterator[Row]:
         for index in range(1, len(turns)):
             before = turns[0] if isinstance(turns[0], list) else turns[:index]
             yield Row(number, row.where, {**row.values, "context": before, "response": turns[index]})
-            number += 1
-
-
-def _find_file(name: str, folder: Path, split: str) -> Path:
-    for kind in FILE_KINDS:
-        if (folder / f"{split}.{kind}").is_file():
-            return folder / f"{split}.{kind}"
-    raise FileNotFoundError(
-        f"tasks.{name}.rows.files: no {split} split in {folder}; it needs {split}.jsonl, .csv or .parquet"
-    )
-
-
-def _read_file(path: Path) -> Iterator[Row]:
-    if path.suffix == ".parquet":
-        from pyarrow import parquet  # takes a moment to import, and few files need it
-
-        try:
-            table = parquet.read_table(path).to_pylist()
-        except (OSError, ValueError) as error:
-            raise ValueError(f"{path}: not a Parquet file ({error})") from error
-        for number, values in enumerate(table):
-            yield Row(number, f"{path} row {number + 1}", values)
-    elif path.suffix == ".csv":
-        with path.open(encoding="utf-8", newline="") as file:
-            reader = csv.DictReader(file, strict=True)
-            try:
-                for number, values in enumerate(reader):
-                    if None in values or None in values.values():
-                        raise ValueError(
-                            f"{path}:{reader.line_num}: the row has not as many values as the header has names"
-                        )
-                    yield Row(number, f"{path}:{reader.line_num}", values)
-            except (csv.Error, UnicodeDecodeError) as error:
-                raise ValueError(f"{path}:{reader.line_num}: not CSV ({error})") from error
-    else:
-        yield from _read_jsonl(path)
-
-
-def _read_jsonl(path: Path) -> Iterator[Row]:
-    with path.open("rb") as file:
-        number = 0
-        for line, raw in enumerate(file, start=1):
-            if not raw.strip():
-                continue
-            try:
-                values = json.loads(raw.decode("utf-8"))
-            except ValueError as error:
-                raise ValueError(f"{path}:{line}: not JSON ({error}); each line is one object") from error
-            if not isinstance(values, dict):
-                raise ValueError(
-                    f"{path}:{line}: is a {type(values).__name__}; each line is one object with columns"
-                )
-            yield Row(number, f"{path}:{line}", values)
             number += 1
 
 
