@@ -58,9 +58,16 @@ def mpt(place, monkeypatch, capsys):
 
     def call(*arguments):
         # To configure logging anew is to close every handler, absl's with the stream that pytest captures.
-        quiet = ["hydra/job_logging=none", "hydra/hydra_logging=none", "trainer.progress_bar=false"]
+        quiet = [
+            "hydra/job_logging=none",
+            "hydra/hydra_logging=none",
+            "trainer.progress_bar=false",
+            "logger=csv",
+        ]
         flags = ["--config-dir", str(place / "conf")]
-        monkeypatch.setattr(sys, "argv", ["train.py", *flags, *arguments, "logger=csv", *quiet])
+        monkeypatch.setattr(
+            sys, "argv", ["train.py", *flags, *arguments, *([] if "tasks=list" in arguments else quiet)]
+        )
         code: str | int = 0
         try:
             cli.main()
