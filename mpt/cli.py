@@ -57,6 +57,8 @@ def main() -> None:
     try:
         if "--version" in sys.argv:
             print(f"mpt {__version__}")
+        elif "--help=markdown" in sys.argv:
+            print(help.render_reference(compose_shipped([])), end="")
         elif {"--help", "-h"} & set(sys.argv):
             print_help(sys.argv[1:])
         elif (named := tasks_of(sys.argv[1:])) and named[0] in task_commands.COMMANDS and len(named) == 1:
@@ -288,9 +290,14 @@ def typed(composed: DictConfig) -> RunConfig:
 
 def print_help(arguments: Sequence[str]) -> None:
     """Print the help; Hydra's own needs a second and a half for the choices by themselves."""
+    overrides = [text for text in arguments if "=" in text and text[0] != "-"]
+    print(help.render(CONF, compose_shipped(overrides)))
+
+
+def compose_shipped(overrides: Sequence[str]) -> DictConfig:
+    """Compose a configuration of the choices that ship."""
     with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
-        composed = hydra.compose("train", [text for text in arguments if "=" in text and text[0] != "-"])
-    print(help.render(CONF, composed))
+        return hydra.compose("train", list(overrides))
 
 
 def run_task_command(command: str, arguments: Sequence[str]) -> None:

@@ -51,6 +51,29 @@ def render(choices: Path, composed: DictConfig) -> str:
     return "\n".join(lines)
 
 
+def render_reference(composed: DictConfig) -> str:
+    """Write the reference of all keys in Markdown: a table for each section, with defaults and meanings.
+
+    Args:
+        composed: The configuration without any override.
+    """
+    lines = [
+        "# Configuration",
+        "Every key with its default and meaning, written by `python train.py --help=markdown`; any of them is overridden "
+        "as `key=value`. `tasks.NAME.` stands for each task.",
+    ]
+    values = _flatten(OmegaConf.to_container(composed, resolve=False))
+    section = None
+    for key, meaning in describe_keys().items():
+        of_key = ".".join(key.split(".")[:-1]) or "run"
+        if of_key != section:
+            section = of_key
+            lines += ["", f"## {section}", "| key | default | meaning |", "|---|---|---|"]
+        default = f"`{values[key]}`" if key in values else ""
+        lines.append(f"| `{key}` | {default} | {meaning.replace('``', '`').replace('|', chr(92) + '|')} |")
+    return "\n".join(lines) + "\n"
+
+
 @cache
 def describe_keys() -> Mapping[str, str]:
     """Every key of the configuration, dotted, with its meaning: the string below its field in ``mpt/config.py``.

@@ -133,7 +133,7 @@ class MPTModule(lightning.LightningModule):
         self.log("step", float(self.global_step + 1))
         self.log("train/loss", (self.task_weights * losses["all"]).sum(), prog_bar=True)
         for name in losses.keys() - {"task", "all"}:
-            self.log(f"train/distill/{name}", (self.task_weights * losses[name]).sum())
+            self.log(f"distillation/{name}", (self.task_weights * losses[name]).sum())
         # A task without an example in this step has no loss, which is not a loss of zero.
         present = batch["target_tokens"] > 0
         self.log_dict(

@@ -248,8 +248,8 @@ class TestRuns:
             changes["distillation__cache"] = str(tmp_path / "cache")
         stages.source(make_causal_config(**changes), tmp_path / "run")
         line = curves(tmp_path / "run")[0]
-        assert float(line["train/distill/logits"]) > 0
-        assert float(line["train/distill/hidden"]) > 0
+        assert float(line["distillation/logits"]) > 0
+        assert float(line["distillation/hidden"]) > 0
 
     @pytest.mark.parametrize("name", ["attempt", "dept", "lora", "full"])
     def test_baselines(self, name, make_causal_config, causal_run, tmp_path):

@@ -407,7 +407,7 @@ class TestDistillation:
         header, first, *_ = csv.reader((tmp_path / "run" / "metrics.csv").open())
         line = dict(zip(header, first, strict=True))
         parts = [float(line[f"train/{name}"]) for name in ("one/loss", "two/loss")]
-        parts += [0.9 * float(line[f"train/distill/{name}"]) for name in ("logits", "hidden")]
+        parts += [0.9 * float(line[f"distillation/{name}"]) for name in ("logits", "hidden")]
         assert float(line["train/loss"]) == pytest.approx(sum(parts), rel=1e-5)
 
     def test_the_cache_changes_nothing(self, teachers, make_config, tmp_path):
@@ -601,6 +601,46 @@ def test_tensorboard_holds_the_curves(make_config, tmp_path):
         }
     theirs = {event.step: event.value for event in curves.Scalars("train/loss")}
     assert theirs == pytest.approx(ours, rel=1e-6)
+
+
+def test_tensorboard_holds_the_results(make_config, tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    metrics = stages.source(make_config(logger__tensorboard=True), tmp_path / "run")
+    board = tmp_path / "run" / "tensorboard"
+    found = EventAccumulator(str(board))
+    found.Reload()
+    (score,) = [event.value for event in found.Scalars("final/test/one/score")]
+    assert score == pytest.approx(metrics["test"]["one"]["score"])
+    (trained,) = [event.value for event in found.Scalars("final/parameters/trained")]
+    assert trained == metrics["parameters"]["trained"]
+    assert found.Tags()["images"] == ["similarity"]
+    assert "predictions/one/text_summary" in found.Tags()["tensors"]
+    text = found.Tensors("predictions/one/text_summary")[0].tensor_proto.string_val[0].decode()
+    assert text.startswith("| input | target | prediction |")
+    assert found.PluginTagToContent("hparams")
+    assert (board / "hparams.yaml").is_file()
+
+
+def test_wandb_has_a_table_per_task_and_says_what_the_prompt_is(make_config, tmp_path, monkeypatch):
+    import wandb
+
+    made = []
+    kept = wandb.Artifact.__init__
+
+    def remember(self, *arguments, **named):
+        made.append(named.get("metadata"))
+        kept(self, *arguments, **named)
+
+    monkeypatch.setattr(wandb.Artifact, "__init__", remember)
+    config = make_config(logger__wandb=True, logger__wandb_mode="offline")
+    metrics = stages.source(config, tmp_path / "run")
+    files = {path.name for path in (tmp_path / "run" / "wandb").rglob("media/table/predictions/*.json")}
+    assert {name.split("_")[0] for name in files} == {"one", "two"}
+    (metadata,) = [each for each in made if each and "task_names" in each]
+    assert metadata["task_names"] == ["one", "two"]
+    assert metadata["num_virtual_tokens"] == config.prompt.num_virtual_tokens
+    assert metadata["test_score"]["one"] == metrics["test"]["one"]["score"]
 
 
 def test_wandb_offline_without_an_account(make_config, tmp_path, monkeypatch):

@@ -115,6 +115,8 @@ def _start_wandb(
     values: Mapping[str, Any],
     mode: str,
 ) -> WandbLogger:
+    if os.environ.get("WANDB_SWEEP_ID"):  # an agent waits for the results of the run that it has announced
+        run_id = os.environ.get("WANDB_RUN_ID", run_id)
     with environment(WANDB_MODE=mode):
         run = wandb.init(
             name=folder.name,

@@ -33,10 +33,12 @@ def _line(prediction: Prediction, names: list[str]) -> dict[str, Any]:
     return line | {"scores": {key: value for key, value in scores.items() if key not in ("n", "score")}}
 
 
-def sample_predictions(predictions: Predictions, count: int) -> list[dict[str, str]]:
-    """Take the first predictions of each task, for a logger's table."""
-    return [
-        {"task": name, "input": each.input, "target": each.references[0], "prediction": each.prediction}
+def sample_predictions(predictions: Predictions, count: int) -> dict[str, list[dict[str, str]]]:
+    """Take the first predictions of each task, for a logger's tables."""
+    return {
+        name: [
+            {"input": each.input, "target": each.references[0], "prediction": each.prediction}
+            for each in of_task[:count]
+        ]
         for name, of_task in predictions.items()
-        for each in of_task[:count]
-    ]
+    }

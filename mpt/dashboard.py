@@ -1,0 +1,180 @@
+"""``python -m mpt.dashboard``: a W&B workspace for the runs of a project.
+
+Score over k by method, cost against quality, curves of each task grouped by sweep. Without ``--save`` nothing is sent.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from mpt.atomic import write_atomically
+
+NAME = "mpt"
+STEP = "trainer/global_step"
+METHODS = ("method.name", "prompt.form", "prompt.init")
+"""Keys of the configuration that make a method."""
+
+
+def build_workspace(entity: str, project: str, tasks: Sequence[str], name: str = NAME) -> Any:
+    """Build the workspace.
+
+    Args:
+        entity: The W&B account or team.
+        project: The project, ``logger.project``.
+        tasks: Tasks that get panels of their own, beside their average.
+        name: Of the workspace.
+
+    Returns:
+        A ``wandb_workspaces.workspaces.Workspace``; nothing is sent.
+    """
+    from wandb_workspaces import workspaces
+    from wandb_workspaces.reports import v2 as panels
+
+    shown = [*tasks, *(["average"] if len(tasks) != 1 else [])]
+    score_over_k = [
+        panels.ScatterPlot(
+            title=f"{task}: score over k",
+            x=panels.Config("few_shot.k"),
+            y=panels.SummaryMetric(f"test/{task}/score"),
+            log_x=True,
+            range_y=(0, 1),
+            running_ymean=True,
+        )
+        for task in shown
+    ]
+    by_method = [
+        panels.BarPlot(
+            title=f"{task}: score by {key}",
+            metrics=[panels.SummaryMetric(f"test/{task}/score")],
+            groupby=panels.Config(key),
+            groupby_aggfunc="mean",
+            groupby_rangefunc="stderr",
+        )
+        for task in shown
+        for key in METHODS
+    ]
+    costs = [
+        panels.ScatterPlot(
+            title=f"average score over {title}",
+            x=panels.SummaryMetric(cost),
+            y=panels.SummaryMetric("test/average/score"),
+            log_x=True,
+            range_y=(0, 1),
+        )
+        for cost, title in (
+            ("parameters/trained", "trained parameters"),
+            ("seconds/fit", "seconds of training"),
+        )
+    ]
+    swept = panels.ParallelCoordinatesPlot(
+        title="what was swept",
+        columns=[
+            panels.ParallelCoordinatesPlotColumn(panels.Config(key), log=key.startswith("optim"))
+            for key in ("few_shot.k", "optim.lr_prompt", "optim.lr_factors", "prompt.num_ranks")
+        ]
+        + [panels.ParallelCoordinatesPlotColumn(panels.SummaryMetric("validation/average/score"))],
+    )
+    sections = [
+        workspaces.Section(name="Score over k", panels=score_over_k, is_open=True),
+        workspaces.Section(name="Score by method", panels=by_method, is_open=True),
+        workspaces.Section(name="Cost against quality", panels=costs, is_open=True),
+        workspaces.Section(
+            name="Validation",
+            panels=[
+                _curve(panels, f"{task}: validation score", f"validation/{task}/score") for task in shown
+            ],
+            is_open=True,
+        ),
+        workspaces.Section(
+            name="Training",
+            panels=[
+                _curve(panels, "training loss", "train/loss"),
+                *(_curve(panels, f"{task}: training loss", f"train/{task}/loss") for task in tasks),
+            ],
+        ),
+        workspaces.Section(
+            name="Distillation",
+            panels=[
+                _curve(panels, f"divergence of {kind}", f"distillation/{kind}")
+                for kind in ("logits", "hidden")
+            ],
+        ),
+        workspaces.Section(
+            name="Displacement",
+            panels=[
+                _curve(panels, f"{part}: moved from the start", f"moved/{part}")
+                for part in ("prompt", *tasks)
+            ],
+        ),
+        workspaces.Section(
+            name="Sweeps", panels=[swept, panels.ParameterImportancePlot("validation/average/score")]
+        ),
+    ]
+    return workspaces.Workspace(
+        entity=entity,
+        project=project,
+        name=name,
+        sections=sections,
+        settings=workspaces.WorkspaceSettings(x_axis=STEP),
+        runset_settings=workspaces.RunsetSettings(groupby=[workspaces.Metric("Group")]),
+    )
+
+
+def _curve(panels: Any, title: str, metric: str) -> Any:
+    """A line plot over the optimizer steps, its runs grouped by the runset: one line with a band a sweep."""
+    return panels.LinePlot(
+        title=title, x=STEP, y=[metric], groupby_aggfunc="mean", groupby_rangefunc="stderr", aggregate=True
+    )
+
+
+def serialize(workspace: Any) -> str:
+    """Write a workspace as W&B's servers take it, as JSON."""
+    return json.dumps(workspace._to_model().model_dump(by_alias=True), indent=2, default=str) + "\n"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; 2 and one message where it asks for something wrong."""
+    parser = argparse.ArgumentParser(
+        "python -m mpt.dashboard", description="A W&B workspace for the runs of a project."
+    )
+    parser.add_argument("--project", default=NAME, help="logger.project of the runs; default: mpt")
+    parser.add_argument("--entity", help="the W&B account or team; needed with --save")
+    parser.add_argument(
+        "--tasks", nargs="+", default=[], metavar="TASK", help="tasks with panels of their own"
+    )
+    parser.add_argument("--name", default=NAME, help="of the workspace")
+    parser.add_argument(
+        "--output", type=Path, metavar="FILE", help="write it there as JSON; default: print it"
+    )
+    parser.add_argument("--save", action="store_true", help="send it to W&B; needs a login")
+    arguments = parser.parse_args(argv)
+    if arguments.save and not arguments.entity:
+        parser.error("--save: needs --entity NAME, the W&B account or team that the project is of")
+    if find_spec("wandb_workspaces") is None:
+        print("error: wandb-workspaces is not installed; pip install 'mpt[dashboard]'", file=sys.stderr)
+        return 2
+    workspace = build_workspace(arguments.entity or "", arguments.project, arguments.tasks, arguments.name)
+    if arguments.save:
+        try:
+            workspace.save()
+        except Exception as error:  # of the network, of the account, in one of many kinds
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            print(f"error: --save: W&B does not take it ({reason}); `wandb login` first", file=sys.stderr)
+            return 2
+        print(workspace.url)
+    elif arguments.output:
+        arguments.output.parent.mkdir(parents=True, exist_ok=True)
+        with write_atomically(arguments.output) as temporary:
+            temporary.write_text(serialize(workspace), encoding="utf-8")
+        print(f"{arguments.output}: {len(workspace.sections)} sections; --save --entity NAME sends it")
+    else:
+        print(serialize(workspace), end="")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
