@@ -59,8 +59,8 @@ def render_reference(composed: DictConfig) -> str:
     """
     lines = [
         "# Configuration",
-        "Every key with its default and meaning, written by `python train.py --help=markdown`; any of them is overridden "
-        "as `key=value`. `tasks.NAME.` stands for each task.",
+        "Every key with its default and meaning, written by `python train.py --help=markdown`; any of them is "
+        "overridden as `key=value`. `tasks.NAME.` stands for each task.",
     ]
     values = _flatten(OmegaConf.to_container(composed, resolve=False))
     section = None

@@ -252,7 +252,7 @@ def test_intervals_end_where_the_metric_does(mean: float, half: float, limits: t
         (0.2, 0.1, 6, "higher"),
         (-0.2, 0.1, 6, "lower"),
         (0.2, 0.3, 6, "not distinguished"),
-        (0.2, 0.1, 5, "fewer than 6 pairs: no conclusion"),
+        (0.2, 0.1, 5, "fewer than 6 pairs"),
     ],
 )
 def test_a_difference_is_read_from_its_interval(mean: float, half: float, pairs: int, reading: str) -> None:

@@ -50,7 +50,8 @@ def report(arguments: argparse.Namespace) -> str:
         key, _, base = arguments.against.partition("=")
         grouping, pairs = compare(lines, key, base, metric)
         header = ["task", *map(labels.show, grouping), labels.show(key), "difference"]
-        rows = [[*map(labels.show, pair), found] for pair, found in pairs.items()]
+        keys = ["task", *grouping, key]
+        rows = [[*map(labels.show_value, keys, pair), found] for pair, found in pairs.items()]
         parts.append(
             f"{labels.show(metric)} minus that of {labels.show_pair(key, base)} on the same draws and seeds "
             "(number of pairs)\n" + markdown(header, rows)
@@ -90,15 +91,16 @@ def _table(
     """The table of all groups, with the values of one key side by side where one is asked for."""
     if across is None:
         header = [*map(labels.show, by), labels.show(metric)]
-        return header, [[*map(labels.show, group), str(found)] for group, found in groups.items()]
+        return header, [[*map(labels.show_value, by, group), str(found)] for group, found in groups.items()]
     columns, rows = pivot(groups, by, across)
-    header = [
-        *(labels.show(key) for key in by if key != across),
-        *(labels.show_pair(across, each) for each in columns),
-    ]
-    names = len(by) - 1
+    others = [key for key in by if key != across]
+    header = [*map(labels.show, others), *(labels.show_pair(across, each) for each in columns)]
+    count = len(others)
     return header, [
-        [*map(labels.show, row[:names]), *("–" if found is None else str(found) for found in row[names:])]
+        [
+            *map(labels.show_value, others, row[:count]),
+            *("–" if found is None else str(found) for found in row[count:]),
+        ]
         for row in rows
     ]
 

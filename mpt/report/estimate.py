@@ -162,7 +162,7 @@ def order(group: Iterable[Any]) -> tuple[Any, ...]:
 def read_difference(difference: Estimate) -> str:
     """Say in words what a paired difference shows."""
     if difference.runs < FEWEST_PAIRS:
-        return f"fewer than {FEWEST_PAIRS} pairs: no conclusion"
+        return f"fewer than {FEWEST_PAIRS} pairs"
     if abs(difference.mean) <= difference.half_width:
         return "not distinguished"
     return "higher" if difference.mean > 0 else "lower"

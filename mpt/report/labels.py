@@ -46,6 +46,10 @@ class Labels:
         """Return what to show for a key, a value or a task."""
         return self.texts.get(str(name), str(name))
 
+    def show_value(self, key: str, value: Any) -> str:
+        """Return what to show for a value in a column of its key."""
+        return self.texts.get(f"{key}={value}") or self.show(value)
+
     def show_pair(self, key: str, value: Any) -> str:
         """Return what to show for a key with its value; of a value that has a text of its own, that text."""
         whole = f"{key}={value}"

@@ -192,7 +192,7 @@ def _results(lines: Sequence[Line], by: Sequence[str], metric: str, labels: Labe
     groups = summarize(lines, by, metric)
     rows = [
         [
-            *(_cell(value, labels) for value in group),
+            *(_cell(key, value, labels) for key, value in zip(by, group, strict=True)),
             Cell(f"{found.mean:.3f}", found.mean),
             Cell(_half(found), -1.0 if math.isnan(found.half_width) else found.half_width),
             Cell(
@@ -301,10 +301,10 @@ def _differences(lines: Sequence[Line], metric: str, labels: Labels, base: str |
 
 def _differences_to(lines: Sequence[Line], key: str, base: str, metric: str, labels: Labels) -> Table:
     grouping, pairs = compare(lines, key, base, metric)
-    names = ["task", *(labels.show(each) for each in grouping), labels.show(key)]
+    keys = ["task", *grouping, key]
     rows = [
         [
-            *(_cell(part, labels) for part in group),
+            *(_cell(name, part, labels) for name, part in zip(keys, group, strict=True)),
             Cell(f"{found.mean:+.3f}", found.mean),
             Cell(_half(found), -1.0 if math.isnan(found.half_width) else found.half_width),
             Cell(str(found.runs), found.runs),
@@ -312,7 +312,7 @@ def _differences_to(lines: Sequence[Line], key: str, base: str, metric: str, lab
         ]
         for group, found in pairs.items()
     ]
-    return Table([*names, "difference", "± 95 %", "pairs", "reading"], rows)
+    return Table([*map(labels.show, keys), "difference", "± 95 %", "pairs", "reading"], rows)
 
 
 def _samples(study: Study, labels: Labels) -> list[Sample]:
@@ -365,8 +365,8 @@ def _legend(methods: Sequence[str], shown: Container[str]) -> list[tuple[str, st
     ]
 
 
-def _cell(value: Any, labels: Labels) -> Cell:
-    text = "–" if value is None or value == "None" else labels.show(value)
+def _cell(key: str, value: Any, labels: Labels) -> Cell:
+    text = "–" if value is None or value == "None" else labels.show_value(key, value)
     return Cell(text, value if isinstance(value, (int, float)) else text)
 
 
