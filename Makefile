@@ -13,7 +13,7 @@ target_folder = $$($(BIN)/python train.py experiment=demo_target source="$(sourc
 real_data = $(if $(DATA),data_root="'$(DATA)'")
 real_folder = $$($(BIN)/python train.py experiment=real_source $(real_data) --cfg all --package hydra.run.dir)
 
-.PHONY: help setup train real benchmarks test lint format list clean
+.PHONY: help setup train real benchmarks test docs lint format list clean
 
 help:  ## Print this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -46,6 +46,9 @@ benchmarks: setup  ## What a step and a whole sweep cost, beside PEFT and otherw
 	$(BIN)/python experiments/benchmarks/makespan.py
 	@$(BIN)/python -c 'import torch; torch.cuda.is_available() or print("no GPU here: nothing was measured on one")'
 
+docs: setup  ## The pages of docs/ as a site in site/, with its links checked
+	$(BIN)/mkdocs build --strict --quiet
+
 lint: setup  ## Style, types, layers
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -60,5 +63,5 @@ list: setup  ## The tasks that ship
 	@$(BIN)/python train.py tasks=list
 
 clean:  ## Remove what tools left behind; runs/ and the virtual environment stay
-	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache wandb
+	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache wandb site
 	find . -name __pycache__ -type d -not -path './$(VENV)/*' -exec rm -rf {} +

@@ -1,21 +1,25 @@
 """The README and its neighbors: links lead somewhere, targets exist, commands and Python blocks run as printed."""
 
 import importlib
+import os
 import re
 import shlex
+import subprocess
 import sys
 from pathlib import Path
 
 import hydra
 import pytest
+import yaml
 
-from mpt import cli
+from mpt import cli, help
 from mpt.check import check
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+TUTORIAL = (ROOT / "docs" / "tutorial.md").read_text(encoding="utf-8")
 COMMANDS = (ROOT / "docs" / "commands.md").read_text(encoding="utf-8")
-TEXTS = sorted(path for path in ROOT.rglob("*.md") if not {".venv", "runs"} & set(path.parts))
+TEXTS = sorted(path for path in ROOT.rglob("*.md") if not {".venv", "runs", "site"} & set(path.parts))
 SMALL = [
     "trainer.max_steps=2", "evaluation.validate_every=2", "evaluation.validation_rows=4", "evaluation.test_rows=4",
     "evaluation.before=false", "evaluation.oracle=false", "logger=csv", "trainer=cpu", "trainer.threads=1",
@@ -80,7 +84,7 @@ def test_the_tables_have_commands() -> None:
 def test_a_command_of_a_table_is_accepted(command: str, tmp_path: Path) -> None:
     words = shlex.split(command)[2:]
     overrides = [text for text in words if text not in ("-m", "--help") and not text.startswith("hydra/")]
-    if overrides in ([], ["tasks=list"]):
+    if not overrides or overrides[0] in ("tasks=list", "tasks=new", "tasks=show"):
         return
     # A sweep is its first job here; a run folder is one that is there.
     swept = {
@@ -111,22 +115,40 @@ def test_blocks_run_as_printed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    tickets = re.search(r"```python\n(.*?)```", TUTORIAL, re.DOTALL)  # the file that the README speaks of
+    assert tickets
+    exec(compile(tickets[1], "tutorial.md", "exec"), {})
+    ran = run_blocks(README, monkeypatch)
+    assert ran.count("bash") >= 4
+    assert ran.count("python") >= 1
+    assert Path("runs/target.html").is_file()
+    assert "0 failed" in capsys.readouterr().out
+
+
+def test_tutorial_runs_as_printed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    ran = run_blocks(TUTORIAL, monkeypatch)
+    assert ran == ["python", "bash", "bash", "bash", "python", "python"]
+    assert Path("runs/tickets.html").is_file()
+    # The answers of the model and of the server are label words, whatever two steps have taught it.
+    *_, answered, served = capsys.readouterr().out.strip().splitlines()
+    for line in (answered, served):
+        assert line in ("['clothes']", "['tools']")
+
+
+def run_blocks(text: str, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Run the Python and shell blocks of a page in order; their languages."""
     ran = []
-    for language, content in blocks(README):
-        if language == "yaml":
-            (name,) = re.findall(r"^# @package tasks\.(\w+)$", content, re.MULTILINE)
-            (path,) = re.findall(rf"`(mine/tasks/{name}\.yaml)`", README)
-            Path(path).parent.mkdir(parents=True)
-            Path(path).write_text(content)
-        elif language == "python":
-            exec(compile(content, "README.md", "exec"), {"__name__": "readme"})
+    for language, content in blocks(text):
+        if language == "python":
+            exec(compile(content, "a page", "exec"), {"__name__": "page"})
         elif language == "bash":
             for line in content.splitlines():
                 run_line(line, monkeypatch)
         ran.append(language)
-    assert ran.count("bash") >= 3
-    assert ran.count("python") >= 2
-    assert "0 failed" in capsys.readouterr().out
+    return ran
 
 
 def run_line(line: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -139,5 +161,67 @@ def run_line(line: str, monkeypatch: pytest.MonkeyPatch) -> None:
         assert module.main(words[3:]) == 0
         return
     assert words[:2] == ["python", "train.py"], line
-    monkeypatch.setattr(sys, "argv", [*words[1:], *SMALL])
+    shrunk = [] if words[2] in ("tasks=new", "tasks=show") else SMALL
+    monkeypatch.setattr(sys, "argv", [*words[1:], *shrunk])
     cli.main()
+
+
+def test_reference_of_the_keys_is_that_of_the_schema() -> None:
+    """Written by ``python train.py --help=markdown > docs/configuration.md``."""
+    cli.register()
+    written = (ROOT / "docs" / "configuration.md").read_text(encoding="utf-8")
+    assert written == help.render_reference(cli.compose_shipped([]))
+
+
+def test_readme_is_short() -> None:
+    assert len(README.splitlines()) < 200
+
+
+def test_every_page_is_part_of_the_site_and_the_site_builds(tmp_path: Path) -> None:
+    """Built with every warning an error: a link or an anchor that leads nowhere is one."""
+    config = yaml.safe_load((ROOT / "mkdocs.yml").read_text())
+    named = {
+        page
+        for entry in config["nav"]
+        for pages in entry.values()
+        for page in ([pages] if isinstance(pages, str) else pages)
+    }
+    assert named == {path.name for path in (ROOT / "docs").glob("*.md")}
+    command = [
+        sys.executable,
+        "-m",
+        "mkdocs",
+        "build",
+        "--strict",
+        "--quiet",
+        "--site-dir",
+        str(tmp_path / "site"),
+    ]
+    done = subprocess.run(
+        command, cwd=ROOT, capture_output=True, text=True, env={**os.environ, "NO_MKDOCS_2_WARNING": "1"}
+    )
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "site" / "tutorial" / "index.html").is_file()
+
+
+REPORTS = re.findall(
+    r"^python -m mpt\.(report|dashboard) (.*)$", (ROOT / "docs" / "dashboards.md").read_text(), re.MULTILINE
+)
+
+
+@pytest.mark.parametrize(("module", "arguments"), REPORTS)
+def test_commands_of_the_dashboards_page_run(
+    module: str, arguments: str, source_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from mpt import dashboard
+    from mpt.report import __main__ as report
+
+    words = shlex.split(arguments)
+    monkeypatch.chdir(tmp_path)
+    if module == "dashboard":
+        assert dashboard.main([word for word in words if word not in ("--save", "--entity", "ME")]) == 0
+        return
+    names = {"reply_polite=polite reply": "one=polite reply", "few_shot.k": "task", "few_shot.k=k": "task=k"}
+    words = [names.get(word, word).replace("runs/target", str(source_run)) for word in words]
+    assert report.main(words) == 0
+    assert list(tmp_path.glob("study.html")) or list(tmp_path.glob("paper/figure.pdf"))
