@@ -204,6 +204,39 @@ def test_every_page_is_part_of_the_site_and_the_site_builds(tmp_path: Path) -> N
     assert (tmp_path / "site" / "tutorial" / "index.html").is_file()
 
 
+def commands_of_the_blocks() -> list[tuple[str, str]]:
+    """Every training command in a shell block of a page of docs/ that is not run as a whole, as (page, command)."""
+    found = []
+    for path in sorted((ROOT / "docs").glob("*.md")):
+        if path.name != "tutorial.md":
+            for content in re.findall(
+                r"^```\n(.*?)^```", path.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL
+            ):
+                lines = content.replace("\\\n", " ").splitlines()
+                found += [(path.name, line) for line in lines if line.startswith("python train.py ")]
+    return found
+
+
+@pytest.mark.parametrize(("page", "command"), commands_of_the_blocks())
+def test_a_command_of_a_page_is_accepted(page: str, command: str, tmp_path: Path) -> None:
+    words = shlex.split(command, comments=True)[2:]
+    if words[0].startswith("tasks="):
+        assert words[0] in ("tasks=new", "tasks=show", "tasks=list")
+        return
+    folders = r"RUN_FOLDER|FOLDER|DATA|runs/[\w./+-]*"
+    overrides = [re.sub(f"=({folders})$", f"={tmp_path}", text) for text in words if text != "-m"]
+    # A sweep is its first job here.
+    first = [
+        re.sub(r"^(\+?[\w.]+=(?:\[[^\]]*\]|[^\[,]*)),.*$", r"\1", text)
+        for text in overrides
+        if not text.startswith("hydra")
+    ]
+    cli.register()
+    with hydra.initialize_config_dir(str(cli.CONF), version_base="1.3"):
+        config = cli.typed(hydra.compose("train", first))
+    assert check(config) == []
+
+
 REPORTS = re.findall(
     r"^python -m mpt\.(report|dashboard) (.*)$", (ROOT / "docs" / "dashboards.md").read_text(), re.MULTILINE
 )

@@ -140,6 +140,7 @@ def write_page(
         sections=sections,
         differences=differences,
         samples=samples,
+        samples_are_cut=len(samples) == MOST_SAMPLES,
         tasks=list(dict.fromkeys(sample.task for sample in samples)),
         runs_table=_runs_table(study),
         machines=sorted({origin.machine for origin in study.origins if origin.machine}),
@@ -316,7 +317,8 @@ def _differences_to(lines: Sequence[Line], key: str, base: str, metric: str, lab
 
 
 def _samples(study: Study, labels: Labels) -> list[Sample]:
-    each = max(1, min(SAMPLES_EACH, MOST_SAMPLES // max(1, len(study.runs))))
+    files = len({(line["run"], line["task"]) for line in study.lines if line["task"] != "average"})
+    each = max(1, min(SAMPLES_EACH, MOST_SAMPLES // max(1, files)))
     shown: list[Sample] = []
     for sample in read_samples(study.runs, each):
         if len(shown) == MOST_SAMPLES:
