@@ -8,7 +8,7 @@ from typing import Any
 
 from scipy.stats import t as student_t
 
-from mpt.report.gather import REPLICATES, Line, keys_of, metrics_of, varying_within
+from mpt.report.gather import REPLICATES, Line, distinguish, keys_of, metrics_of, varying_within
 
 FEWEST_PAIRS = 6
 """Pairs below which no difference is called one: a two-sided sign-flip test of five cannot reach p < .05."""
@@ -111,14 +111,15 @@ def compare(
         metric: As in :func:`summarize`.
 
     Returns:
-        The keys that make the groups; and (task, values of these keys, value of ``key``) to the estimate of
-        ``value - base``. Under ``all tasks`` the tasks are what is sampled: the mean of their mean differences.
+        The keys that make the groups, as few as tell them apart; and (task, values of these keys, value of ``key``)
+        to the estimate of ``value - base``. Under ``all tasks`` the tasks are what is sampled: the mean of their mean
+        differences.
 
     Raises:
         ValueError: No pair can be made, or two runs are alike in everything.
     """
     varying = varying_within(lines, key)
-    grouping = [name for name in varying if name not in REPLICATES]
+    grouping = distinguish(lines, [name for name in varying if name not in REPLICATES])
     repeats = [name for name in varying if name in REPLICATES]
     pairs: dict[tuple[tuple[Any, ...], tuple[Any, ...]], dict[str, float]] = {}
     for line in lines:
