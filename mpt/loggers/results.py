@@ -13,7 +13,7 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from mpt.loggers.wandb_run import environment
 from mpt.run.folder import read_config
-from mpt.run.identity import flatten
+from mpt.run.identity import flatten, identity
 
 SUMMARIZED = (
     "test",
@@ -25,7 +25,9 @@ SUMMARIZED = (
     "best_step",
     "steps",
 )
-"""Parts of ``metrics.json`` that become W&B's summary and TensorBoard's final numbers."""
+"""Parts of ``metrics.json`` that become W&B's summary."""
+FINAL = ("test/", "parameters/", "seconds/", "examples_per_second")
+"""Those of them that TensorBoard shows; the rest are in its curves."""
 HEAT_MAP = "similarity.png"
 
 Answers = Mapping[str, Sequence[Mapping[str, str]]]
@@ -90,11 +92,10 @@ def _describe(saved: Path, metrics: Mapping[str, Any]) -> dict[str, Any]:
 def _log_to_tensorboard(
     logger: TensorBoardLogger, numbers: Mapping[str, float], steps: int, answers: Answers, folder: Path
 ) -> None:
-    config, _ = read_config(folder) or ({}, {})
-    final = {f"final/{key}": float(value) for key, value in numbers.items()}
+    final = {f"final/{key}": float(value) for key, value in numbers.items() if key.startswith(FINAL)}
     # The scores as the metrics of TensorBoard's table of hyperparameters; the costs beside them as scalars.
     scores = {key: value for key, value in final.items() if key.endswith("/score")}
-    logger.log_hyperparams(flatten(config), scores, step=steps)
+    logger.log_hyperparams(_hyperparameters(folder), scores, step=steps)
     for key, value in final.items():
         if key not in scores:
             logger.experiment.add_scalar(key, value, steps)
@@ -104,6 +105,14 @@ def _log_to_tensorboard(
         from matplotlib import image
 
         logger.experiment.add_image("similarity", image.imread(folder / HEAT_MAP), steps, dataformats="HWC")
+
+
+def _hyperparameters(folder: Path) -> dict[str, Any]:
+    """What was chosen for a run, without its tasks' own settings, which would fill the table."""
+    config, _ = read_config(folder) or ({}, {})
+    chosen = {key: value for key, value in identity(config).items() if not key.startswith("tasks.")}
+    names = {"tasks": "+".join(config.get("tasks", {}))}
+    return names | {key: value for key, value in chosen.items() if value is not None}
 
 
 def _markdown(rows: Sequence[Mapping[str, str]]) -> Iterator[str]:
