@@ -7,6 +7,7 @@ import re
 import statistics
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -80,9 +81,7 @@ def draft(
         raise ValueError(
             f"{path}: no column that could be an input beside {answer!r}; it has {', '.join(columns)}"
         )
-    writer = _Writer(
-        name, files, source, splits, rows, columns, inputs, answer, references, names, config_dir
-    )
+    writer = _Writer(name, source, splits, rows, columns, inputs, answer, references, names, config_dir)
     return Draft("\n".join(writer.lines()) + "\n", writer.notes)
 
 
@@ -173,40 +172,50 @@ def _rename(columns: Sequence[str]) -> dict[str, str]:
     return names
 
 
+@dataclass
 class _Writer:
-    """Writes the lines of the file, and collects what a reader has to look at."""
+    """Writes the lines of the file, and collects what a reader has to look at.
 
-    def __init__(
-        self,
-        name: str,
-        files: str,
-        source: RowsConfig,
-        splits: Mapping[str, str],
-        rows: Sequence[Mapping[str, Any]],
-        columns: Sequence[str],
-        inputs: Sequence[str],
-        answer: str,
-        references: str | None,
-        names: Mapping[str, str],
-        config_dir: str,
-    ) -> None:
-        self.name, self.files, self.source, self.splits = name, files, source, splits
-        self.rows, self.columns, self.inputs, self.answer, self.names = rows, columns, inputs, answer, names
-        self.references = references
-        self.config_dir = config_dir
-        self.values = [row.get(answer) for row in rows if row.get(answer) is not None]
-        self.notes: list[str] = []
-        if len(self.values) < len(rows):
-            self.notes.append(f"{len(rows) - len(self.values)} rows have no {answer!r}; a run refuses them")
+    Attributes:
+        name: The task's name.
+        source: Where the rows are, and how the files are read.
+        splits: Our splits to files, or parts of one.
+        rows: Those that are looked at.
+        columns: All that the rows have.
+        inputs: Columns that the input is made of.
+        answer: The column to answer.
+        references: The column with every right answer; None: there is none.
+        names: Columns whose names a template cannot take, to others.
+        config_dir: The folder that ``--config-dir`` will name.
+        notes: Guesses that need a reader.
+    """
+
+    name: str
+    source: RowsConfig
+    splits: Mapping[str, str]
+    rows: Sequence[Mapping[str, Any]]
+    columns: Sequence[str]
+    inputs: Sequence[str]
+    answer: str
+    references: str | None
+    names: Mapping[str, str]
+    config_dir: str
+    notes: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.values = [row[self.answer] for row in self.rows if row.get(self.answer) is not None]
+        if len(self.values) < len(self.rows):
+            missing = len(self.rows) - len(self.values)
+            self.notes.append(f"{missing} rows have no {self.answer!r}; a run refuses them")
 
     def lines(self) -> Iterator[str]:
         """Write the file."""
         answer = self.names.get(self.answer, self.answer)
         yield f"# @package tasks.{self.name}"
         yield f"# python train.py tasks=show name={self.name} --config-dir {self.config_dir}"
-        yield f"about: {json.dumps(f'From {self.files}')}   # one line for the list of tasks"
+        yield f"about: {json.dumps(f'From {self.source.files}')}   # one line for the list of tasks"
         yield "rows:"
-        relative = os.path.relpath(self.files, Path(self.config_dir, "tasks"))
+        relative = os.path.relpath(str(self.source.files), Path(self.config_dir, "tasks"))
         yield f"  files: {json.dumps(relative, ensure_ascii=False)}   # from where this file lies"
         yield from self._reading()
         used = (*self.inputs, self.answer, self.references)
