@@ -313,6 +313,7 @@ def _places(config: RunConfig) -> Iterator[str]:
         "data_root": config.data_root,
         "backbone.path": config.backbone.path,
         "distill": config.distill,
+        **{f"tasks.{name}.rows.root": task.rows.root for name, task in config.tasks.items()},
     }
     for key, folder in folders.items():
         if key == "backbone.path" and str(folder).endswith(".gguf"):

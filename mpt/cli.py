@@ -18,7 +18,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from mpt import __version__, errors, help, sweep, task_commands
+from mpt import __version__, config_dirs, errors, help, sweep, task_commands
 from mpt.check import check
 from mpt.config import OLD_FORMS, RunConfig
 from mpt.fused import launcher
@@ -86,7 +86,6 @@ def register() -> None:
     ConfigStore.instance().store(name="run_schema", node=RunConfig)
     OmegaConf.register_new_resolver("mpt_run_name", _run_name, replace=True)
     launcher.FusedLauncher.read, launcher.FusedLauncher.run = typed, job_of_sweep
-    launcher.FusedLauncher.anchor = lambda composed, config: anchor_files(composed, config_folders(config))
     launcher.register()
 
 
@@ -138,7 +137,7 @@ def job(composed: DictConfig) -> float:
     hydra_config = HydraConfig.get()
     folder = Path(hydra_config.runtime.output_dir)
     in_sweep = hydra_config.mode == RunMode.MULTIRUN
-    anchor_files(composed, config_folders(hydra_config))
+    config_dirs.anchor_paths(composed, config_dirs.searched_by(hydra_config))
     _make_other_processes_run_this_job(folder)
     if not in_sweep:
         try:
@@ -302,7 +301,7 @@ def compose_shipped(overrides: Sequence[str]) -> DictConfig:
 
 def run_task_command(command: str, arguments: Sequence[str]) -> None:
     """Carry out ``tasks=list``, ``tasks=new`` or ``tasks=show``."""
-    folders = help.config_dirs(arguments)
+    folders = config_dirs.named_by(arguments)
     if missing := [folder for folder in folders if not folder.is_dir() and command != "new"]:
         raise FileNotFoundError(f"--config-dir: no folder {str(missing[0])!r}; give one that is there")
     overrides = [text for text in arguments if "=" in text and text[0] != "-"]
@@ -315,34 +314,10 @@ def run_task_command(command: str, arguments: Sequence[str]) -> None:
         searched = [f"hydra.searchpath=[{paths}]"] if folders else []
         with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
             composed = hydra.compose("train", [*searched, *overrides])
-        anchor_files(composed, folders)
+        config_dirs.anchor_paths(composed, folders)
         return typed(composed)
 
     task_commands.run(command, others, folders, CONF, compose)
-
-
-def anchor_files(composed: DictConfig, folders: Sequence[Path]) -> None:
-    """Make a relative ``rows.files`` that is there beside the YAML file of its task one from the working folder.
-
-    Args:
-        composed: A configuration, changed in place.
-        folders: The user's own folders of choices.
-    """
-    for name, task in composed.tasks.items():
-        files = task.rows.get("files")
-        if files is None or Path(files).is_absolute():
-            continue
-        for folder in folders:
-            beside = folder / "tasks" / str(files)
-            if (folder / "tasks" / f"{name}.yaml").is_file() and beside.exists():
-                task.rows.files = os.path.relpath(beside)
-                break
-
-
-def config_folders(hydra_config: Any) -> list[Path]:
-    """The user's own folders of choices: those of ``--config-dir`` and ``hydra.searchpath``."""
-    paths = [Path(source.path) for source in hydra_config.runtime.config_sources if source.schema == "file"]
-    return [path for path in paths if path != CONF]
 
 
 def print_errors(message: str, where: str | None = None) -> None:

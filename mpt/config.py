@@ -65,7 +65,7 @@ class RowsConfig:
     """A folder that holds ``{train,validation,test}.{jsonl,csv,tsv,parquet}``, or one file; ``.gz`` may follow. A
     relative one is looked for beside the YAML file that names it, then in the working folder."""
     root: str | None = None
-    """As ``data_root``, for this task: own files and shared data mix."""
+    """As ``data_root``, for this task: own files and shared data mix. A relative one is looked for as ``files``."""
     delimiter: str | None = None
     """What separates the fields of a CSV file; None: a comma, and in ``.tsv`` a tab."""
     encoding: str = "utf-8"

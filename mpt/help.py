@@ -127,16 +127,6 @@ def arrange(arguments: Sequence[str]) -> list[str]:
     return [*flags, *overrides]
 
 
-def config_dirs(arguments: Sequence[str]) -> list[Path]:
-    """The folders that ``--config-dir`` names, in ``arguments``."""
-    found = []
-    for argument, following in zip(arguments, [*arguments[1:], ""], strict=True):
-        flag, _, value = argument.partition("=")
-        if flag in ("--config-dir", "-cd"):
-            found.append(Path(value or following))
-    return found
-
-
 WITH_VALUE = (
     *("--config-dir", "-cd", "--config-path", "-cp", "--config-name", "-cn"),
     *("--cfg", "-c", "--package", "-p", "--experimental-rerun"),

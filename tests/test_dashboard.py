@@ -2,6 +2,7 @@
 
 import copy
 import json
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,8 @@ import yaml
 
 from mpt import cli
 from mpt.dashboard import build_workspace, main, serialize
+from mpt.run.folder import read_config
+from mpt.run.identity import flatten
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -49,6 +52,18 @@ def test_a_workspace_asks_for_what_runs_log(source_run: Path) -> None:
     }
     assert {"validation/average/score", "train/loss", f"train/{tasks[0]}/loss", "moved/prompt"} <= curves
     assert {each for each in curves if not each.startswith("distillation/")} <= set(header)
+    asked = set(re.findall(r'"(summary|config):([^"]+)"', json.dumps(spec)))
+    config, _ = read_config(source_run) or ({}, {})
+    numbers = flatten(json.loads((source_run / "metrics.json").read_text()))
+    assert {kind for kind, _ in asked} == {"summary", "config"}
+    for kind, name in asked:
+        # W&B keeps a nested key as few_shot.value.k, and we a score as test/sum/score.
+        found = (
+            name.replace("/", ".") in numbers
+            if kind == "summary"
+            else name.replace(".value.", ".") in flatten(config)
+        )
+        assert found, name
 
 
 def test_it_is_written_or_printed_and_sent_only_on_demand(

@@ -15,13 +15,16 @@ import pytest
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
+from omegaconf import OmegaConf
 
 from mpt import cli
 from mpt.config import RowsConfig, TaskConfig
+from mpt.config_dirs import anchor_paths
 from mpt.tasks import check_task, load_split
 from mpt.tasks.carve import Part, carve, parse
 from mpt.tasks.draft import draft
 
+QUIET = ["hydra/job_logging=none", "hydra/hydra_logging=none"]
 HEADER = ["text", "kind"]
 ROWS = [["the mill; it burns", "calm"], ['say "hi"\nthere', "loud"], ["größer | ∞\tweit", "calm"]]
 
@@ -283,6 +286,24 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def test_paths_are_from_where_the_yaml_lies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where something is there; an absolute path, and one from the working folder, stay."""
+    monkeypatch.chdir(tmp_path)
+    tasks = tmp_path / "mine" / "tasks"
+    (tasks / "data").mkdir(parents=True)
+    (tasks / "t.yaml").touch()
+    for key in ("files", "root"):
+        for path, anchored in (
+            ("data", "mine/tasks/data"),
+            ("other", "other"),
+            (str(tasks), str(tasks)),
+            (None, None),
+        ):
+            composed = OmegaConf.create({"tasks": {"t": {"rows": {key: path}}}})
+            anchor_paths(composed, [tmp_path / "mine"])
+            assert composed.tasks.t.rows[key] == anchored
+
+
 class Done(NamedTuple):
     code: int
     stdout: str
@@ -327,8 +348,7 @@ def test_from_a_file_to_a_trained_task(mpt: Callable[..., Done], workplace: Path
     assert "winogrande" in listed.stdout
     elsewhere = workplace / "elsewhere"
     elsewhere.mkdir()
-    quiet = ["hydra/job_logging=none", "hydra/hydra_logging=none"]
-    command = ["task=source", "+tasks=[tickets]", "trainer.max_steps=2", "logger=csv", *quiet]
+    command = ["task=source", "+tasks=[tickets]", "trainer.max_steps=2", "logger=csv", *QUIET]
     trained = mpt(*command, "--config-dir", "../mine", "hydra.run.dir=run", cwd=elsewhere)
     assert trained.code == 0, trained.stderr
     metrics = json.loads((elsewhere / "run" / "metrics.json").read_text())
@@ -348,6 +368,10 @@ def test_from_a_file_to_a_trained_task(mpt: Callable[..., Done], workplace: Path
         (["tasks=show"], "tasks=show: name is missing"),
         (["tasks=show", "name=tickits"], "tasks: unknown 'tickits'; choose one of"),
         (["tasks=show", "name=sum", "--config-dir", "nowhere"], "--config-dir: no folder 'nowhere'"),
+        (
+            ["task=source", "+tasks=[sum]", "tasks.sum.rows.root=nowhere", *QUIET],
+            "tasks.sum.rows.root: no folder 'nowhere'",
+        ),
         (["tasks=list", "name=sum"], "tasks=list: takes no 'name=sum'"),
     ],
 )

@@ -27,6 +27,7 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from mpt.config import RunConfig
+from mpt.config_dirs import anchor_paths, searched_by
 
 log = logging.getLogger(__name__)
 
@@ -36,12 +37,10 @@ class FusedLauncher(Launcher):
 
     Attributes:
         read: Types a composed configuration; set by the command line.
-        anchor: Finds the files of a composed configuration's tasks, with Hydra's own part; set by the command line.
         run: Carries out one job within a group: composed configuration, folder, number, overrides, host.
     """
 
     read: ClassVar[Callable[[DictConfig], RunConfig]]
-    anchor: ClassVar[Callable[[DictConfig, DictConfig], None]]
     run: ClassVar[Callable[..., float]]
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
@@ -125,7 +124,7 @@ def _task_part(sweep_config: DictConfig) -> DictConfig:
         HydraConfig.instance().set_config(sweep_config)
         composed = OmegaConf.masked_copy(sweep_config, [str(key) for key in sweep_config if key != "hydra"])
         OmegaConf.resolve(composed)
-        FusedLauncher.anchor(composed, sweep_config.hydra)
+        anchor_paths(composed, searched_by(sweep_config.hydra))
     finally:
         Singleton.set_state(state)
     return composed

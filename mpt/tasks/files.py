@@ -172,7 +172,7 @@ def _wrong_encoding(path: Path, encoding: str, error: UnicodeError) -> ValueErro
     """Say on which line the first bytes lie that are no text, and what may be meant."""
     with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
         content = file.read()
-    line = 1 + content[: getattr(error, "start", 0)].count(b"\n")
+    line = 1
     for number, raw in enumerate(content.splitlines(), start=1):
         try:
             raw.decode(encoding)

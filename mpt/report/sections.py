@@ -1,0 +1,284 @@
+"""The parts of a study's page: what its tables and charts show."""
+
+import math
+from collections import defaultdict
+from collections.abc import Container, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from mpt.report.estimate import Estimate, bounds, compare, order, read_difference, summarize
+from mpt.report.gather import Line, read_curve
+from mpt.report.labels import Labels
+from mpt.report.study import Study, read_similarities
+from mpt.report.style import MARKERS, PALETTE
+
+MOST_METHODS = 12
+"""Methods up to which each is compared with each; of more, all with the first."""
+MOST_HEAT_MAPS = 12
+METHOD = "method"
+"""The key that page and comparison add to a line: the label of what distinguishes its run, but for k."""
+K, COST = "few_shot.k", "trained_parameters"
+
+
+class Cell(NamedTuple):
+    """A cell of a table: what it shows, and by what it is sorted."""
+
+    text: str
+    value: float | str
+    hint: str = ""
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table that can be sorted.
+
+    Attributes:
+        header: Names of the columns.
+        rows: Cells, as many in each row as the header has names.
+        note: What stands below.
+    """
+
+    header: list[str]
+    rows: list[list[Cell]]
+    note: str = ""
+
+
+class Chart(NamedTuple):
+    """A chart and its caption."""
+
+    title: str
+    spec: Mapping[str, Any]
+
+
+@dataclass
+class Section:
+    """A part of the page.
+
+    Attributes:
+        anchor: Its id.
+        title: Its heading.
+        about: One sentence on how to read it.
+        legend: Of its charts: name, color and mark.
+        charts: Its charts.
+        table: Its table.
+    """
+
+    anchor: str
+    title: str
+    about: str = ""
+    legend: list[tuple[str, str, str]] = field(default_factory=list)
+    charts: list[Chart] = field(default_factory=list)
+    table: Table | None = None
+
+
+def add_method(lines: Sequence[Line], by: Sequence[str], labels: Labels) -> list[Line]:
+    """Add to each line the label of its method: all that distinguishes its run, but for task and k."""
+    keys = [key for key in by if key not in ("task", K)]
+    return [
+        {**line, METHOD: labels.show_group((key, line.get(key)) for key in keys) or "all runs"}
+        for line in sorted(lines, key=lambda line: order(line.get(key) for key in keys))
+    ]
+
+
+def build_sections(
+    study: Study, lines: Sequence[Line], by: Sequence[str], metric: str, labels: Labels
+) -> Iterator[Section]:
+    """Build the results, and the charts that the runs have something for.
+
+    Args:
+        study: The runs.
+        lines: Its lines, from :func:`add_method`.
+        by: The keys that make groups of runs.
+        metric: What is averaged.
+        labels: What to show in place of keys, values and tasks.
+
+    Raises:
+        ValueError: As :func:`mpt.report.estimate.summarize`; or a run's files are damaged.
+    """
+    yield _results(lines, by, metric, labels)
+    methods = list(dict.fromkeys(line[METHOD] for line in lines))
+    name = labels.show(metric)
+    numbered = [line for line in lines if isinstance(line.get(K), int)]
+    if len({line[K] for line in numbered}) > 1:
+        points = _points(numbered, K, ["task"], metric, labels)
+        yield _over(points, f"{name} over k", "labeled examples, k", name, bounds(lines, metric), methods)
+    priced = [line for line in lines if line.get(COST)]
+    if len({line[COST] for line in priced}) > 1 and metric != COST:
+        points = _points(priced, COST, ["task", *([K] if K in by else [])], metric, labels)
+        points = {panel: found for panel, found in points.items() if _several_at(found)}
+        title = f"{name} over trained parameters"
+        if points:
+            yield _over(points, title, "trained parameters", name, bounds(lines, metric), methods)
+    yield from _curves(lines, labels, methods, [K] if K in by else [])
+    yield from _heat_maps(study, labels)
+
+
+def _results(lines: Sequence[Line], by: Sequence[str], metric: str, labels: Labels) -> Section:
+    groups = summarize(lines, by, metric)
+    rows = [
+        [
+            *(_cell(key, value, labels) for key, value in zip(by, group, strict=True)),
+            Cell(f"{found.mean:.3f}", found.mean),
+            _number(found.half_width),
+            _number(found.sd),
+            Cell(str(found.runs), found.runs),
+        ]
+        for group, found in groups.items()
+    ]
+    header = [*(labels.show(key) for key in by), labels.show(metric), "± 95 %", "sd", "runs"]
+    return Section(
+        "results",
+        "Results",
+        "Mean over runs, half of its 95 % interval by Student's t, standard deviation, number of runs. "
+        "Click a column to sort by it.",
+        table=Table(header, rows),
+    )
+
+
+Points = dict[str, dict[str, list[tuple[float, Estimate]]]]
+"""Of each chart, of each method: where a point lies, and the estimate there."""
+
+
+def _points(lines: Sequence[Line], x: str, panel: Sequence[str], metric: str, labels: Labels) -> Points:
+    """Estimate each method at each value of a key, for a chart of each task (and k)."""
+    points: Points = {}
+    for (*of_panel, method, value), found in summarize(lines, [*panel, METHOD, x], metric).items():
+        name = labels.show_group(zip(panel, of_panel, strict=True))
+        points.setdefault(name, {}).setdefault(method, []).append((float(value), found))
+    return points
+
+
+def _several_at(points: Mapping[str, Sequence[tuple[float, Estimate]]]) -> bool:
+    return len({at for of_method in points.values() for at, _ in of_method}) > 1
+
+
+def _over(
+    points: Points, title: str, x: str, y: str, limits: tuple[float, float], methods: Sequence[str]
+) -> Section:
+    from mpt.report import charts
+
+    drawn = [
+        Chart(name, charts.score_over(of_panel, methods, x=x, y=y, bounds=limits))
+        for name, of_panel in points.items()
+    ]
+    about = "Mean and 95 % interval over runs; each step of the axis doubles."
+    shown = {method for of_panel in points.values() for method in of_panel}
+    return Section("over-" + x.split()[0], title, about, _legend(methods, shown), drawn)
+
+
+def _curves(
+    lines: Sequence[Line], labels: Labels, methods: Sequence[str], of_panel: Sequence[str]
+) -> Iterator[Section]:
+    """The validation score and the training loss over the steps, a chart per task (and k)."""
+    from mpt.report import charts
+
+    kinds = (
+        ("validation", "score", "Validation score", bounds(lines, "score")),
+        ("train", "loss", "Training loss", None),
+    )
+    panel = ["task", *of_panel]
+    sorted_lines = sorted(lines, key=lambda line: order(line.get(key) for key in panel))
+    for split, number, title, limits in kinds:
+        curves: dict[str, dict[str, list[dict[int, float]]]] = defaultdict(lambda: defaultdict(list))
+        for line in sorted_lines:
+            name = labels.show_group((key, line.get(key)) for key in panel)
+            if curve := read_curve(Path(line["run"]), f"{split}/{line['task']}/{number}"):
+                curves[name][line[METHOD]].append(curve)
+        drawn = [
+            Chart(name, charts.learning_curves(of_methods, methods, y=title.lower(), bounds=limits))
+            for name, of_methods in curves.items()
+        ]
+        if drawn:
+            about = "Mean over runs, in a band as wide as its 95 % interval, at the steps that all runs have."
+            shown = {method for of_methods in curves.values() for method in of_methods}
+            yield Section(f"curves-{number}", title, about, _legend(methods, shown), drawn)
+
+
+def _heat_maps(study: Study, labels: Labels) -> Iterator[Section]:
+    from mpt.report import charts
+
+    heats = read_similarities(study.runs)
+    drawn = [
+        Chart(Path(heat.run).name, charts.heat_map(heat, {task: labels.show(task) for task in heat.tasks}))
+        for heat in heats[:MOST_HEAT_MAPS]
+    ]
+    if drawn:
+        about = "Cosine of W = cols · rows of every two tasks; point at a cell for its value."
+        if len(heats) > MOST_HEAT_MAPS:
+            about += f" The first {MOST_HEAT_MAPS} of {len(heats)} runs."
+        yield Section("similarity", "Similarity of the tasks", about, charts=drawn)
+
+
+def build_differences(
+    lines: Sequence[Line], metric: str, labels: Labels, base: str | None
+) -> dict[str, Table]:
+    """The paired differences to ``base``, or to each method that the reader may choose."""
+    if base is not None:
+        key, _, value = base.partition("=")
+        return {labels.show_pair(key, value): _differences_to(lines, key, value, metric, labels)}
+    methods = list(dict.fromkeys(line[METHOD] for line in lines))
+    tables = {}
+    for method in (methods if len(methods) <= MOST_METHODS else methods[:1]) if len(methods) > 1 else []:
+        with suppress(ValueError):  # its runs have no partner on the same draw
+            tables[method] = _differences_to(lines, METHOD, method, metric, labels)
+    return tables
+
+
+def _differences_to(lines: Sequence[Line], key: str, base: str, metric: str, labels: Labels) -> Table:
+    grouping, pairs = compare(lines, key, base, metric)
+    keys = ["task", *grouping, key]
+    rows = [
+        [
+            *(_cell(name, part, labels) for name, part in zip(keys, group, strict=True)),
+            Cell(f"{found.mean:+.3f}", found.mean),
+            _number(found.half_width),
+            Cell(str(found.runs), found.runs),
+            Cell(read_difference(found), read_difference(found)),
+        ]
+        for group, found in pairs.items()
+    ]
+    return Table([*map(labels.show, keys), "difference", "± 95 %", "pairs", "reading"], rows)
+
+
+def build_runs_table(study: Study) -> Table:
+    """Build the table of the finished runs: what they were, and what they took."""
+    rows = [
+        [
+            Cell(Path(origin.run).name, origin.run, origin.run),
+            Cell(origin.stage, origin.stage),
+            Cell(origin.tasks, origin.tasks),
+            _number(origin.score),
+            _number(origin.trained, ",d"),
+            _number(origin.seconds, ".0f"),
+            Cell(origin.started, origin.started),
+            Cell(origin.git[:10] + ("+" if origin.git.endswith("+changes") else ""), origin.git, origin.git),
+            Cell(origin.command, origin.command),
+        ]
+        for origin in study.origins
+    ]
+    return Table(
+        ["run", "stage", "tasks", "average", "trained", "seconds", "started", "revision", "command"], rows
+    )
+
+
+def _legend(methods: Sequence[str], shown: Container[str]) -> list[tuple[str, str, str]]:
+    """Name, color and mark of the methods that some charts show; each has the same in all charts of the page."""
+    return [
+        (method, PALETTE[index % len(PALETTE)], MARKERS[index % len(MARKERS)].character)
+        for index, method in enumerate(methods)
+        if method in shown
+    ]
+
+
+def _cell(key: str, value: Any, labels: Labels) -> Cell:
+    text = "–" if value is None or value == "None" else labels.show_value(key, value)
+    return Cell(text, value if isinstance(value, (int, float)) else text)
+
+
+def _number(value: float | None, form: str = ".3f") -> Cell:
+    """A number; where there is none, a dash, which is sorted before what no such number falls below."""
+    if value is None or math.isnan(value):
+        return Cell("–", -1.0)
+    return Cell(format(value, form), value)
