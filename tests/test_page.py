@@ -168,9 +168,13 @@ def opened(browser: Any, page: Path, request: pytest.FixtureRequest) -> Any:
 def test_page_opens_without_an_error_and_draws_every_chart(opened: Any) -> None:
     assert opened.get_log("browser") == []
     assert opened.title == HOSTILE
+    # A mark without a color is there and cannot be seen.
     marks = opened.execute_script(
         "const shapes = '.role-mark path, .role-mark line, .role-mark rect';"
-        "return charts.map((place) => place.querySelectorAll(shapes).length)"
+        "const paints = (shape) => ['fill', 'stroke'].map((name) => shape.getAttribute(name));"
+        "const seen = (paint) => paint && !['none', 'transparent'].includes(paint);"
+        "const count = (place) => [...place.querySelectorAll(shapes)].filter((shape) => paints(shape).some(seen));"
+        "return charts.map((place) => count(place).length)"
     )
     assert len(marks) >= 2 + 6 + 1
     assert all(count > 0 for count in marks)
