@@ -12,6 +12,7 @@ from typing import NamedTuple
 from torch import Tensor, nn
 
 from mpt.backbone import Backbone
+from mpt.tasks import AnswerSettings
 
 
 @dataclass(frozen=True)
@@ -134,11 +135,18 @@ class Adapter(nn.Module, ABC):
         """Count the numbers to store, against one plain prompt per task."""
 
     @abstractmethod
-    def save(self, folder: Path, backbone: Backbone, task_weights: Mapping[str, float]) -> None:
+    def save(
+        self,
+        folder: Path,
+        backbone: Backbone,
+        task_weights: Mapping[str, float],
+        answers: Mapping[str, AnswerSettings] | None = None,
+    ) -> None:
         """Write what was trained into a run folder, whole or not at all.
 
         Args:
             folder: The run folder; the prompt goes into its ``prompt/``, a baseline into its ``adapter/``.
             backbone: What it was trained with.
             task_weights: λ of each task, by name.
+            answers: How each task's answers are made, by name; None: not known.
         """

@@ -7,7 +7,7 @@ Shape legend: T tasks, G groups of P, N virtual tokens, R ranks, D token_dim.
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +15,12 @@ import torch
 from torch import Tensor
 
 from mpt.backbone import Backbone
+from mpt.errors import UserError
 from mpt.hub import local_copy
 from mpt.prompt import MultitaskPromptEmbedding, MultitaskPromptTuningConfig
 from mpt.prompt.folder import FORMAT_VERSION, needs_own_tensors
 from mpt.prompt.tensors import NAMES, as_residual, check_tensors, read_tensors
+from mpt.tasks import AnswerSettings
 
 UNKNOWN_BACKBONE = {"name": "", "fingerprint": ""}
 
@@ -33,12 +35,14 @@ class SavedPrompt:
         task_weights: λ of each task in the run that trained it.
         backbone: The backbone that it was trained with: name and fingerprint, each empty where the folder does not say,
             and of a causal one how inputs are written (``separator``, ``chat_template``).
+        answers: How the answers of each task are made; a task that an older folder or PEFT saved is not in it.
     """
 
     prompt: MultitaskPromptEmbedding
     task_names: list[str]
     task_weights: dict[str, float]
     backbone: dict[str, Any]
+    answers: dict[str, AnswerSettings] = field(default_factory=dict)
 
 
 def input_settings(backbone: Mapping[str, Any]) -> dict[str, Any]:
@@ -59,7 +63,7 @@ def load_prompt(folder: str | Path, *, drop_decoder_prompt: bool = False) -> Sav
 
     Raises:
         FileNotFoundError: There is no saved prompt.
-        ValueError: A file is damaged, or says something that does not fit the others.
+        UserError: A file is damaged, or says something that does not fit the others.
     """
     folder = local_copy(folder)
     if folder.is_file():
@@ -90,9 +94,24 @@ def load_prompt(folder: str | Path, *, drop_decoder_prompt: bool = False) -> Sav
     expected = {name: tuple(param.shape) for name, param in prompt.named_parameters()}
     found = {name: tuple(tensor.shape) for name, tensor in values.items()}
     if found != expected:
-        raise ValueError(f"{folder}: the tensors are {found}; by mpt.json they must be {expected}")
+        raise UserError(f"{folder}: the tensors are {found}; by mpt.json they must be {expected}")
     prompt.load_state_dict(values)
-    return SavedPrompt(prompt, prompt.task_names, dict(about["task_weights"]), dict(about["backbone"]))
+    answers = read_answers(about, folder / "mpt.json")
+    return SavedPrompt(
+        prompt, prompt.task_names, dict(about["task_weights"]), dict(about["backbone"]), answers
+    )
+
+
+def read_answers(about: Mapping[str, Any], where: Path) -> dict[str, AnswerSettings]:
+    """Read what a saved file says of how its tasks' answers are made; nothing of an older one.
+
+    Raises:
+        UserError: It is damaged.
+    """
+    listed = about.get("answers", {})
+    if not isinstance(listed, dict):
+        raise UserError(f"{where}: answers is {listed!r}; it must say for each task how its answers are made")
+    return {name: AnswerSettings.from_json(each, f"{where}: answers.{name}") for name, each in listed.items()}
 
 
 def _from_file(path: Path) -> SavedPrompt:
@@ -127,17 +146,17 @@ def check_fits(saved: SavedPrompt, backbone: Backbone, where: str = "source") ->
         where: What to call the prompt in an error.
 
     Raises:
-        ValueError: The width, the fingerprint, or the way inputs are written differs.
+        UserError: The width, the fingerprint, or the way inputs are written differs.
     """
     trained_with, fingerprint = saved.backbone["name"] or "another backbone", saved.backbone["fingerprint"]
     width = saved.prompt.shape[-1]
     if width != backbone.token_dim:
-        raise ValueError(
+        raise UserError(
             f"{where}: the prompt was trained with {trained_with} and has token_dim {width}, "
             f"{backbone.name} has {backbone.token_dim}; use a prompt only with the backbone it was trained with"
         )
     if fingerprint and fingerprint != backbone.fingerprint:
-        raise ValueError(
+        raise UserError(
             f"{where}: the prompt was trained with {trained_with}, fingerprint {fingerprint[:12]}; "
             f"{backbone.name} has other weights, fingerprint {backbone.fingerprint[:12]}; "
             "use a prompt only with the backbone it was trained with"
@@ -145,7 +164,7 @@ def check_fits(saved: SavedPrompt, backbone: Backbone, where: str = "source") ->
     for key, value in input_settings(saved.backbone).items():
         found = backbone.tokenization.settings.get(key)
         if found != value:
-            raise ValueError(
+            raise UserError(
                 f"{where}: the prompt was trained with backbone.{key}={value!r}, and it is {found!r} here; use the same"
             )
 
@@ -154,12 +173,12 @@ def check_version(where: Path, found: Any, newest: int) -> None:
     """Refuse a format that this program does not know.
 
     Raises:
-        ValueError: It is newer, or none.
+        UserError: It is newer, or none.
     """
     if not isinstance(found, int) or isinstance(found, bool) or found < 1:
-        raise ValueError(f"{where}: format_version is {found!r}; this program reads 1 to {newest}")
+        raise UserError(f"{where}: format_version is {found!r}; this program reads 1 to {newest}")
     if found > newest:
-        raise ValueError(
+        raise UserError(
             f"{where}: format_version is {found}, of a newer mpt; this one reads 1 to {newest}, so upgrade it"
         )
 
@@ -168,7 +187,7 @@ def _own_tensors(form: str, shared: Tensor, cols: Tensor, rows: Tensor, where: s
     """Undo :func:`_peft_tensors`, for a prompt whose tensors need no file of their own."""
     if form == "independent":
         if not ((shared == 1).all() and (cols == torch.eye(len(shared))).all()):
-            raise ValueError(
+            raise UserError(
                 f"{where}: form is none, but the tensors are not plain prompts; save the prompt anew"
             )
         return {"embedding.weight": rows.flatten(0, 1)}
@@ -183,12 +202,12 @@ def _read_adapter(
     """PEFT's three tensors, checked against its config."""
     where = folder / "adapter_config.json"
     if peft_config.get("peft_type") != "MULTITASK_PROMPT_TUNING":
-        raise ValueError(
+        raise UserError(
             f"{where}: peft_type is {peft_config.get('peft_type')!r}; it must be 'MULTITASK_PROMPT_TUNING'"
         )
     submodules = peft_config.get("num_transformer_submodules") or 1
     if submodules != 1 and not (submodules == 2 and drop_decoder_prompt):
-        raise ValueError(
+        raise UserError(
             f"{where}: num_transformer_submodules is {submodules}; it must be 1, since generate() never uses the "
             "prompt of a decoder, so it answers otherwise than trained; drop_decoder_prompt=True keeps the encoder's"
         )
@@ -204,9 +223,7 @@ def _read_adapter(
     declared = {key: peft_config.get(key) for key in ("num_tasks", "num_virtual_tokens", "num_ranks")}
     found = dict(zip(declared, cols.shape, strict=True))
     if declared != found:
-        raise ValueError(
-            f"{path}: the tensors have {found}; by adapter_config.json they must have {declared}"
-        )
+        raise UserError(f"{path}: the tensors have {found}; by adapter_config.json they must have {declared}")
     return shared, cols, rows
 
 
@@ -241,14 +258,14 @@ def _config(
     }
     for key, kind in wanted.items():
         if not isinstance(about.get(key), kind):
-            raise ValueError(f"{where}: {key} is {about.get(key)!r}; it must be a {kind.__name__}")
+            raise UserError(f"{where}: {key} is {about.get(key)!r}; it must be a {kind.__name__}")
     names = about["task_names"]
     if len(names) != len(cols) or set(about["task_weights"]) != set(names):
-        raise ValueError(
+        raise UserError(
             f"{where}: names the tasks {names}; the tensors have {len(cols)}, each with one weight"
         )
     if not {"name", "fingerprint"} <= set(about["backbone"]):
-        raise ValueError(f"{where}: backbone is {about['backbone']}; it must have a name and a fingerprint")
+        raise UserError(f"{where}: backbone is {about['backbone']}; it must have a name and a fingerprint")
     try:
         return MultitaskPromptTuningConfig(
             task_type=peft_config.get("task_type"),
@@ -262,14 +279,14 @@ def _config(
             inference_mode=True,
         )
     except ValueError as error:
-        raise ValueError(f"{where.parent}: {error}") from error
+        raise UserError(f"{where.parent}: {error}") from error
 
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise ValueError(f"{path}: not JSON ({error}); give a folder as it was saved") from error
+        raise UserError(f"{path}: not JSON ({error}); give a folder as it was saved") from error
     if not isinstance(value, dict):
-        raise ValueError(f"{path}: not a JSON object; give a folder as it was saved")
+        raise UserError(f"{path}: not a JSON object; give a folder as it was saved")
     return value

@@ -13,8 +13,11 @@ from torch import Tensor
 
 from mpt.backbone import Tokenization
 from mpt.config import TaskConfig
+from mpt.errors import UserError
 from mpt.mixture import Mixture
-from mpt.tasks import Example
+from mpt.tasks import Example, label_words
+
+MOST_DECODED = 2000
 
 Batch = dict[str, Any]
 """input_ids ``(B, S)``, attention_mask ``(B, S)``, labels ``(B, L)`` with -100 on pads, task_ids ``(B,)``,
@@ -35,6 +38,8 @@ class TokenizedExamples:
     unknown_inputs: float = 0.0
     """Share of the input tokens that stand for text which the tokenizer does not know."""
     unknown_targets: float = 0.0
+    kept_targets: float = 1.0
+    """Share of the targets that the token ids give back, of some that stand for all."""
 
     @property
     def shares(self) -> dict[str, float]:
@@ -46,6 +51,14 @@ def tokenize(
     examples: Sequence[Example], tokenization: Tokenization, config: TaskConfig, prefix: str = ""
 ) -> TokenizedExamples:
     """Turn the texts of a task into token ids, cut to its longest input and target."""
+    for key in ("input", "target"):
+        for example in examples:
+            if token := tokenization.control_token(getattr(example, key)):
+                raise UserError(
+                    f"{example.row_id}: the {key} holds {token!r}, which the tokenizer reads as a control token, not "
+                    "as "
+                    "text; take it out of the data, or write it otherwise"
+                )
     inputs, cut_inputs = tokenization.encode_inputs(
         [prefix + example.input for example in examples], config.max_source_tokens
     )
@@ -53,7 +66,20 @@ def tokenize(
         [example.target for example in examples], config.max_target_tokens
     )
     unknown = [share_of_unknown(ids, tokenization.tokenizer) for ids in (inputs, targets)]
-    return TokenizedExamples(inputs, targets, len(cut_inputs), len(cut_targets), *unknown)
+    kept = share_of_kept(targets, [example.target for example in examples], tokenization)
+    return TokenizedExamples(inputs, targets, len(cut_inputs), len(cut_targets), unknown[0], unknown[1], kept)
+
+
+def share_of_kept(ids: Sequence[list[int]], texts: Sequence[str], tokenization: Tokenization) -> float:
+    """Share of texts that their token ids give back: no answer can equal one that is lost on the way.
+
+    Of more than :data:`MOST_DECODED` texts, of some that lie evenly among them.
+    """
+    if not texts:
+        return 1.0
+    every = -(-len(texts) // MOST_DECODED)
+    found = tokenization.decode(list(ids[::every]))
+    return sum(map(str.__eq__, found, (text.strip() for text in texts[::every]))) / len(found)
 
 
 def share_of_unknown(texts: list[list[int]], tokenizer: Any) -> float:
@@ -67,7 +93,7 @@ def share_of_unknown(texts: list[list[int]], tokenizer: Any) -> float:
 def check_labels(
     name: str, examples: Sequence[Example], tokenization: Tokenization, config: TaskConfig
 ) -> None:
-    """Refuse a classification two of whose labels are the same tokens: no answer could tell them apart.
+    """Refuse a classification whose labels no answer could give: the same tokens, cut, or lost in the tokenizer.
 
     Args:
         name: The task's.
@@ -76,19 +102,57 @@ def check_labels(
         config: The task's configuration, for the longest target.
 
     Raises:
-        ValueError: As said.
+        UserError: As said.
     """
-    labels = sorted({example.label for example in examples if example.label is not None})
-    ids, _ = tokenization.encode_targets(labels, config.max_target_tokens)
+    known = {example.label for example in examples if example.label is not None}
+    if not known and not config.constrained:
+        return
+    labels = sorted(known | set(label_words(config)))
+    ids, _ = tokenization.encode_targets(labels)
     found: dict[tuple[int, ...], str] = {}
-    for label, tokens in zip(labels, map(tuple, ids), strict=True):
+    for label, tokens, text in zip(labels, map(tuple, ids), tokenization.decode(ids), strict=True):
+        where = f"tasks.{name}.labels"
+        if len(tokens) > config.max_target_tokens:
+            raise UserError(
+                f"{where}: {label!r} has {len(tokens)} tokens with the end, and would be cut; set "
+                f"tasks.{name}.max_target_tokens to {len(tokens)} or more, or choose a shorter word"
+            )
         if tokens in found:
-            text = tokenization.tokenizer.decode(tokens)
-            raise ValueError(
-                f"tasks.{name}.labels: {found[tokens]!r} and {label!r} are the same tokens to the backbone, {text!r}; "
+            raise UserError(
+                f"{where}: {found[tokens]!r} and {label!r} are the same tokens to the backbone, {text!r}; "
                 "choose label words that its tokenizer knows, or another backbone"
             )
+        if text != label.strip():
+            raise UserError(
+                f"{where}: the tokenizer gives {label!r} back as {text!r}, so that no answer could be right; choose "
+                "label "
+                "words that it knows (their spaces, accents and signs count), or another backbone"
+            )
         found[tokens] = label
+
+
+def distinct_examples(batch: Batch) -> tuple[Batch, Tensor] | None:
+    """Keep each example of a training batch once: a few-shot batch repeats its k examples.
+
+    By task and example, never by what the tensors hold: two tasks may have equal prompts, and each its own gradient.
+
+    Returns:
+        The batch without its repetitions, and how often each of its examples came, ``(B,)``; None where none did twice.
+    """
+    counts: dict[tuple[int, int], int] = {}
+    first: list[int] = []
+    for row, pair in enumerate(
+        zip(batch["task_ids"].tolist(), batch["example_indices"].tolist(), strict=True)
+    ):
+        if pair not in counts:
+            first.append(row)
+        counts[pair] = counts.get(pair, 0) + 1
+    if len(first) == len(batch["task_ids"]):
+        return None
+    rows = torch.tensor(first, device=batch["input_ids"].device)
+    part = ("input_ids", "attention_mask", "labels", "task_ids", "example_indices")
+    kept = {key: value.index_select(0, rows) if key in part else value for key, value in batch.items()}
+    return kept, torch.tensor(list(counts.values()), device=rows.device, dtype=torch.float32)
 
 
 def collate(
@@ -131,7 +195,7 @@ class TrainLoader:
         before_step: Called before each step is drawn, when the one before is done with; may raise to stop there.
 
     Raises:
-        ValueError: A step has fewer examples than processes times micro-batches.
+        UserError: A step has fewer examples than processes times micro-batches.
     """
 
     def __init__(
@@ -150,7 +214,7 @@ class TrainLoader:
         self.before_step = before_step
         self.max_steps, self.accumulate, self.rank, self.world_size = max_steps, accumulate, rank, world_size
         if mixture.batch_size < accumulate * world_size:
-            raise ValueError(
+            raise UserError(
                 f"trainer.batch_size: is {mixture.batch_size}, for {world_size} processes with {accumulate} "
                 "micro-batches each; it is the size of a whole step, so give at least one example to each"
             )

@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import lightning
@@ -10,6 +10,7 @@ import lightning
 from mpt.adapter import Adapter
 from mpt.checkpoint import RESUME_NEVER
 from mpt.config import EvaluationConfig, TaskConfig
+from mpt.errors import UserError
 from mpt.module import MPTModule
 from mpt.predict import Scores, predict, score
 from mpt.progress import track_batches
@@ -24,7 +25,7 @@ class StartScores:
         tasks: The tasks.
         evaluation: Which of the two are wanted.
         folder: The run folder.
-        seed: The run's.
+        clock: Seconds that the run has used.
 
     Attributes:
         scores: Task to ``before`` and ``oracle``, each where it is wanted and there is one.
@@ -32,9 +33,13 @@ class StartScores:
     """
 
     def __init__(
-        self, tasks: Mapping[str, TaskConfig], evaluation: EvaluationConfig, folder: Path, seed: int
+        self,
+        tasks: Mapping[str, TaskConfig],
+        evaluation: EvaluationConfig,
+        folder: Path,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.tasks, self.evaluation, self.seed = tasks, evaluation, seed
+        self.tasks, self.evaluation, self.clock = tasks, evaluation, clock
         self.path = folder / "checkpoints" / "before.json"
         self.scores: Scores = {}
         self.seconds = 0.0
@@ -43,18 +48,18 @@ class StartScores:
         """Read the scores of a run that is resumed.
 
         Raises:
-            ValueError: The file is damaged.
+            UserError: The file is damaged.
         """
         if self.path.is_file():
             try:
                 self.scores = json.loads(self.path.read_text(encoding="utf-8"))
             except ValueError as error:
-                raise ValueError(f"{self.path}: damaged, so the run cannot go on; {RESUME_NEVER}") from error
+                raise UserError(f"{self.path}: damaged, so the run cannot go on; {RESUME_NEVER}") from error
 
     def compute(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
-        """Score, and leave no trace in the training: the random state is that of a run that scores nothing."""
+        """Score, and leave no trace in the training, whose random numbers follow from seed and step."""
         assert isinstance(module, MPTModule)
-        began = time.monotonic()
+        began = self.clock()
         if not self.scores:
             self.scores = {name: {} for name in self.tasks}
             if self.evaluation.before:
@@ -63,13 +68,12 @@ class StartScores:
                 self._add("oracle", module, None)
             if is_main():
                 write_json(self.path, self.scores)
-        lightning.seed_everything(self.seed, verbose=False)
-        self.seconds = time.monotonic() - began
+        self.seconds = self.clock() - began
 
     def _add(self, key: str, module: MPTModule, adapter: Adapter | None) -> None:
         loader = module.data.eval_loader("test", prefixed=adapter is None, shared_out=True)
         doing = "scoring the start" if adapter is not None else "scoring the oracle"
         batches = track_batches(loader, doing, len(loader))
         predictions = predict(adapter, module.backbone, batches, module.data.examples_of("test"))
-        for name, of_task in score(self.tasks, predictions).items():
+        for name, of_task in score(self.tasks, predictions, module.data.classes).items():
             self.scores[name][key] = of_task["score"]

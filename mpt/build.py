@@ -6,9 +6,12 @@ Shape legend: T tasks, S source tasks, N virtual tokens, D token_dim.
 import copy
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
 
 import lightning
 import torch
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
 from mpt.adapter import Adapter
@@ -16,6 +19,7 @@ from mpt.artifact import SavedPrompt, check_fits, load_prompt
 from mpt.backbone import Backbone
 from mpt.baselines import build_baseline
 from mpt.config import (
+    OF_SOURCE,
     DistillationConfig,
     EvaluationConfig,
     FewShotConfig,
@@ -28,15 +32,29 @@ from mpt.config import (
 )
 from mpt.data import MixtureDataModule
 from mpt.distill import Distiller
+from mpt.errors import UserError
 from mpt.few_shot import draw, replay
 from mpt.module import MPTModule
 from mpt.prompt import MultitaskPromptEmbedding, MultitaskPromptTuningConfig
 from mpt.prompt.extend import join
+from mpt.run.folder import read_config
 from mpt.similarity import prompt_cosines, source_losses, source_weights, task_embeddings
-from mpt.tasks import Example, load_split
+from mpt.tasks import Example, choose_rows, digest_examples, load_split
 
 Examples = dict[str, dict[str, list[Example]]]
 """Split to task to examples."""
+
+
+class LoadedExamples(NamedTuple):
+    """What was read of the tasks' data."""
+
+    examples: Examples
+    available: dict[str, dict[str, int]]
+    """Of validation and test, by split and task, how many examples the data have."""
+    digests: dict[str, dict[str, str]]
+    """Task to split to the digest of all that was read of it, before any draw or choice."""
+
+
 Tasks = Mapping[str, TaskConfig]
 
 
@@ -46,33 +64,36 @@ def load_examples(
     evaluation: EvaluationConfig,
     data_root: str | None,
     read: Callable[..., list[Example]] = load_split,
-) -> tuple[Examples, dict[str, dict[str, int]]]:
+) -> LoadedExamples:
     """Read every split of every task, with the few-shot draw in place of what it stands for.
 
     Args:
         tasks: The tasks.
         few_shot: The draw.
-        evaluation: How many rows are wanted.
+        evaluation: How many rows are wanted, and which.
         data_root: As :func:`mpt.tasks.load_split`.
         read: Reads a split.
-
-    Returns:
-        The examples, and of validation and test, by split and task, how many the data have.
     """
     limits = {"train": None, "validation": evaluation.validation_rows, "test": evaluation.test_rows}
     examples: Examples = {split: {} for split in limits}
     available: dict[str, dict[str, int]] = {"validation": {}, "test": {}}
+    digests: dict[str, dict[str, str]] = {}
     for name, task in tasks.items():
         train = read(name, task, "train", data_root)
+        digests[name] = {"train": digest_examples(train)}
         drawn = {"train": train}
         if few_shot.k is not None:
             drawn = (draw if few_shot.draws is None else replay)(name, train, few_shot)
         for split, limit in limits.items():
-            whole = drawn[split] if split in drawn else read(name, task, split, data_root)
-            examples[split][name] = whole if split in drawn else whole[:limit]
+            if split in drawn:
+                examples[split][name] = whole = drawn[split]
+            else:
+                whole = read(name, task, split, data_root)
+                digests[name][split] = digest_examples(whole)
+                examples[split][name] = choose_rows(whole, limit, evaluation.rows_seed)
             if split in available:
                 available[split][name] = len(whole)
-    return examples, available
+    return LoadedExamples(examples, available, digests)
 
 
 def build_data(
@@ -104,13 +125,13 @@ def check_lengths(data: MixtureDataModule, backbone: Backbone, num_virtual_token
     """Refuse tasks whose examples are longer than the backbone has positions for.
 
     Raises:
-        ValueError: One is; its task is named.
+        UserError: One is; its task is named.
     """
     if backbone.max_positions is None:
         return
     for name, inputs, targets in data.longest():
         if num_virtual_tokens + inputs + targets > backbone.max_positions:
-            raise ValueError(
+            raise UserError(
                 f"tasks.{name}: an input of {inputs} tokens, a target of up to {targets} and {num_virtual_tokens} "
                 f"virtual tokens are more than the {backbone.max_positions} that {backbone.name} takes; lower "
                 f"tasks.{name}.max_source_tokens to {backbone.max_positions - num_virtual_tokens - targets}"
@@ -121,14 +142,14 @@ def load_source(source: str, backbone: Backbone, num_virtual_tokens: int) -> Sav
     """Load the trained prompt that a target starts from.
 
     Raises:
-        ValueError: It was trained on another backbone, or has another length.
+        UserError: It was trained on another backbone, or has another length.
         FileNotFoundError: There is none.
     """
     saved = load_prompt(source)
     check_fits(saved, backbone)
     found = saved.prompt.config.num_virtual_tokens
     if found != num_virtual_tokens:
-        raise ValueError(
+        raise UserError(
             f"{source}: its prompt has {found} tokens, prompt.num_virtual_tokens is {num_virtual_tokens}; "
             f"use prompt.num_virtual_tokens={found}"
         )
@@ -152,7 +173,7 @@ def build_prompt(
         weights: The parts of the S source tasks in each task, ``(T, S)``, where the init asks for them.
 
     Raises:
-        ValueError: The source does not fit, or cannot take the new tasks.
+        UserError: The source does not fit, or cannot take the new tasks.
     """
     groups = prompt.groups or [list(task_names)]
     task_groups = None
@@ -182,7 +203,7 @@ def build_prompt(
         try:  # now, not when the training is over
             join(copy.deepcopy(source.prompt), built)
         except ValueError as error:
-            raise ValueError(f"prompt.extend: the source cannot take the new tasks: {error}") from error
+            raise UserError(f"prompt.extend: the source cannot take the new tasks: {error}") from error
     built.embedding.weight.requires_grad_(not prompt.freeze_shared)
     return built
 
@@ -198,8 +219,10 @@ def build_adapter(
     """Build what is trained, with its first values: a prompt, or a baseline in its place.
 
     Raises:
-        ValueError: As :func:`build_prompt`, or the baseline does not fit.
+        UserError: As :func:`build_prompt`, or the baseline does not fit.
     """
+    if source is None and prompt.init in OF_SOURCE:  # LoRA and full fine-tuning have no prompt to start
+        prompt = dataclasses.replace(prompt, init="VOCABULARY", init_task=None)
     built = build_prompt(list(tasks), prompt, backbone, source, weights)
     if method.name == "prompt":
         return built
@@ -220,7 +243,7 @@ def build_adapter_as_separate_runs(
     """Build an adapter each of whose tasks starts with the numbers that a run of only this task would draw.
 
     Raises:
-        ValueError: As :func:`build_adapter`.
+        UserError: As :func:`build_adapter`.
     """
     lightning.seed_everything(seed, verbose=False)
     adapter = build_adapter(tasks, prompt, method, backbone, source, weights)
@@ -248,6 +271,31 @@ def extend_source(source: SavedPrompt, adapter: Adapter) -> Adapter:
     return joined
 
 
+class LibraryStart(NamedTuple):
+    """Where the prompts of a library started."""
+
+    prompt: PromptConfig
+    seed: int
+    is_known: bool
+
+
+def library_start(source: str | None, num_virtual_tokens: int, seed: int) -> LibraryStart:
+    """Read from a source run where its plain prompts started.
+
+    Args:
+        source: The run's folder.
+        num_virtual_tokens: Of its prompts.
+        seed: Of a start where the source says nothing.
+    """
+    values, _ = (read_config(Path(source)) if source and Path(source).is_dir() else None) or ({}, {})
+    prompt = values.get("prompt") or {}
+    plain = PromptConfig(num_virtual_tokens, form="independent")
+    if prompt.get("form") != "independent" or prompt.get("init") in (None, *OF_SOURCE):
+        return LibraryStart(plain, seed, False)
+    started = {key: prompt[key] for key in ("init", "init_text", "init_std") if key in prompt}
+    return LibraryStart(dataclasses.replace(plain, **started), int(values.get("seed", seed)), True)
+
+
 def weigh_source_tasks(
     tasks: Tasks,
     prompt: PromptConfig,
@@ -256,6 +304,7 @@ def weigh_source_tasks(
     data: MixtureDataModule,
     optim: OptimConfig,
     trainer: TrainerConfig,
+    library: LibraryStart,
 ) -> Tensor | None:
     """Decide how much of each source task each target starts from, ``(T, S)``, by the targets' training examples.
 
@@ -265,7 +314,7 @@ def weigh_source_tasks(
     if prompt.init not in ("NEAREST_SOURCE_TASK", "WEIGHTED_SOURCE_TASKS"):
         return None
     if prompt.source_scores == "similarity":
-        embeddings = _embed_tasks(tasks, prompt, backbone, data, optim, trainer)
+        embeddings = _embed_tasks(tasks, prompt, backbone, data, optim, trainer, library)
         scores = prompt_cosines(embeddings, source.prompt.prompts())
     else:
         losses = [
@@ -285,10 +334,19 @@ def _embed_tasks(
     data: MixtureDataModule,
     optim: OptimConfig,
     trainer: TrainerConfig,
+    library: LibraryStart,
 ) -> Tensor:
-    """Train a plain prompt for each target for a few steps on its training examples: SPoT's task embeddings."""
+    """Train a plain prompt for each target for a few steps on its training examples: SPoT's task embeddings.
+
+    They start where the prompts of the library did; otherwise their cosines would compare the starts.
+    """
+    if not library.is_known:
+        rank_zero_warn(
+            "prompt.source_scores=similarity: the source does not say how its prompts started, so the targets' start "
+            "elsewhere, and the cosines measure the starts as well as the tasks; use a source run of prompt=plain"
+        )
     steps = prompt.embedding_steps
-    plain = build_prompt(list(tasks), PromptConfig(prompt.num_virtual_tokens, form="independent"), backbone)
+    plain = build_adapter_as_separate_runs(tasks, library.prompt, MethodConfig(), backbone, library.seed)
     few = data.with_max_steps(steps)
     few.before_step = None
     module = MPTModule(backbone, plain, few, list(tasks.values()), optim, steps)
@@ -300,17 +358,18 @@ def build_distiller(
     distillation: DistillationConfig,
     backbone: Backbone,
     data: MixtureDataModule,
+    precision: str = "32-true",
 ) -> Distiller | None:
     """Load the teachers that a source learns from; None to train without.
 
     Raises:
-        ValueError: They were trained on another backbone, or a task has none.
+        UserError: They were trained on another backbone, or a task has none.
     """
     if distill is None:
         return None
     saved = load_prompt(distill)
     check_fits(saved, backbone)
-    return Distiller(distillation, backbone, saved.prompt, data.task_names, data.training_examples)
+    return Distiller(distillation, backbone, saved.prompt, data.task_names, data.training_examples, precision)
 
 
 def count_parameters(module: MPTModule) -> dict[str, float]:

@@ -1,5 +1,6 @@
 """Keep what a run needs later, the best prompt and the last checkpoint, and show how far it is."""
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from torch import Tensor
 from mpt.atomic import write_atomically
 from mpt.batches import Batch
 from mpt.checkpoint import RESUME_NEVER, cannot_write
+from mpt.errors import UserError
 from mpt.interrupt import Interrupted, StopSignals
 from mpt.loggers import CurvesFile
 from mpt.module import MPTModule
@@ -21,7 +23,9 @@ from mpt.progress import Pace, on_terminal, print_line
 
 
 class BestPrompt(Callback):
-    """Keeps what is trained at the step with the best validation score, the first one of equals.
+    """Keeps what is trained at the step with the best validation score; of equals that with the lowest validation loss.
+
+    Few validation rows give few different scores: of weak runs most have several best steps.
 
     Args:
         path: Where it is kept, a safetensors file; replaced atomically.
@@ -29,12 +33,16 @@ class BestPrompt(Callback):
 
     Attributes:
         scores: Best score of each part: of ``average``, or of every task.
+        losses: Validation loss at that step.
+        last: Steps at the last validation.
         steps: Optimizer steps that each part has behind it.
     """
 
     def __init__(self, path: Path, by_task: bool = False) -> None:
         self.path, self.by_task = path, by_task
         self.scores: dict[str, float] = {}
+        self.losses: dict[str, float] = {}
+        self.last = -1
         self.steps: dict[str, int] = {}
         self._tensors: dict[str, Tensor] = {}
 
@@ -44,13 +52,24 @@ class BestPrompt(Callback):
         if trainer.sanity_checking:
             return
         parts = pl_module.task_names if self.by_task else ["average"]
-        now = {part: float(trainer.callback_metrics[f"validation/{part}/score"]) for part in parts}
-        better = [part for part in parts if part not in self.scores or now[part] > self.scores[part]]
+        self.last = trainer.global_step
+        found = trainer.callback_metrics
+        now = {part: float(found[f"validation/{part}/score"]) for part in parts}
+        losses = {part: float(found[f"validation/{part}/loss"]) for part in parts}
+        better = [part for part in parts if self._is_better(part, now[part], losses[part])]
         if better:
             self._keep(pl_module, better)
             self.scores |= {part: now[part] for part in better}
+            self.losses |= {part: losses[part] for part in better}
             self.steps |= dict.fromkeys(better, trainer.global_step)
             self._write()
+
+    def _is_better(self, part: str, score: float, loss: float) -> bool:
+        if part not in self.scores:
+            return True
+        if score != self.scores[part]:
+            return score > self.scores[part]
+        return loss < self.losses.get(part, -math.inf)
 
     def _keep(self, module: MPTModule, parts: list[str]) -> None:
         now = module.adapter.snapshot()
@@ -72,16 +91,17 @@ class BestPrompt(Callback):
 
     def state_dict(self) -> dict[str, Any]:
         """For the checkpoint; the tensors are in the file."""
-        return {"scores": dict(self.scores), "steps": dict(self.steps)}
+        return {"scores": dict(self.scores), "losses": dict(self.losses), "steps": dict(self.steps)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on with the best of an interrupted run.
 
         Raises:
             FileNotFoundError: The file is missing.
-            ValueError: The file is damaged.
+            UserError: The file is damaged.
         """
         self.scores, self.steps = dict(state_dict["scores"]), dict(state_dict["steps"])
+        self.losses = dict(state_dict.get("losses", {}))
         if not self.scores:
             return
         if not self.path.is_file():
@@ -89,7 +109,7 @@ class BestPrompt(Callback):
         try:
             self._tensors = load_file(self.path)
         except (OSError, SafetensorError) as error:
-            raise ValueError(
+            raise UserError(
                 f"{self.path}: damaged, so the run cannot go on from it; {RESUME_NEVER}"
             ) from error
 

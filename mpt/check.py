@@ -21,9 +21,11 @@ from mpt.config import (
     WANDB_MODES,
     MultitaskPromptTuningInit,
     RunConfig,
+    uses_source,
 )
 from mpt.errors import unknown
 from mpt.hub import is_on_hub
+from mpt.metrics import NO_SHARE
 from mpt.tasks import SPLITS, check_task
 
 
@@ -64,7 +66,7 @@ def _predict(config: RunConfig) -> Iterator[str]:
     if config.predict.choices is not None and not (config.predict.choices and all(config.predict.choices)):
         yield f"predict.choices: is {config.predict.choices}; name at least one text, and no empty one"
     for key in ("batch_size", "max_new_tokens"):
-        if getattr(config.predict, key) < 1:
+        if (getattr(config.predict, key) or 1) < 1 or getattr(config.predict, key) == 0:
             yield f"predict.{key}: is {getattr(config.predict, key)}; it must be at least 1"
 
 
@@ -168,10 +170,11 @@ def _ranges(config: RunConfig) -> Iterator[str]:
         )
     split, _, rest = config.optimized_metric.partition("/")
     task, _, metric = rest.partition("/")
-    if split not in ("test", "validation") or task not in (*config.tasks, "average") or not metric:
+    splits = config.evaluate.splits if config.stage == "evaluate" else ["test", "validation"]
+    if split not in splits or task not in (*config.tasks, "average") or not metric:
         yield (
             f"optimized_metric: is {config.optimized_metric!r}; it must be a path in metrics.json such as "
-            "validation/average/score or test/TASK/score"
+            f"{[*splits, 'test'][0]}/average/score or test/TASK/score"
         )
     if any(word in config.trainer.strategy for word in ("fork", "spawn", "notebook")):
         yield (
@@ -196,6 +199,15 @@ def _tasks(config: RunConfig) -> Iterator[str]:
             "evaluation.best: task keeps each task at another step, and these tasks train something together; use "
             "average, or prompt=plain, prompt.freeze_shared=true or a group of its own for each task"
         )
+    no_share = [
+        name for name, task in config.tasks.items() if task.metrics[:1] and task.metrics[0] in NO_SHARE
+    ]
+    if no_share and len(config.tasks) > 1:
+        yield (
+            f"tasks.{no_share[0]}.metrics: {config.tasks[no_share[0]].metrics[0]} has a range of its own, so it can "
+            "be no "
+            "part of an average over tasks, by which the best step is chosen; put another metric first"
+        )
     if config.mixture.sampling == "stochastic" and len(config.tasks) == 1:
         yield "mixture.sampling: stochastic draws from two tasks or more, and there is one; use mixture=equal"
 
@@ -218,9 +230,15 @@ def _prompt(config: RunConfig) -> Iterator[str]:
         if prompt.init in OF_SOURCE:
             yield f"prompt.init: {prompt.init} starts from a source run; use task=target source=RUN_FOLDER"
         return
-    if prompt.init in OF_SOURCE and config.source is None:
+    needs_source = uses_source(config.stage, config.method.name, prompt.init, prompt.extend)
+    if (
+        prompt.init in OF_SOURCE
+        and config.source is None
+        and needs_source
+        and config.method.name != "attempt"
+    ):
         yield f"source: is missing, and prompt.init={prompt.init} starts from it; add source=RUN_FOLDER"
-    if prompt.init == "EXACT_SOURCE_TASK" and not prompt.init_task:
+    if prompt.init == "EXACT_SOURCE_TASK" and not prompt.init_task and config.method.name == "prompt":
         yield "prompt.init_task: empty; name the source task that EXACT_SOURCE_TASK starts from"
     if prompt.init_task and prompt.init != "EXACT_SOURCE_TASK":
         yield f"prompt.init_task: is {prompt.init_task!r}, but only prompt.init=EXACT_SOURCE_TASK uses it"
@@ -259,7 +277,7 @@ def _method(config: RunConfig) -> Iterator[str]:
     uses = {
         "num_ranks": ("attempt", "dept", "lora"),
         "temperature": ("attempt",),
-        "alpha": ("lora",),
+        "alpha": ("dept", "lora"),
         "modules": ("lora",),
     }
     for key, methods in uses.items():
@@ -275,8 +293,6 @@ def _method(config: RunConfig) -> Iterator[str]:
         yield f"prompt.extend: method.name={name} cannot be extended; set it to false"
     if name == "attempt" and config.source is None:
         yield "source: is missing, and method=attempt attends to the prompts of a source run; add source=RUN_FOLDER"
-    if name in ("lora", "full") and config.source is not None:
-        yield f"source: is {config.source!r}, but method={name} has no use for prompts; leave it out"
     if name == "full" and config.backbone.dtype != "float32":
         yield (
             f"backbone.dtype: is {config.backbone.dtype}, in which small updates of all weights are lost; use "

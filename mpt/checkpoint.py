@@ -8,6 +8,7 @@ import torch
 from lightning.fabric.plugins import TorchCheckpointIO
 
 from mpt.atomic import write_atomically
+from mpt.errors import UserError
 
 RESUME_NEVER = "resume=never starts the run again"
 
@@ -48,12 +49,12 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     """Read a checkpoint onto the CPU; no code in it is run.
 
     Raises:
-        ValueError: The file is damaged.
+        UserError: The file is damaged.
     """
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
         int(checkpoint["global_step"])
     except (OSError, RuntimeError, EOFError, KeyError, TypeError, pickle.UnpicklingError) as error:
-        raise ValueError(f"{path}: damaged, so the run cannot go on from it; {RESUME_NEVER}") from error
+        raise UserError(f"{path}: damaged, so the run cannot go on from it; {RESUME_NEVER}") from error
     assert isinstance(checkpoint, dict)
     return checkpoint

@@ -18,12 +18,15 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from mpt import __version__, config_dirs, errors, help, sweep, task_commands
+from mpt import __version__, config_dirs, help, sweep, task_commands
 from mpt.check import check
 from mpt.config import OLD_FORMS, RunConfig
+from mpt.errors import UserError, unknown
 from mpt.fused import launcher
-from mpt.run.folder import finished
+from mpt.phrase import phrase
+from mpt.run.folder import check_rows, finished, recorded_stamps
 from mpt.run.identity import flatten, run_name
+from mpt.tasks import SPLITS, digest_examples, load_split, stamp_rows
 
 if TYPE_CHECKING:  # seconds of imports
     from mpt.host import Host
@@ -62,8 +65,11 @@ def main() -> None:
         elif {"--help", "-h"} & set(sys.argv):
             print_help(sys.argv[1:])
         elif (named := tasks_of(sys.argv[1:])) and named[0] in task_commands.COMMANDS and len(named) == 1:
+            shown = [text.partition("=")[2] for text in sys.argv[1:] if text.startswith("name=")]
+            config_dirs.check_files(sys.argv[1:], shown)
             run_task_command(named[0], sys.argv[1:])
         else:
+            config_dirs.check_files(sys.argv[1:], named)
             sweep.begin(sys.argv[1:])
             try:
                 hydra.main(version_base="1.3", config_path=str(CONF), config_name="train")(job)()
@@ -77,7 +83,7 @@ def main() -> None:
     except Exception as error:
         if not is_known(error):
             raise
-        print_errors(errors.phrase(error))
+        print_errors(phrase(error))
         sys.exit(2)
 
 
@@ -105,7 +111,7 @@ def tasks_of(arguments: Sequence[str]) -> list[str]:
     """The task names that the command line gives, checked before they become keys of a mapping.
 
     Raises:
-        ValueError: An empty list, or a name twice, which the composed configuration no longer shows.
+        UserError: An empty list, or a name twice, which the composed configuration no longer shows.
     """
     overrides = [text for text in arguments if text.startswith(("tasks=", "+tasks=", "++tasks="))]
     names: list[str] = []
@@ -115,11 +121,11 @@ def tasks_of(arguments: Sequence[str]) -> list[str]:
         for choice in choices:
             names = [str(name) for name in choice] if isinstance(choice, list) else [str(choice)]
             if not choice:
-                raise ValueError(
+                raise UserError(
                     f"{override.input_line}: no tasks; name at least one, as in '+tasks=[sum,mt,dlg]'"
                 )
             if twice := sorted({name for name in names if names.count(name) > 1}):
-                raise ValueError(
+                raise UserError(
                     f"{override.input_line}: {', '.join(twice)} is listed twice; name each task once"
                 )
     return names
@@ -141,12 +147,14 @@ def job(composed: DictConfig) -> float:
     _make_other_processes_run_this_job(folder)
     if not in_sweep:
         try:
-            return optimized(run(composed, folder), composed)
+            return optimized(
+                run(composed, folder, overrides=list(hydra_config.overrides.task)), typed(composed)
+            )
         except BaseException as error:
             _remove_if_empty(folder)
             if not is_known(error):
                 raise
-            print_errors(errors.phrase(error))
+            print_errors(phrase(error))
             sys.exit(2)
     number, overrides = int(hydra_config.job.num), list(hydra_config.overrides.task)
     return job_of_sweep(composed, folder, number, overrides, Path(hydra_config.sweep.dir).absolute())
@@ -179,15 +187,15 @@ def job_of_sweep(
     folder = Path(folder)
     outcome = sweep.Outcome(number, str(folder), list(overrides))
     try:
-        metrics = run(composed, folder, host)
-        value = optimized(metrics, composed)
+        metrics = run(composed, folder, host, overrides)
+        value = optimized(metrics, typed(composed))
         score = float(metrics["test"]["average"]["score"]) if metrics else None
         sweep.record(sweep_folder, dataclasses.replace(outcome, score=score))
         return value
     except Exception as error:
         _remove_if_empty(folder)
         known = is_known(error)
-        message = errors.phrase(error) if known else f"{type(error).__name__}: {error}"
+        message = phrase(error) if known else f"{type(error).__name__}: {error}"
         sweep.record(sweep_folder, dataclasses.replace(outcome, error=" ".join(message.split())))
         if known:
             print_errors(message, folder.name)
@@ -196,42 +204,49 @@ def job_of_sweep(
         raise FailedJobError(message, 2 if known else 1) from error
 
 
-def optimized(metrics: Mapping[str, Any], composed: DictConfig) -> float:
+def optimized(metrics: Mapping[str, Any], config: RunConfig) -> float:
     """Look up the path ``optimized_metric`` in what ``metrics.json`` holds; NaN where a process or a stage has none.
 
     Raises:
-        ValueError: The run has no such number; its results are on the disk all the same.
+        UserError: The run has no such number; its results are on the disk all the same.
     """
     if not metrics:
         return math.nan
-    path, numbers = str(composed.optimized_metric), flatten(metrics)
+    path, numbers = config.optimized_metric, flatten(metrics)
     if path.replace("/", ".") not in numbers:
         task = path.rpartition("/")[0].replace("/", ".") + "."
         options = ", ".join(key.removeprefix(task) for key in numbers if key.startswith(task))
-        raise ValueError(f"optimized_metric: the run has no {path!r}; there is {options or 'no such task'}")
-    return float(numbers[path.replace("/", ".")])
+        raise UserError(f"optimized_metric: the run has no {path!r}; there is {options or 'no such task'}")
+    value = numbers[path.replace("/", ".")]
+    return math.nan if value is None else float(value)
 
 
-def run(composed: DictConfig, folder: Path, host: "Host | None" = None) -> dict[str, Any]:
+def run(
+    composed: DictConfig, folder: Path, host: "Host | None" = None, overrides: Sequence[str] = ()
+) -> dict[str, Any]:
     """Run the stage that a composed configuration names, or print the table of a run that is finished.
 
     Args:
         composed: The configuration.
         folder: The run folder.
         host: The group that the run is a part of; None: none.
+        overrides: Its part of the command line.
 
     Returns:
         What ``metrics.json`` holds; empty in all but the main process.
 
     Raises:
-        ValueError: Everything that is wrong with the configuration, all of it together.
+        UserError: Everything that is wrong with the configuration, all of it together.
     """
     config = typed(composed)
+    refuse_unquoted(overrides)
+    explicit = [text.partition("=")[0].lstrip("+~") for text in overrides]
     if config.logger.group is None:
         config.logger.group = os.environ.get(sweep.VARIABLE)
     if config.stage == "predict":
         return predict(config, folder)
     if done := finished(folder, dataclasses.asdict(config)):
+        check_same_rows(config, folder)
         from mpt.run import console  # takes a second to import
 
         if host is None:
@@ -242,31 +257,79 @@ def run(composed: DictConfig, folder: Path, host: "Host | None" = None) -> dict[
             console.say(console.results_table(done))
         return done
     if errors := check(config):
-        raise ValueError("\n".join(errors))
+        raise UserError("\n".join(errors))
     # Imported late: these imports take seconds, and the cheap checks come first.
     if config.stage == "evaluate":
         from mpt.evaluating import evaluate
 
-        return evaluate(config, folder)
+        return evaluate(config, folder, explicit)
     from mpt import stages
 
     return stages.STAGES[config.stage](config, folder, host)
+
+
+def refuse_unquoted(overrides: Sequence[str]) -> None:
+    """Refuse truth values and numbers where texts are meant: ``[true,false]`` would become ``True`` and ``False``.
+
+    Raises:
+        UserError: One is not quoted.
+    """
+    for override in OverridesParser.create().parse_overrides(list(overrides)):
+        if override.key_or_group != "predict.choices" and ".labels" not in override.key_or_group:
+            continue
+        value = override.value()
+        for item in (
+            value if isinstance(value, list) else value.values() if isinstance(value, dict) else [value]
+        ):
+            if isinstance(item, (bool, float)):
+                raise UserError(
+                    f"{override.key_or_group}: {item!r} is read as a {type(item).__name__}, and a text is meant; "
+                    "quote it, "
+                    f'as in \'{override.key_or_group}=["true","false"]\''
+                )
+
+
+def check_same_rows(config: RunConfig, folder: Path) -> None:
+    """Refuse to show a finished run as that of rows which have changed since.
+
+    The rows are read only where their files are not those that the run found, by size and time.
+
+    Raises:
+        UserError: Rows have changed.
+    """
+    stamps = recorded_stamps(folder)
+    splits = config.evaluate.splits if config.stage == "evaluate" else SPLITS
+    digests = {}
+    for name, task in config.tasks.items():
+        stamp = stamp_rows(name, task, config.data_root)
+        if name not in stamps or stamp == stamps[name]:
+            continue
+        try:
+            digests[name] = {
+                split: digest_examples(load_split(name, task, split, config.data_root)) for split in splits
+            }
+        except FileNotFoundError:
+            print(
+                f"{folder}: the rows of tasks.{name} are gone, so nobody can tell whether they changed",
+                file=sys.stderr,
+            )
+    check_rows(folder, digests, "overwrite=true runs it again")
 
 
 def predict(config: RunConfig, folder: Path) -> dict[str, Any]:
     """Answer a file of inputs; this leaves no run folder.
 
     Raises:
-        ValueError: Everything that is wrong with the configuration, or with a line of the inputs.
+        UserError: Everything that is wrong with the configuration, or with a line of the inputs.
         FileNotFoundError: There is no prompt, or no backbone.
     """
     if errors := check(config):
-        raise ValueError("\n".join(errors))
+        raise UserError("\n".join(errors))
     _remove_if_empty(folder)
     from mpt.answering import answer_inputs  # seconds of imports
 
     assert config.source is not None
-    answer_inputs(config.predict, config.source, config.backbone.dtype, config.backbone.path)
+    answer_inputs(config.predict, config.source, config.backbone.dtype, config.backbone.path, config.seed)
     return {}
 
 
@@ -274,16 +337,22 @@ def typed(composed: DictConfig) -> RunConfig:
     """Turn a composed configuration into the dataclasses that the rest of the package takes.
 
     Raises:
-        ValueError: A key was added that the schema does not have, or one has no value.
+        UserError: A key was added that the schema does not have, or one has no value.
     """
     keys = list(RunConfig.__dataclass_fields__)
     if added := [str(key) for key in composed if str(key) not in keys]:
-        raise ValueError("\n".join(errors.unknown("configuration", key, keys, "no key") for key in added))
+        raise UserError("\n".join(unknown("configuration", key, keys, "no key") for key in added))
     if missing := sorted(OmegaConf.missing_keys(composed)):
-        raise ValueError("\n".join(f"{key}: has no value; give it one" for key in missing))
+        raise UserError("\n".join(f"{key}: has no value; give it one" for key in missing))
     config = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(RunConfig), plain(composed)))
     assert isinstance(config, RunConfig)
     config.prompt.form = OLD_FORMS.get(config.prompt.form, config.prompt.form)
+    if (
+        config.stage == "evaluate"
+        and config.optimized_metric == RunConfig.optimized_metric
+        and config.evaluate.splits
+    ):
+        config.optimized_metric = f"{config.evaluate.splits[0]}/average/score"  # of a split that it answers
     return config
 
 
@@ -329,16 +398,11 @@ def print_errors(message: str, where: str | None = None) -> None:
 def is_known(error: BaseException) -> bool:
     """Tell whether an error's message is written for the user: ours, Hydra's, or the file system's.
 
-    A ValueError from the depth of a library is a defect and keeps its traceback; with MPT_TRACEBACK=1 all do.
+    Every other error is a defect and keeps its traceback; with MPT_TRACEBACK=1 all do.
     """
     if os.environ.get("MPT_TRACEBACK") == "1":
         return False
-    if isinstance(error, (HydraException, OmegaConfBaseException, OSError)):
-        return True
-    if not isinstance(error, ValueError) or error.__traceback__ is None:
-        return False
-    innermost = traceback.extract_tb(error.__traceback__)[-1].filename
-    return PACKAGE in Path(innermost).resolve().parents
+    return isinstance(error, (UserError, HydraException, OmegaConfBaseException, OSError))
 
 
 def _make_other_processes_run_this_job(folder: Path) -> None:

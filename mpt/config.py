@@ -49,6 +49,9 @@ PAPER_SPLITS = {
     "small": {"validation": "validation[:50%]", "test": "validation[50%:]"},
 }
 """Our split to the hub's (Wang et al. 2023, section 4.1)."""
+QUOTINGS = ("double", "none")
+PREPROCESSINGS = ("multirc", "record", "wsc")
+"""Sets of the paper whose rows T5's own code changes before its templates."""
 
 
 @dataclass
@@ -68,6 +71,9 @@ class RowsConfig:
     """As ``data_root``, for this task: own files and shared data mix. A relative one is looked for as ``files``."""
     delimiter: str | None = None
     """What separates the fields of a CSV file; None: a comma, and in ``.tsv`` a tab."""
+    quoting: str | None = None
+    """Of CSV and TSV files. double: a field may stand in double quotes, and then hold delimiters, line breaks and
+    doubled quotes; none: a quote is text; None: double, but a quoted field of a TSV file must end on its line."""
     encoding: str = "utf-8"
     """Of the files; a byte-order mark is skipped."""
     hub: str | None = None
@@ -84,9 +90,15 @@ class RowsConfig:
     ``train[1000:]`` or ``tickets[:10%]`` is fine. Slices of a file are of its shuffled rows, each class in its
     proportion; of one file they must not overlap."""
     split_seed: int = 0
-    """Of the order in which slices of a file are cut."""
+    """Of the order in which slices are cut."""
     rename: dict[str, str] = field(default_factory=dict)
-    """A hub column to the name that the templates use; dots reach into mappings (``answers.text``)."""
+    """A column to the name that the templates use; dots reach into mappings, and into lists of them
+    (``answers.text``)."""
+    round: dict[str, float] = field(default_factory=dict)
+    """A column of numbers to the step that they are rounded to, such as ``score: 0.2`` of STS-B."""
+    preprocess: str | None = None
+    """What T5's own code does to the rows of a set before its template. multirc: takes the markup out; record: takes
+    ``@highlight`` out, and makes a training row of each answer; wsc: marks both spans in the text."""
     turns: str | None = None
     """A column with the turns of a whole dialogue: each turn but the first becomes a row of its own, with the
     columns ``context`` (the turns before it) and ``response``. A row that has both already stays."""
@@ -123,10 +135,15 @@ class TaskConfig:
     """Longest input in tokens; what is longer loses its end."""
     max_target_tokens: int = 128
     """Longest target, and longest answer, in tokens."""
+    metric_tokenizer: str = "auto"
+    """What BLEU and ROUGE count as words: one of sacrebleu's tokenizers, such as 13a, intl, zh, ja-mecab or char; auto:
+    13a, and ROUGE's own, for references in Latin letters, and else Unicode words, or characters where a script
+    writes no spaces."""
     constrained: bool = False
     """Of a classification: an answer is always one of the label words, the likeliest token by token."""
     generation: dict[str, Any] = field(default_factory=dict)
-    """Arguments for ``generate`` beyond greedy search, such as ``num_beams: 4``."""
+    """How answers are searched for beyond greedy search, such as ``num_beams: 4``; the keys are those of
+    ``mpt/tasks/generation.py``."""
 
 
 @dataclass
@@ -203,9 +220,10 @@ class MethodConfig:
     temperature: float | None = None
     """Of ATTEMPT's softmax over prompts; None: token_dim * e, the paper's."""
     alpha: float | None = None
-    """LoRA's updates are multiplied by alpha / num_ranks; None: alpha is num_ranks."""
+    """Scale of low-rank updates: LoRA's are multiplied by alpha / num_ranks, DePT's by alpha / sqrt(num_ranks); None:
+    num_ranks for LoRA, 8 for DePT."""
     modules: list[str] | None = None
-    """Names of the weights that LoRA updates; None: peft's choice for the architecture, q and v of a T5."""
+    """Names of the weights that LoRA updates; None: peft's choice for the architecture, such as q and v of a T5."""
 
 
 @dataclass
@@ -291,9 +309,12 @@ class EvaluationConfig:
     validate_every: int = 50
     """Optimizer steps between validations."""
     validation_rows: int | None = 200
-    """First rows of the validation split that a validation scores; None: all."""
+    """Rows of the validation split that a validation scores, chosen by ``rows_seed``; None: all."""
     test_rows: int | None = None
-    """First rows of the test split that are scored; None: all."""
+    """Rows of the test split that are scored, chosen by ``rows_seed``; None: all."""
+    rows_seed: int = 0
+    """Of the choice of these rows: each class in its proportion, a smaller choice within a larger one, and the same for
+    every run, method and draw; it does not follow ``seed``."""
     before: bool = True
     """Also score the test rows with the prompt as it starts (``before`` in metrics.json)."""
     oracle: bool = True
@@ -356,17 +377,18 @@ class PredictConfig:
     """Answering inputs with a trained prompt, ``task=predict``."""
 
     input: str | None = None
-    """File of inputs: .jsonl or .csv with ``text`` and ``task``, or a text a line; None: standard input."""
+    """File of inputs: .jsonl, .csv or .tsv with ``text``, or with the columns of the task's template, and ``task``;
+    or a text a line; None: standard input."""
     output: str | None = None
     """File that answers are appended to as JSON lines, on from where it ends; None: standard output."""
     task: str | None = None
     """The task of all inputs; None: each one's own."""
     batch_size: int = 32
     """Inputs answered at a time."""
-    max_new_tokens: int = 128
-    """Longest answer, in tokens."""
+    max_new_tokens: int | None = None
+    """Longest answer, in tokens; None: that of the task."""
     choices: list[str] | None = None
-    """Texts that an answer may be, such as ``[positive, negative]``; None: any."""
+    """Texts that an answer may be, such as ``[positive, negative]``; None: what the task was trained with."""
 
 
 @dataclass
@@ -426,8 +448,11 @@ class RunConfig:
     """The number that a job returns to a sweeper, as a path into metrics.json."""
 
 
-def uses_source(config: RunConfig) -> bool:
-    """Tell whether anything of ``source`` is used: a start that needs none leaves it unread."""
-    return config.method.name == "attempt" or (
-        config.method.name in ("prompt", "dept") and (config.prompt.init in OF_SOURCE or config.prompt.extend)
-    )
+def uses_source(stage: str, method: str, init: str, extend: bool) -> bool:
+    """Tell whether anything of ``source`` is read: a start or a method that needs none leaves it unread.
+
+    So a method and the baselines that need no source, and a start and its control, are one sweep.
+    """
+    if stage != "target":
+        return stage in ("predict", "evaluate")
+    return method == "attempt" or (method in ("prompt", "dept") and (init in OF_SOURCE or extend))

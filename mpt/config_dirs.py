@@ -1,11 +1,15 @@
-"""The user's own folders of choices, ``--config-dir``, and the data that lie beside their YAML files."""
+"""The user's own folders of choices, ``--config-dir``: what their YAML files may say, and the data beside them."""
 
 import os
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import yaml
 from omegaconf import DictConfig
+
+from mpt.errors import UserError
 
 
 def named_by(arguments: Sequence[str]) -> list[Path]:
@@ -16,6 +20,110 @@ def named_by(arguments: Sequence[str]) -> list[Path]:
         if flag in ("--config-dir", "-cd"):
             found.append(Path(value or following))
     return found
+
+
+def check_files(arguments: Sequence[str], selected: Sequence[str]) -> None:
+    """Refuse task files that are more than data, and words that YAML reads as something else.
+
+    A task's file comes with a data set, perhaps from a stranger: it may set nothing but its own task, compose nothing
+    else, and read no environment. Hydra would do all of it before this program could look.
+
+    Args:
+        arguments: The command line.
+        selected: The tasks that it names.
+
+    Raises:
+        UserError: Everything that is wrong, each with its file and line.
+    """
+    folders = [*named_by(arguments), *_search_path(arguments)]
+    errors: list[str] = []
+    for folder in folders:
+        for path in sorted((folder / "tasks").rglob("*.yaml")):
+            errors += _task_file_errors(path, path.stem in selected)
+        for path in sorted((folder / "experiment").glob("*.yaml")):
+            root = _parse(path)
+            if root is not None:
+                errors += [
+                    f"{path}:{error}" for error in _reread(_at(root, "predict", "choices"), "predict.choices")
+                ]
+    if errors:
+        raise UserError("\n".join(errors))
+
+
+def _search_path(arguments: Sequence[str]) -> list[Path]:
+    """The folders of ``hydra.searchpath`` on a command line."""
+    named = (text for text in arguments if text.lstrip("+").startswith("hydra.searchpath="))
+    return [Path(path) for text in named for path in re.findall(r"file://([^,\]'\"]+)", text)]
+
+
+def _task_file_errors(path: Path, is_selected: bool) -> Iterator[str]:
+    text = path.read_text(encoding="utf-8", errors="replace")
+    package = re.search(r"^#\s*@package\s+(\S+)", text, re.MULTILINE)
+    expected = f"tasks.{path.stem}"
+    if (package is not None and package.group(1) != expected) or (package is None and is_selected):
+        found = "has no package" if package is None else f"is of the package {package.group(1)}"
+        yield f"{path}:1: {found}, and a task's file sets only its own task; write '# @package {expected}' as its "
+        "first line"
+        return
+    root = _parse(path)
+    if root is None:
+        return  # Hydra says what is wrong with it
+    for key, value in root.value:
+        if key.value == "defaults":
+            yield f"{path}:{key.start_mark.line + 1}: has defaults, and a task's file composes nothing else; leave "
+            "them out"
+        if key.value == "labels":
+            yield from (f"{path}:{error}" for error in _reread(value, f"{expected}.labels"))
+    for node in _scalars(root):
+        if resolver := re.search(r"\$\{\s*[\w.]+\s*:[^}]*\}", node.value):
+            yield (
+                f"{path}:{node.start_mark.line + 1}: has {resolver.group()!r}, and a task's file reads neither the "
+                "environment "
+                "nor anything else that is computed; write the value"
+            )
+
+
+def _parse(path: Path) -> yaml.MappingNode | None:
+    """Parse a YAML file without making values of it; None where it is not a mapping."""
+    try:
+        root = yaml.compose(path.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
+    except (yaml.YAMLError, UnicodeDecodeError):
+        return None
+    return root if isinstance(root, yaml.MappingNode) else None
+
+
+def _at(node: yaml.Node | None, *keys: str) -> yaml.Node | None:
+    """The node below some keys."""
+    for key in keys:
+        if not isinstance(node, yaml.MappingNode):
+            return None
+        node = next((value for name, value in node.value if name.value == key), None)
+    return node
+
+
+def _reread(node: yaml.Node | None, where: str) -> Iterator[str]:
+    """Find the words below a node that YAML reads as something else than what is written: yes, 1.50, 007."""
+    for scalar in [] if node is None else _scalars(node):
+        value = yaml.safe_load(scalar.value) if scalar.style is None and scalar.value else scalar.value
+        if str(value) != scalar.value or value is None:
+            yield (
+                f"{scalar.start_mark.line + 1}: {where} has {scalar.value or 'nothing'}, which YAML reads as "
+                f"{value!r}; quote "
+                f'it: "{scalar.value}"'
+            )
+
+
+def _scalars(node: yaml.Node) -> Iterator[yaml.ScalarNode]:
+    """All keys and values below a node."""
+    if isinstance(node, yaml.ScalarNode):
+        yield node
+    elif isinstance(node, yaml.SequenceNode):
+        for item in node.value:
+            yield from _scalars(item)
+    elif isinstance(node, yaml.MappingNode):
+        for key, value in node.value:
+            yield from _scalars(key)
+            yield from _scalars(value)
 
 
 def searched_by(hydra_config: Any) -> list[Path]:

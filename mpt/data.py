@@ -9,14 +9,33 @@ from lightning import LightningDataModule
 from mpt.backbone import Tokenization
 from mpt.batches import EvalLoader, TokenizedExamples, TrainLoader, check_labels, tokenize
 from mpt.config import MixtureConfig, TaskConfig
+from mpt.errors import UserError
 from mpt.mixture import Mixture
 from mpt.tasks import Example, label_words
 
 
-def generation_settings(config: TaskConfig) -> dict[str, Any]:
+def generation_settings(config: TaskConfig, seed: int = 0) -> dict[str, Any]:
     """Collect the arguments of :meth:`mpt.backbone.Backbone.generate` for the answers of a task."""
     settings = {"max_new_tokens": config.max_target_tokens} | dict(config.generation)
+    if settings.get("do_sample"):
+        settings["seed"] = seed
     return settings | ({"choices": label_words(config)} if config.constrained else {})
+
+
+def check_positives(name: str, split: str, examples: Sequence[Example], config: TaskConfig) -> None:
+    """Refuse a split whose F1 of the class ``true`` would be 0 whatever is answered.
+
+    Raises:
+        UserError: None of its examples is of that class.
+    """
+    if "f1_true" in config.metrics and not any(
+        "true" in (reference.strip() for reference in each.references) for each in examples
+    ):
+        raise UserError(
+            f"tasks.{name}: no row of the {split} split has the target 'true', whose F1 is f1_true, so the score "
+            "would be "
+            "0 whatever is answered; choose macro_f1 or accuracy, or other rows"
+        )
 
 
 class MixtureDataModule(LightningDataModule):
@@ -37,6 +56,8 @@ class MixtureDataModule(LightningDataModule):
     Attributes:
         truncation: Split to task to the share of cut inputs and targets.
         unknown: Task to the share of its training tokens, in inputs and in targets, that the tokenizer does not know.
+        kept: Task to split to the share of targets that the tokenizer gives back, which bounds an exact match.
+        classes: Task to the classes that its examples have; empty where it has none.
         before_step: Called between training steps, as by :class:`TrainLoader`.
     """
 
@@ -63,12 +84,24 @@ class MixtureDataModule(LightningDataModule):
         for task_id, (name, config) in enumerate(zip(self.task_names, self.configs, strict=True)):
             of_task = [example for of_split in examples.values() for example in of_split[task_id]]
             check_labels(name, of_task, tokenization, config)
+            for split in examples:
+                check_positives(name, split, examples[split][task_id], config)
+        self.classes: dict[str, list[str]] = {
+            name: sorted(
+                {each.label for of_split in examples.values() for each in of_split[task_id] if each.label}
+            )
+            for task_id, name in enumerate(self.task_names)
+        }
         self._tokenized = {
             split: [
                 tokenize(examples, tokenization, config)
                 for examples, config in zip(of_tasks, self.configs, strict=True)
             ]
             for split, of_tasks in self.examples.items()
+        }
+        self.kept: dict[str, dict[str, float]] = {
+            name: {split: of_tasks[task].kept_targets for split, of_tasks in self._tokenized.items()}
+            for task, name in enumerate(self.task_names)
         }
         self.truncation: dict[str, dict[str, dict[str, float]]] = {
             split: {name: of_task.shares for name, of_task in zip(self.task_names, of_tasks, strict=True)}
@@ -164,7 +197,7 @@ class MixtureDataModule(LightningDataModule):
                 tokenized.append(self._tokenized[split][task])
         return EvalLoader(
             tokenized,
-            [generation_settings(config) for config in self.configs],
+            [generation_settings(config, self.seed) for config in self.configs],
             batch_size=self.eval_batch_size,
             pad_token_id=self.tokenization.pad_token_id,
             rank=rank,

@@ -3,9 +3,11 @@
 import dataclasses
 import json
 import time
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
+import lightning
 import torch
 from torch import Tensor, nn
 
@@ -13,7 +15,8 @@ from mpt.adapter import Conditions
 from mpt.backbone import Backbone, load_backbone
 from mpt.batches import EvalLoader, TokenizedExamples, tokenize
 from mpt.config import BackboneConfig, RunConfig, TaskConfig
-from mpt.data import generation_settings
+from mpt.data import check_positives, generation_settings
+from mpt.errors import UserError
 from mpt.hub import local_copy
 from mpt.predict import Conditioner, Predictions, predict, score
 from mpt.progress import track_batches
@@ -22,7 +25,7 @@ from mpt.run import console
 from mpt.run import folder as run_folder
 from mpt.run.predictions import write_predictions
 from mpt.run.record import add_average, write_metrics
-from mpt.tasks import Example, load_split
+from mpt.tasks import AnswerSettings, Example, choose_rows, digest_examples, load_split, stamp_rows
 from mpt.trainer import silence_libraries
 
 
@@ -48,51 +51,74 @@ class Renumbered(nn.Module):
         return self.adapter.condition(input_ids, attention_mask, self.positions[task_ids], word_embeddings)
 
 
-def evaluate(config: RunConfig, folder: Path) -> dict[str, Any]:
+def evaluate(config: RunConfig, folder: Path, explicit: Collection[str] = ()) -> dict[str, Any]:
     """Score a trained prompt or baseline on some splits of some tasks.
 
     Args:
         config: The checked configuration; ``config.source`` is what is scored.
         folder: The run folder; made where it is not there.
+        explicit: Dotted keys that the command line sets: these are not taken from the saved prompt.
 
     Returns:
         What ``metrics.json`` holds: ``test``, ``validation`` or ``train`` where they are asked for.
 
     Raises:
         FileNotFoundError: Something that the configuration names is not there.
-        ValueError: What was trained has no prompt for a task, or the data are broken.
+        UserError: What was trained has no prompt for a task, or the data are broken.
     """
     began = time.monotonic()
     silence_libraries()
+    lightning.seed_everything(config.seed, verbose=False)
     if config.trainer.threads is not None:
         torch.set_num_threads(config.trainer.threads)
     assert config.source is not None
-    examples = {
-        split: {name: load_split(name, task, split, config.data_root) for name, task in config.tasks.items()}
-        for split in config.evaluate.splits
-    }
-    adapter, backbone = load_trained(local_copy(config.source), config.backbone)
+    adapter, backbone, answers = load_trained(local_copy(config.source), config.backbone)
+    tasks = answer_as_trained(config, answers, explicit)
     if adapter is not None:
         adapter = Renumbered(adapter, find_prompts(config, adapter.task_names))
+    examples = {
+        split: {name: load_split(name, task, split, config.data_root) for name, task in tasks.items()}
+        for split in config.evaluate.splits
+    }
+    classes = {
+        name: sorted({each.label for of_split in examples.values() for each in of_split[name] if each.label})
+        for name in tasks
+    }
+    for split, of_split in examples.items():
+        for name, rows in of_split.items():
+            check_positives(name, split, rows, tasks[name])
     if config.trainer.accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available():
         backbone.to("cuda")
-    run_folder.begin(folder, dataclasses.asdict(config), fingerprint=backbone.fingerprint)
+    digests = {
+        name: {split: digest_examples(of_split[name]) for split, of_split in examples.items()}
+        for name in config.tasks
+    }
+    stamps = {name: stamp_rows(name, task, config.data_root) for name, task in config.tasks.items()}
+    run_folder.begin(
+        folder,
+        dataclasses.asdict(config),
+        fingerprint=backbone.fingerprint,
+        rows={"digests": digests, "stamps": stamps},
+    )
     metrics: dict[str, Any] = {
         "stage": config.stage,
         "metric": {name: task.metrics[0] for name, task in config.tasks.items()},
     }
     limits = {"test": config.evaluation.test_rows, "validation": config.evaluation.validation_rows}
     for split, of_split in examples.items():
-        scored = {name: rows[: limits.get(split)] for name, rows in of_split.items()}
-        predictions = answer(config, adapter, backbone, scored, prefixed=False)
-        scores = score(config.tasks, predictions)
+        scored = {
+            name: choose_rows(rows, limits.get(split), config.evaluation.rows_seed)
+            for name, rows in of_split.items()
+        }
+        predictions = answer(config, tasks, adapter, backbone, scored, prefixed=False)
+        scores = score(tasks, predictions, classes)
         if config.evaluation.oracle:
-            unprompted = answer(config, None, backbone, scored, prefixed=True)
-            for name, found in score(config.tasks, unprompted).items():
+            unprompted = answer(config, tasks, None, backbone, scored, prefixed=True)
+            for name, found in score(tasks, unprompted, classes).items():
                 scores[name]["oracle"] = found["score"]
         for name, rows in of_split.items():
             scores[name]["n_available"] = len(rows)
-        write_predictions(folder, config.tasks, predictions, split)
+        write_predictions(folder, tasks, predictions, split)
         metrics[split] = add_average(scores)
     metrics["seconds"] = {"all": time.monotonic() - began}
     write_metrics(folder, metrics)
@@ -101,7 +127,49 @@ def evaluate(config: RunConfig, folder: Path) -> dict[str, Any]:
     return metrics
 
 
-def load_trained(source: Path, backbone: BackboneConfig) -> tuple[Any, Backbone]:
+def answer_as_trained(
+    config: RunConfig, answers: Mapping[str, AnswerSettings], explicit: Collection[str]
+) -> dict[str, TaskConfig]:
+    """Answer each task as its prompt was trained and scored, whatever the task's file says today; a line says so.
+
+    What the command line sets counts, and so does the file of a task that another task's prompt answers.
+
+    Args:
+        config: The checked configuration.
+        answers: What the saved prompt knows, by task.
+        explicit: As of :func:`evaluate`.
+
+    Returns:
+        The tasks.
+    """
+    tasks = {}
+    for name, task in config.tasks.items():
+        saved = None if name in config.evaluate.prompt_of else answers.get(name)
+        changes: dict[str, Any] = {}
+        if saved is not None:
+            kept = ("input", "join", "max_source_tokens", "max_target_tokens", "generation")
+            changes = {key: getattr(saved, key) for key in kept}
+            changes["constrained"] = saved.choices is not None
+        differing = {
+            key: value
+            for key, value in changes.items()
+            if value != getattr(task, key)
+            and not any(
+                each == f"tasks.{name}.{key}" or each.startswith(f"tasks.{name}.{key}.") for each in explicit
+            )
+        }
+        if differing:
+            shown = ", ".join(
+                f"{key}={value!r} ({getattr(task, key)!r} here)" for key, value in differing.items()
+            )
+            console.say(f"tasks.{name}: answered as it was trained, with {shown}")
+        tasks[name] = dataclasses.replace(task, **differing)
+    return tasks
+
+
+def load_trained(
+    source: Path, backbone: BackboneConfig
+) -> tuple[Any, Backbone, Mapping[str, AnswerSettings]]:
     """Load what a run has trained, whatever it is.
 
     Args:
@@ -110,17 +178,21 @@ def load_trained(source: Path, backbone: BackboneConfig) -> tuple[Any, Backbone]
 
     Returns:
         The adapter, and the backbone that it was trained with; None with LoRA and full fine-tuning, which are within
-        the backbone.
+        the backbone. And how each task's answers are made, where the folder says so.
 
     Raises:
         FileNotFoundError: There is nothing trained, or no such backbone.
-        ValueError: They do not fit each other.
+        UserError: They do not fit each other.
     """
     weights = source / "adapter"
     if (weights / "config.json").is_file():
         own = _backbone_of(source, backbone)
         path = str(weights)
-        return None, load_backbone(dataclasses.replace(own, name=path, path=path, revision=None))
+        return (
+            None,
+            load_backbone(dataclasses.replace(own, name=path, path=path, revision=None)),
+            _answers_of(source),
+        )
     if (weights / "adapter_config.json").is_file():
         from peft import PeftModel
 
@@ -128,14 +200,26 @@ def load_trained(source: Path, backbone: BackboneConfig) -> tuple[Any, Backbone]
         loaded = load_backbone(own)
         _, run = run_folder.read_config(source) or ({}, {})
         if run.get("fingerprint") not in (None, loaded.fingerprint):
-            raise ValueError(
+            raise UserError(
                 f"{weights}: was trained with fingerprint {run['fingerprint']}; {loaded.name} has other weights, "
                 f"fingerprint {loaded.fingerprint}; use it only with the backbone it was trained with"
             )
         PeftModel.from_pretrained(loaded.model, weights)  # puts the updates into the model itself
-        return None, loaded.eval()
+        return None, loaded.eval(), _answers_of(source)
     model = PromptedModel.load(source, backbone.path, dtype=backbone.dtype)
-    return model.adapter, model.backbone
+    return model.adapter, model.backbone, model.known_answers
+
+
+def _answers_of(source: Path) -> dict[str, AnswerSettings]:
+    """How the answers of a run are made whose folder keeps no prompt: as its ``config.yaml`` says."""
+    values, _ = run_folder.read_config(source) or ({}, {})
+    known = {item.name for item in dataclasses.fields(TaskConfig)} - {"rows"}
+    return {
+        name: AnswerSettings.of_task(
+            TaskConfig(**{key: value for key, value in task.items() if key in known})
+        )
+        for name, task in (values.get("tasks") or {}).items()
+    }
 
 
 def _backbone_of(source: Path, backbone: BackboneConfig) -> BackboneConfig:
@@ -153,13 +237,13 @@ def find_prompts(config: RunConfig, trained: list[str]) -> list[int]:
     """Find the prompt that answers each task: that of its own name, or the one that ``evaluate.prompt_of`` names.
 
     Raises:
-        ValueError: There is none.
+        UserError: There is none.
     """
     positions = []
     for name in config.tasks:
         wanted = config.evaluate.prompt_of.get(name, name)
         if wanted not in trained:
-            raise ValueError(
+            raise UserError(
                 f"tasks.{name}: {config.source} has no prompt for {wanted!r}; it has {', '.join(trained)}; choose "
                 f"one as evaluate.prompt_of.{name}=TASK"
             )
@@ -169,6 +253,7 @@ def find_prompts(config: RunConfig, trained: list[str]) -> list[int]:
 
 def answer(
     config: RunConfig,
+    tasks: Mapping[str, TaskConfig],
     adapter: Conditioner | None,
     backbone: Backbone,
     examples: dict[str, list[Example]],
@@ -184,8 +269,8 @@ def answer(
         return tokenize(examples[name], backbone.tokenization, task, prefix)
 
     loader = EvalLoader(
-        [tokens_of(name, task) for name, task in config.tasks.items()],
-        [generation_settings(task) for task in config.tasks.values()],
+        [tokens_of(name, task) for name, task in tasks.items()],
+        [generation_settings(task, config.seed) for task in tasks.values()],
         batch_size=config.evaluation.batch_size,
         pad_token_id=backbone.tokenization.pad_token_id,
     )

@@ -16,12 +16,14 @@ class Host:
     Attributes:
         backbone: Of this run; the group computes.
         signals: Of this run; the group receives them.
+        clock: Seconds that this run has used: what it did by itself, and its share of what was computed for several.
         load_split: As :func:`mpt.tasks.load_split`; each split is read once.
     """
 
     backbone: Backbone
     signals: StopSignals
     load_split: Callable[..., Any]
+    clock: Callable[[], float]
 
 
 QUIET: ContextVar[bool] = ContextVar("QUIET", default=False)

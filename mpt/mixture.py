@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from mpt.config import MixtureConfig
+from mpt.errors import UserError
 
 
 def sampling_rates(sizes: Sequence[int], config: MixtureConfig) -> Tensor:
@@ -25,10 +26,10 @@ def sampling_rates(sizes: Sequence[int], config: MixtureConfig) -> Tensor:
         float64, ``(T,)``, sums to 1.
 
     Raises:
-        ValueError: A task has no rows, or the sampling is unknown.
+        UserError: A task has no rows, or the sampling is unknown.
     """
     if not sizes or min(sizes) < 1:
-        raise ValueError(f"mixture: sizes are {list(sizes)}; every task needs at least one training row")
+        raise UserError(f"mixture: sizes are {list(sizes)}; every task needs at least one training row")
     size = torch.tensor(sizes, dtype=torch.float64)
     capped = size.clamp(max=config.cap)
     weights = {
@@ -40,7 +41,7 @@ def sampling_rates(sizes: Sequence[int], config: MixtureConfig) -> Tensor:
         "each": torch.ones_like(size),
     }
     if config.sampling not in weights:
-        raise ValueError(
+        raise UserError(
             f"mixture.sampling: unknown value {config.sampling!r}; choose one of {', '.join(weights)}"
         )
     return weights[config.sampling] / weights[config.sampling].sum()
@@ -61,16 +62,16 @@ class Mixture:
         seed: Of everything that is drawn here; the global random state is neither read nor moved.
 
     Raises:
-        ValueError: As :func:`sampling_rates`, or the batch has no row, or stochastic sampling has a single task.
+        UserError: As :func:`sampling_rates`, or the batch has no row, or stochastic sampling has a single task.
     """
 
     def __init__(self, sizes: Sequence[int], batch_size: int, config: MixtureConfig, seed: int) -> None:
         self.rates = sampling_rates(sizes, config)
         self.sizes, self.batch_size, self.config = list(sizes), batch_size, config
         if batch_size < 1:
-            raise ValueError(f"trainer.batch_size: is {batch_size}; it must be at least 1")
+            raise UserError(f"trainer.batch_size: is {batch_size}; it must be at least 1")
         if config.sampling == "stochastic" and len(self.sizes) < 2:
-            raise ValueError("mixture.sampling: stochastic draws from two tasks or more; use mixture=equal")
+            raise UserError("mixture.sampling: stochastic draws from two tasks or more; use mixture=equal")
         self._separate = []
         if config.sampling == "each":
             self._separate = [Mixture([size], batch_size, MixtureConfig("equal"), seed) for size in sizes]
@@ -103,11 +104,11 @@ class Mixture:
         """Go on exactly where :meth:`state_dict` stood.
 
         Raises:
-            ValueError: The state belongs to tasks of other sizes.
+            UserError: The state belongs to tasks of other sizes.
         """
         sizes = [len(order) for order in state["order"]]
         if sizes != self.sizes:
-            raise ValueError(
+            raise UserError(
                 f"mixture: the state is of tasks with {sizes} training rows, these have {self.sizes}; "
                 "resume with the same data, or use resume=never"
             )

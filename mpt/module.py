@@ -15,12 +15,14 @@ from torch.optim.lr_scheduler import LambdaLR
 from mpt import metrics
 from mpt.adapter import Adapter
 from mpt.backbone import Backbone, token_losses
-from mpt.batches import Batch
+from mpt.batches import Batch, distinct_examples
 from mpt.config import OptimConfig, TaskConfig
 from mpt.data import MixtureDataModule
 from mpt.distill import Distiller
+from mpt.errors import UserError
 from mpt.optim import RowAdamW
-from mpt.predict import Answer, answer_batch, condition, gather
+from mpt.predict import Answer, answer_batch, condition, gather, rules_of
+from mpt.seeds import derive_seed
 
 
 class MPTModule(lightning.LightningModule):
@@ -41,7 +43,7 @@ class MPTModule(lightning.LightningModule):
         distiller: Compares the prompt with teachers in training; None: none are there.
 
     Raises:
-        ValueError: There is not one configuration per task.
+        UserError: There is not one configuration per task.
     """
 
     def __init__(
@@ -56,7 +58,7 @@ class MPTModule(lightning.LightningModule):
     ) -> None:
         super().__init__()
         if len(configs) != len(adapter.task_names):
-            raise ValueError(
+            raise UserError(
                 f"configs: are {len(configs)}, the prompt has {len(adapter.task_names)} tasks; give one per task"
             )
         self.backbone, self.adapter, self.data = backbone, adapter, data
@@ -69,7 +71,6 @@ class MPTModule(lightning.LightningModule):
         self.strict_loading = False
         self._step_losses: dict[str, Tensor] = {}
         self._answers: list[Answer] = []
-        self._random: Tensor | None = None
 
     task_weights: Tensor
 
@@ -87,10 +88,13 @@ class MPTModule(lightning.LightningModule):
             ``task``, the mean token loss; those of the distiller where there is one; and ``all``, their weighted sum.
 
         Raises:
-            ValueError: An example's loss is not finite; its task and row are named.
+            UserError: An example's loss is not finite; its task and row are named.
         """
-        fields = (batch["input_ids"], batch["attention_mask"], batch["labels"])
-        conditions = condition(self.adapter, self.backbone, batch)
+        rows, counts = batch, None
+        if self.distiller is None and not self.backbone.drops_out:
+            rows, counts = distinct_examples(batch) or (batch, None)
+        fields = (rows["input_ids"], rows["attention_mask"], rows["labels"])
+        conditions = condition(self.adapter, self.backbone, rows)
         outputs = None
         if self.distiller is None:
             of_examples = self.backbone.example_losses(*fields, conditions.prompts, conditions.shifts)  # B
@@ -98,8 +102,10 @@ class MPTModule(lightning.LightningModule):
             outputs = self.backbone.outputs(*fields, conditions.prompts, conditions.shifts, hidden=True)
             of_examples = token_losses(outputs.logits, batch["labels"])
         if not torch.isfinite(of_examples).all():
-            self._refuse(batch, of_examples)
-        summed = of_examples.new_zeros(len(self.configs)).index_add(0, batch["task_ids"], of_examples)  # T
+            self._refuse(rows, of_examples)
+        if counts is not None:
+            of_examples = of_examples * counts
+        summed = of_examples.new_zeros(len(self.configs)).index_add(0, rows["task_ids"], of_examples)  # T
         losses = {"task": summed / batch["target_tokens"].clamp(min=1)}
         whole = losses["task"]
         if self.distiller is not None and outputs is not None:
@@ -110,6 +116,11 @@ class MPTModule(lightning.LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """The weighted loss, scaled so that neither processes nor micro-batches change its gradient."""
+        if self.backbone.drops_out:
+            # From the seed and the step, so that neither a stop nor another run beside this one changes the masks.
+            torch.manual_seed(
+                derive_seed("dropout", self.data.seed, self.global_step, batch_idx, self.global_rank)
+            )
         losses = self.losses(batch)
         for name, loss in losses.items():
             self._step_losses[name] = self._step_losses.get(name, 0) + loss.detach()
@@ -134,14 +145,12 @@ class MPTModule(lightning.LightningModule):
         self.log("train/loss", (self.task_weights * losses["all"]).sum(), prog_bar=True)
         for name in losses.keys() - {"task", "all"}:
             self.log(f"distillation/{name}", (self.task_weights * losses[name]).sum())
-        # A task without an example in this step has no loss, which is not a loss of zero.
+        # A task without an example in this step has no loss, which is not a loss of zero. It is logged as none:
+        # Lightning
+        # would repeat the one of the step before.
         present = batch["target_tokens"] > 0
-        self.log_dict(
-            {
-                f"train/{self.task_names[task]}/loss": losses["task"][task]
-                for task in present.nonzero().flatten().tolist()
-            }
-        )
+        of_tasks = torch.where(present, losses["task"], torch.nan)
+        self.log_dict({f"train/{name}/loss": of_tasks[task] for task, name in enumerate(self.task_names)})
         rates = zip(self.learner_names, self._optimizer.param_groups, strict=True)
         self.log_dict({f"lr/{name}": group["lr"] for name, group in rates})
 
@@ -151,7 +160,7 @@ class MPTModule(lightning.LightningModule):
         ids, indices = batch["task_ids"].tolist(), batch["example_indices"].tolist()
         named = [self._name(ids[position], indices[position]) for position in bad[:5]]
         more = f" and {len(bad) - 5} more" if len(bad) > 5 else ""
-        raise ValueError(
+        raise UserError(
             f"step {self.global_step}: the loss is not finite for {', '.join(named)}{more}; lower the learning rates "
             "(optim.lr_prompt, optim.lr_factors, optim.lr_weights), or use backbone.dtype=float32"
         )
@@ -192,9 +201,8 @@ class MPTModule(lightning.LightningModule):
     # Evaluation
 
     def on_validation_epoch_start(self) -> None:
-        """Forget the last answers, and keep the random state: validating must not change the training."""
+        """Forget the last answers."""
         self._answers = []
-        self._random = torch.get_rng_state()
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Generate and score each example under its own task's prompt."""
@@ -203,7 +211,7 @@ class MPTModule(lightning.LightningModule):
     def on_validation_epoch_end(self) -> None:
         """Score the answers of all processes, and log them task by task."""
         answers = gather(self._answers)
-        scores = []
+        scores, losses = [], []
         for task_id, name in enumerate(self.task_names):
             of_task = [each for each in answers if each.task_id == task_id]
             examples = [self.data.examples["validation"][task_id][each.example_index] for each in of_task]
@@ -211,41 +219,32 @@ class MPTModule(lightning.LightningModule):
                 self.configs[task_id].metrics,
                 [each.text for each in of_task],
                 [example.references for example in examples],
+                rules_of(
+                    self.configs[task_id],
+                    [example.references for example in examples],
+                    self.data.classes[name],
+                ),
             )
             tokens = sum(each.target_tokens for each in of_task)
             scored["loss"] = sum(each.loss for each in of_task) / max(1, tokens)
             scores.append(scored["score"])
+            losses.append(scored["loss"])
             self.log_dict({f"validation/{name}/{key}": float(value) for key, value in scored.items()})
         self.log("validation/average/score", sum(scores) / len(scores), prog_bar=True)
+        self.log("validation/average/loss", sum(losses) / len(losses))
         self.log("step", float(self.global_step))
         moved = self.adapter.displacement(self.start)
         self.log_dict({f"moved/{name}": distance for name, distance in moved.items()})
-        if self._random is not None:
-            torch.set_rng_state(self._random)
 
     # Checkpoints
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep only what is trained, and the random state that dropout will draw from."""
+        """Keep only what is trained."""
         checkpoint["state_dict"] = {}
         checkpoint["adapter"] = self.adapter.snapshot()
         checkpoint["start"] = self.start
-        checkpoint["random"] = torch.get_rng_state()
-        if torch.cuda.is_available():
-            checkpoint["random_cuda"] = torch.cuda.get_rng_state()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Put back what is trained; remember the random state until the first resumed batch, and the start."""
+        """Put back what is trained, and the start."""
         self.adapter.restore(checkpoint["adapter"])
         self.start = checkpoint["start"]
-        self._resumed = checkpoint["random"], checkpoint.get("random_cuda")
-
-    _resumed: tuple[Tensor, Tensor | None] | None = None
-
-    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
-        """Put back the random state of a resumed run, after all that Lightning drew in between."""
-        if self._resumed is not None:
-            torch.set_rng_state(self._resumed[0].cpu())
-            if self._resumed[1] is not None and torch.cuda.is_available():
-                torch.cuda.set_rng_state(self._resumed[1].cpu())
-            self._resumed = None

@@ -1,5 +1,6 @@
 """Begin a run: its folder, its loggers, and what it prints before it trains."""
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,20 +11,22 @@ from lightning.pytorch.utilities import rank_zero_warn
 from mpt import build
 from mpt.backbone import Backbone
 from mpt.checkpoint import read_checkpoint
-from mpt.config import LoggerConfig
+from mpt.config import LoggerConfig, RunConfig
 from mpt.few_shot import DRAWS
 from mpt.loggers import open_loggers
 from mpt.module import MPTModule
 from mpt.run import console
 from mpt.run import folder as run_folder
 from mpt.run.record import write_json
+from mpt.tasks import stamp_rows
 from mpt.trainer import TrainerParts
 
 
 def begin(
     folder: Path,
-    config: Mapping[str, Any],
+    config: RunConfig,
     backbone: Backbone,
+    digests: Mapping[str, Mapping[str, str]],
     draws: Mapping[str, Any] | None,
     *,
     go_on: bool,
@@ -32,8 +35,9 @@ def begin(
 
     Args:
         folder: The run folder.
-        config: The whole configuration as plain values, for ``config.yaml``.
+        config: The whole configuration, for ``config.yaml``.
         backbone: The frozen model.
+        digests: Task to split to the digest of its rows.
         draws: What ``draws.json`` holds; None where nothing was drawn.
         go_on: Go on from a checkpoint where there is one.
 
@@ -48,9 +52,17 @@ def begin(
         return checkpoint if checkpoint.is_file() else None
     if checkpoint.is_file() and go_on:
         run_folder.check_backbone(folder, backbone.name, backbone.fingerprint)
+        run_folder.check_others(folder, dataclasses.asdict(config), "resume=never starts again")
+        run_folder.check_rows(folder, digests, "resume=never starts again")
         console.say(f"{console.relative(folder)}: goes on from {checkpoint.name}; resume=never starts again")
         return checkpoint
-    run_folder.begin(folder, config, fingerprint=backbone.fingerprint)
+    stamps = {name: stamp_rows(name, task, config.data_root) for name, task in config.tasks.items()}
+    run_folder.begin(
+        folder,
+        dataclasses.asdict(config),
+        fingerprint=backbone.fingerprint,
+        rows={"digests": {name: dict(splits) for name, splits in digests.items()}, "stamps": stamps},
+    )
     if draws is not None:
         write_json(folder / DRAWS, draws)
     return None
@@ -85,7 +97,7 @@ def start_loggers(
         tags=labels,
         values=values | {"run": run},
         step=0 if checkpoint is None else int(read_checkpoint(checkpoint)["global_step"]),
-        clock=parts.timer.time_elapsed,
+        clock=parts.stopwatch.elapsed,
     )
 
 
@@ -100,6 +112,7 @@ def announce(folder: Path, stage: str, module: MPTModule, parts: TrainerParts) -
     console.say_what_starts(stage, folder, backbone, build.count_parameters(module), plan)
     console.say_tasks(data)
     warnings = console.warn_of_unknown_tokens(data.unknown, backbone)
+    warnings += console.warn_of_lost_targets(data.kept, backbone)
     if "prompt" in {group.name for group in module.adapter.learner_groups()}:
         scale = float(module.backbone.word_embeddings.weight.float().std())
         warnings += console.warn_of_learning_rate(module.optim.lr_prompt, scale, backbone)

@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mpt.errors import UserError
+
 MANY = 64
 """Learners beyond which those that are absent are not computed at all."""
 
@@ -36,7 +38,7 @@ class RowAdamW(torch.optim.Optimizer):
         learners: L for groups that do not say.
 
     Raises:
-        ValueError: A number is out of range, or a parameter's first dimension is not a multiple of L.
+        UserError: A number is out of range, or a parameter's first dimension is not a multiple of L.
     """
 
     def __init__(
@@ -158,7 +160,7 @@ def _grad(param: Tensor) -> Tensor:
     grad = param.grad
     assert grad is not None
     if grad.is_sparse:
-        raise ValueError("gradient: is sparse; RowAdamW needs dense gradients, so use sparse=False")
+        raise UserError("gradient: is sparse; RowAdamW needs dense gradients, so use sparse=False")
     return grad
 
 
@@ -172,17 +174,17 @@ def _check_group(group: dict[str, Any], where: str) -> None:
     """Raise a ValueError for what a parameter group cannot be."""
     for key in ("lr", "eps", "weight_decay"):
         if not group[key] >= 0:
-            raise ValueError(f"{where}: {key} is {group[key]}; it must not be negative")
+            raise UserError(f"{where}: {key} is {group[key]}; it must not be negative")
     if len(group["betas"]) != 2 or not all(0 <= beta < 1 for beta in group["betas"]):
-        raise ValueError(f"{where}: betas is {group['betas']}; it must be two numbers from 0 to below 1")
+        raise UserError(f"{where}: betas is {group['betas']}; it must be two numbers from 0 to below 1")
     if group["clip"] is not None and not group["clip"] > 0:
-        raise ValueError(f"{where}: clip is {group['clip']}; it must be above 0, or None for no clipping")
+        raise UserError(f"{where}: clip is {group['clip']}; it must be above 0, or None for no clipping")
     learners = group["learners"]
     if not isinstance(learners, int) or learners < 1:
-        raise ValueError(f"{where}: learners is {learners!r}; it must be a whole number of at least 1")
+        raise UserError(f"{where}: learners is {learners!r}; it must be a whole number of at least 1")
     for param in group["params"]:
         if param.dim() == 0 or param.shape[0] % learners:
-            raise ValueError(
+            raise UserError(
                 f"{where}: a parameter of shape {tuple(param.shape)} does not hold {learners} learners; "
                 "its first dimension must be a multiple of them"
             )

@@ -21,6 +21,7 @@ from mpt.run import console
 from mpt.run.predictions import sample_predictions, write_predictions
 from mpt.run.record import add_average, write_metrics
 from mpt.similarity import write_task_similarity
+from mpt.tasks import AnswerSettings
 from mpt.trainer import TrainerParts
 
 Tasks = Mapping[str, TaskConfig]
@@ -52,17 +53,19 @@ def measure(
     Args:
         tasks: The tasks.
         module: With the best step's numbers.
-        parts: For the steps and the seconds of training.
+        parts: For the steps and the seconds of training, of which those of the validations do not count for the speed.
         tested: Predictions of the test split.
         validated: Predictions of the validation split.
         start: Task to its scores before the training.
         available: Of both splits, how many examples each task has.
     """
-    tests, validations = score(tasks, tested), score(tasks, validated)
+    classes = module.data.classes
+    tests, validations = score(tasks, tested, classes), score(tasks, validated, classes)
     for name in tasks:
         tests[name] |= start[name] | {"n_available": available["test"][name]}
         validations[name]["n_available"] = available["validation"][name]
-    steps, seconds = parts.trainer.global_step, parts.timer.time_elapsed()
+    steps = parts.trainer.global_step
+    seconds = parts.stopwatch.elapsed() - parts.stopwatch.validation
     return {
         "metric": {name: task.metrics[0] for name, task in tasks.items()},
         "test": add_average(tests),
@@ -71,6 +74,7 @@ def measure(
         "parameters": build.count_parameters(module),
         "truncated": module.data.truncation,
         "unknown": module.data.unknown,
+        "targets_kept": module.data.kept,
         "examples_per_second": steps * module.data.examples_per_step / max(seconds, 1e-9),
         "steps": steps,
         "best_step": parts.best.steps_of(module.task_names),
@@ -107,10 +111,11 @@ def record(
     """
     write_predictions(folder, tasks, tested)
     task_weights = {name: task.weight for name, task in tasks.items()}
+    answers = {name: AnswerSettings.of_task(task) for name, task in tasks.items()}
     if extends is not None:
         adapter = build.extend_source(extends, adapter)
-        task_weights = extends.task_weights | task_weights
-    adapter.save(folder, backbone, task_weights)
+        task_weights, answers = extends.task_weights | task_weights, extends.answers | answers
+    adapter.save(folder, backbone, task_weights, answers)
     write_metrics(folder, metrics)
 
 

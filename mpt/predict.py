@@ -14,7 +14,7 @@ from mpt.adapter import Conditions
 from mpt.backbone import Backbone
 from mpt.batches import Batch
 from mpt.config import TaskConfig
-from mpt.tasks import Example
+from mpt.tasks import Example, label_words
 
 Scores = dict[str, dict[str, float]]
 """Task (or ``average``) to its numbers."""
@@ -142,14 +142,33 @@ def predict(
     return predictions
 
 
-def score(tasks: Mapping[str, TaskConfig], predictions: Predictions) -> Scores:
-    """Score the predictions of each task, all examples together."""
-    return {
-        name: metrics.score(
-            tasks[name].metrics, [each.prediction for each in of_task], [each.references for each in of_task]
-        )
-        for name, of_task in predictions.items()
-    }
+def rules_of(
+    config: TaskConfig, references: Sequence[tuple[str, ...]], classes: Sequence[str] = ()
+) -> metrics.Rules:
+    """Collect what the metrics of a task have to know.
+
+    Args:
+        config: The task's.
+        references: Of the rows that are scored.
+        classes: Those that the data have, for a task that does not name its label words.
+    """
+    labels = tuple(label_words(config)) or tuple(classes)
+    return metrics.Rules(labels, metrics.choose_tokenizer(config.metric_tokenizer, references))
+
+
+def score(
+    tasks: Mapping[str, TaskConfig],
+    predictions: Predictions,
+    classes: Mapping[str, Sequence[str]] | None = None,
+) -> Scores:
+    """Score the predictions of each task, all examples together; ``classes`` as in :func:`rules_of`, by task."""
+    scores: Scores = {}
+    for name, of_task in predictions.items():
+        references = [each.references for each in of_task]
+        rules = rules_of(tasks[name], references, (classes or {}).get(name, ()))
+        answers = [each.prediction for each in of_task]
+        scores[name] = metrics.score(tasks[name].metrics, answers, references, rules)
+    return scores
 
 
 def _to_device(batch: Batch, device: torch.device) -> Batch:

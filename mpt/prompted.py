@@ -13,13 +13,15 @@ import torch
 from torch import Tensor
 
 from mpt.adapter import Adapter, Conditions
-from mpt.artifact import check_fits, input_settings, load_prompt
+from mpt.artifact import check_fits, input_settings, load_prompt, read_answers
 from mpt.backbone import Backbone, load_backbone
 from mpt.baselines import load_baseline
 from mpt.batches import Batch, pad
 from mpt.config import BackboneConfig
+from mpt.errors import UserError
 from mpt.hub import local_copy
 from mpt.predict import condition
+from mpt.tasks import AnswerSettings
 
 
 class PromptedModel:
@@ -28,14 +30,21 @@ class PromptedModel:
     Args:
         adapter: The prompt, or a baseline that stands in its place.
         backbone: The model that it was trained with.
+        answers: How each task's inputs are written and its answers made; one that is not in it has the defaults.
 
     Attributes:
         adapter: As passed in.
         backbone: As passed in, in evaluation mode.
+        answers: Of each task.
+        known_answers: Of those tasks that the saved prompt says it of.
     """
 
-    def __init__(self, adapter: Adapter, backbone: Backbone) -> None:
+    def __init__(
+        self, adapter: Adapter, backbone: Backbone, answers: Mapping[str, AnswerSettings] | None = None
+    ) -> None:
         self.adapter, self.backbone = adapter.eval(), backbone.eval()
+        self.known_answers = dict(answers or {})
+        self.answers = {name: self.known_answers.get(name, AnswerSettings()) for name in adapter.task_names}
 
     @staticmethod
     def load(
@@ -52,32 +61,34 @@ class PromptedModel:
 
         Raises:
             FileNotFoundError: There is no saved prompt, or no such backbone.
-            ValueError: The backbone has other weights or another width than the one that it was trained with, or the
+            UserError: The backbone has other weights or another width than the one that it was trained with, or the
                 folder is that of LoRA or full fine-tuning, which peft and transformers load by themselves.
         """
         folder = local_copy(folder)
         if baseline := _baseline_folder(folder):
-            about = json.loads((baseline / "adapter.json").read_text(encoding="utf-8"))["backbone"]
+            saved_about = json.loads((baseline / "adapter.json").read_text(encoding="utf-8"))
+            about = saved_about["backbone"]
             name = about["name"]
             loaded = load_backbone(_backbone_config(str(backbone or name), dtype, input_settings(about)))
             if loaded.fingerprint != about["fingerprint"]:
-                raise ValueError(
+                raise UserError(
                     f"{folder}: was trained with {name}, fingerprint {about['fingerprint']}; "
                     f"{loaded.name} has other weights, fingerprint {loaded.fingerprint}"
                 )
-            return PromptedModel(load_baseline(baseline), loaded).to(device)
+            answers = read_answers(saved_about, baseline / "adapter.json")
+            return PromptedModel(load_baseline(baseline), loaded, answers).to(device)
         if (folder / "adapter").is_dir() and not (folder / "prompt").is_dir():
-            raise ValueError(
+            raise UserError(
                 f"{folder / 'adapter'}: holds weights, not prompts; load LoRA with peft, and full fine-tuning with "
                 "backbone.path or transformers"
             )
         saved = load_prompt(folder)
         name = str(backbone or saved.backbone["name"])
         if not name:
-            raise ValueError(f"{folder}: does not name its backbone; give backbone=FOLDER, or a hub id")
+            raise UserError(f"{folder}: does not name its backbone; give backbone=FOLDER, or a hub id")
         loaded = load_backbone(_backbone_config(name, dtype, input_settings(saved.backbone)))
         check_fits(saved, loaded, where=str(folder))
-        return PromptedModel(saved.prompt, loaded).to(device)
+        return PromptedModel(saved.prompt, loaded, saved.answers).to(device)
 
     @property
     def task_names(self) -> list[str]:
@@ -98,57 +109,68 @@ class PromptedModel:
     @torch.no_grad()
     def generate(
         self,
-        texts: Sequence[str],
+        texts: Sequence[str | Mapping[str, Any]],
         tasks: str | Sequence[str],
         *,
         batch_size: int = 32,
-        max_new_tokens: int = 128,
+        max_new_tokens: int | None = None,
         choices: Sequence[str] | None = None,
+        seed: int = 0,
         **generation: Any,
     ) -> list[str]:
-        """Answer texts, each under the prompt of its task; greedy unless ``generation`` says otherwise.
+        """Answer texts, each under the prompt of its task and as its answers were scored in training.
 
         Args:
-            texts: The inputs, as a task's template writes them.
+            texts: The inputs, as a task's template writes them, or the columns that its template names.
             tasks: The task of each text, or one for all.
-            batch_size: Texts at a time; they are batched by length, whatever their tasks.
-            max_new_tokens: Longest answer.
-            choices: The texts that an answer may be, such as label words; None: any.
-            generation: Further arguments of transformers' ``generate``.
+            batch_size: Texts at a time; they are batched by length, whatever their tasks, where these answer alike.
+            max_new_tokens: Longest answer; None: the task's.
+            choices: The texts that an answer may be, such as label words; None: those of the task, empty: any.
+            seed: Of what is sampled, where a task or ``generation`` samples.
+            generation: Further arguments of transformers' ``generate``, before the task's own.
 
         Returns:
             An answer for each text, in their order; under ``num_return_sequences=n``, n of them after each other for
             each text, as transformers returns them.
 
         Raises:
-            ValueError: An unknown task, not one task for each text, or no room for a text in the model's positions.
+            UserError: An unknown task, not one task for each text, a column that is missing, or no room for a text in
+                the model's positions.
 
         Warns:
-            UserWarning: Texts were too long for the model and lost their end; it says how many.
+            UserWarning: Texts were too long for the model or the task and lost their end; it says how many.
         """
         several = int(generation.get("num_return_sequences", 1))
+        names = self._names(texts, tasks)
         answers = [""] * (len(texts) * several)
-        for positions, batch in self._batches(texts, tasks, batch_size, max_new_tokens):
-            conditions = condition(self.adapter, self.backbone, batch)
-            found = self.backbone.generate(
-                batch["input_ids"],
-                batch["attention_mask"],
-                conditions.prompts,
-                conditions.shifts,
-                max_new_tokens=max_new_tokens,
-                choices=choices,
-                **generation,
-            )
-            for row, position in enumerate(positions):
-                answers[position * several : (position + 1) * several] = found[
-                    row * several : (row + 1) * several
-                ]
+        alike: dict[str, list[int]] = {}
+        for position, name in enumerate(names):
+            alike.setdefault(self.answers[name].key, []).append(position)
+        for members in alike.values():
+            own = self.answers[names[members[0]]]
+            longest = own.max_target_tokens if max_new_tokens is None else max_new_tokens
+            allowed = own.choices if choices is None else (list(choices) or None)
+            some, of_some = [texts[each] for each in members], [names[each] for each in members]
+            for positions, batch in self._batches(some, of_some, batch_size, longest):
+                conditions = condition(self.adapter, self.backbone, batch)
+                found = self.backbone.generate(
+                    batch["input_ids"],
+                    batch["attention_mask"],
+                    conditions.prompts,
+                    conditions.shifts,
+                    choices=allowed,
+                    seed=seed,
+                    **({"max_new_tokens": longest} | dict(own.generation) | generation),
+                )
+                for row, position in enumerate(positions):
+                    place = members[position] * several
+                    answers[place : place + several] = found[row * several : (row + 1) * several]
         return answers
 
     @torch.no_grad()
     def score(
         self,
-        texts: Sequence[str],
+        texts: Sequence[str | Mapping[str, Any]],
         targets: Sequence[str],
         tasks: str | Sequence[str],
         *,
@@ -157,7 +179,7 @@ class PromptedModel:
         """Compute the log likelihood of each target, summed over its tokens, in nats.
 
         Args:
-            texts: The inputs.
+            texts: The inputs, as of :meth:`generate`.
             targets: The target of each text.
             tasks: The task of each text, or one for all.
             batch_size: Texts at a time.
@@ -166,14 +188,15 @@ class PromptedModel:
             One number for each text, at most 0; label words are compared by it.
 
         Raises:
-            ValueError: An unknown task, or not one task or target for each text.
+            UserError: An unknown task, or not one task or target for each text.
         """
         if len(targets) != len(texts):
-            raise ValueError(f"targets: are {len(targets)} for {len(texts)} texts; give one for each")
+            raise UserError(f"targets: are {len(targets)} for {len(texts)} texts; give one for each")
+        names = self._names(texts, tasks)
         ids, _ = self.backbone.tokenization.encode_targets(targets)
         scores = [0.0] * len(texts)
         longest = max(map(len, ids), default=0)
-        for positions, batch in self._batches(texts, tasks, batch_size, longest):
+        for positions, batch in self._batches(texts, names, batch_size, longest):
             labels = pad([ids[position] for position in positions], -100).to(self.backbone.device)
             conditions = condition(self.adapter, self.backbone, batch)
             inputs = (batch["input_ids"], batch["attention_mask"])
@@ -190,10 +213,10 @@ class PromptedModel:
             tasks: The task of each.
 
         Raises:
-            ValueError: An unknown task.
+            UserError: An unknown task.
         """
         if unknown := sorted(set(tasks) - set(self.task_names)):
-            raise ValueError(f"tasks: no task {unknown[0]!r}; choose one of {', '.join(self.task_names)}")
+            raise UserError(f"tasks: no task {unknown[0]!r}; choose one of {', '.join(self.task_names)}")
         input_ids = torch.tensor(ids, device=self.backbone.device)
         task_ids = torch.tensor([self.task_names.index(task) for task in tasks], device=self.backbone.device)
         batch = {"input_ids": input_ids, "attention_mask": torch.ones_like(input_ids), "task_ids": task_ids}
@@ -215,31 +238,74 @@ class PromptedModel:
         conditions = condition(self.adapter, self.backbone, batch)
         return self.backbone.logits(input_ids, attention_mask, labels, conditions.prompts, conditions.shifts)
 
-    def _batches(
-        self, texts: Sequence[str], tasks: str | Sequence[str], batch_size: int, target_tokens: int
-    ) -> Iterator[tuple[list[int], Batch]]:
-        """Batch texts by their length: the positions of each batch, and its tensors on the backbone's device.
+    def write_input(self, text: str | Mapping[str, Any], name: str, where: str) -> str:
+        """Write an input as the template of a task does, where it is given as columns.
 
-        They are cut to what the model has positions for, besides the prompt and ``target_tokens``.
+        Args:
+            text: A whole input, which stays as it is, or column to value.
+            name: The task.
+            where: Where it comes from, for errors.
+
+        Raises:
+            UserError: A column is missing, or the text is empty or holds a control token of the tokenizer.
         """
+        written = text if isinstance(text, str) else self.answers[name].write_input(text, where, name)
+        if not written.strip():
+            raise UserError(f"{where} is empty; give each some text")
+        if token := self.backbone.tokenization.control_token(written):
+            raise UserError(
+                f"{where} holds {token!r}, which the tokenizer reads as a control token, not as text"
+            )
+        return written
+
+    def _names(self, texts: Sequence[Any], tasks: str | Sequence[str]) -> list[str]:
+        """The task of each text."""
         if isinstance(texts, str):
-            raise ValueError(f"texts: is one text, {texts[:40]!r}; give a list of them")
+            raise UserError(f"texts: is one text, {texts[:40]!r}; give a list of them")
         names = [tasks] * len(texts) if isinstance(tasks, str) else list(tasks)
         if len(names) != len(texts):
-            raise ValueError(
+            raise UserError(
                 f"tasks: are {len(names)} for {len(texts)} texts; give one for each, or one for all"
             )
         if unknown := sorted(set(names) - set(self.task_names)):
-            raise ValueError(f"tasks: no task {unknown[0]!r}; choose one of {', '.join(self.task_names)}")
-        if empty := [position for position, text in enumerate(texts) if not text.strip()]:
-            raise ValueError(f"texts: number {empty[0]} is empty; give each some text")
-        longest = self.backbone.longest_input(self.adapter.num_virtual_tokens, target_tokens)
-        ids, cut = self.backbone.tokenization.encode_inputs(texts, longest)
+            raise UserError(f"tasks: no task {unknown[0]!r}; choose one of {', '.join(self.task_names)}")
+        return names
+
+    def _batches(
+        self,
+        texts: Sequence[str | Mapping[str, Any]],
+        names: Sequence[str],
+        batch_size: int,
+        target_tokens: int,
+    ) -> Iterator[tuple[list[int], Batch]]:
+        """Batch texts by their length: the positions of each batch, and its tensors on the backbone's device.
+
+        They are cut to what their task was trained with, and to what the model has positions for, besides the
+        prompt and ``target_tokens``.
+        """
+        written = [
+            self.write_input(text, name, f"texts: number {position}")
+            for position, (text, name) in enumerate(zip(texts, names, strict=True))
+        ]
+        room = self.backbone.longest_input(self.adapter.num_virtual_tokens, target_tokens)
+        ids: list[list[int]] = [[]] * len(written)
+        cut = 0
+        for name in dict.fromkeys(names):
+            own = self.answers[name].max_source_tokens
+            longest = min((limit for limit in (room, own) if limit is not None), default=None)
+            members = [position for position, each in enumerate(names) if each == name]
+            of_task, lost = self.backbone.tokenization.encode_inputs(
+                [written[each] for each in members], longest
+            )
+            cut += len(lost)
+            for position, each in zip(members, of_task, strict=True):
+                ids[position] = each
         if cut:
             warnings.warn(
-                f"{len(cut)} of {len(texts)} texts are longer than the {longest} tokens that {self.backbone.name} "
+                f"{cut} of {len(texts)} texts are longer than their task was trained with, or than "
+                f"{self.backbone.name} "
                 f"takes beside the prompt and {target_tokens} tokens of answer; they lost their end",
-                stacklevel=3,
+                stacklevel=4,
             )
         order = sorted(range(len(texts)), key=lambda position: len(ids[position]))
         for start in range(0, len(order), batch_size):

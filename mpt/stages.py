@@ -69,6 +69,7 @@ class Loaded:
     Attributes:
         examples: Split to task to examples.
         available: Of validation and test, by split and task, how many examples the data have.
+        digests: Task to split to the digest of its rows.
         backbone: The frozen model.
         source: The trained prompt to start from; None: none.
         data: The examples, tokenized.
@@ -76,6 +77,7 @@ class Loaded:
 
     examples: build.Examples
     available: dict[str, dict[str, int]]
+    digests: dict[str, dict[str, str]]
     backbone: Backbone
     source: SavedPrompt | None
     data: MixtureDataModule
@@ -83,14 +85,15 @@ class Loaded:
 
 def train(config: RunConfig, folder: Path, host: Host | None = None) -> dict[str, Any]:
     """Load, build, train, test and record; a signal stops it where it can go on. A run of a group has a host."""
-    began = time.monotonic()
+    clock = time.monotonic if host is None else host.clock
+    began = clock()
     wandb_mode(config.logger)
     check_tensorboard(config.logger)
     silence_libraries()
     with StopSignals() if host is None else host.signals as signals:
-        start = StartScores(config.tasks, config.evaluation, folder, config.seed)
+        start = StartScores(config.tasks, config.evaluation, folder, clock)
         trainer = config.trainer if host is None else dataclasses.replace(config.trainer, progress_bar=False)
-        parts = build_trainer(trainer, config.evaluation, folder, signals, start.compute)
+        parts = build_trainer(trainer, config.evaluation, folder, signals, start.compute, clock)
         with supervise(parts, signals, folder):
             loaded = load(config, host)
             loaded.data.before_step = signals.check
@@ -99,20 +102,18 @@ def train(config: RunConfig, folder: Path, host: Host | None = None) -> dict[str
             if config.few_shot.k is not None:
                 draws = row_ids(loaded.examples, config.few_shot.validation)
             go_on = config.resume == "auto" and not config.overwrite
-            checkpoint = opening.begin(
-                folder, dataclasses.asdict(config), loaded.backbone, draws, go_on=go_on
-            )
+            checkpoint = opening.begin(folder, config, loaded.backbone, loaded.digests, draws, go_on=go_on)
             labels = tags(config.tasks, config.method.name, config.few_shot.k)
             loggers = opening.start_loggers(config.logger, folder, config.stage, labels, checkpoint, parts)
             status = "failed"
             try:
                 opening.announce(folder, config.stage, module, parts)
                 start.read()
-                setup_seconds = time.monotonic() - began
+                setup_seconds = clock() - began
                 fit(config, module, parts, loggers, checkpoint)
                 signals.check()
                 signals.training = False
-                tests_began = time.monotonic()
+                tests_began = clock()
                 tested, validated = outcome.answer_splits(module, parts)
                 if not console.is_main():
                     return {}
@@ -126,8 +127,9 @@ def train(config: RunConfig, folder: Path, host: Host | None = None) -> dict[str
                 metrics["seconds"] = {
                     "setup": setup_seconds,
                     "before": start.seconds,
-                    "fit": parts.timer.time_elapsed(),
-                    "test": time.monotonic() - tests_began,
+                    "fit": parts.stopwatch.elapsed(),
+                    "validation": parts.stopwatch.validation,
+                    "test": clock() - tests_began,
                 }
                 extends = loaded.source if config.prompt.extend else None
                 outcome.record(
@@ -145,7 +147,7 @@ def load(config: RunConfig, host: Host | None = None) -> Loaded:
     if config.trainer.threads is not None and host is None:
         torch.set_num_threads(config.trainer.threads)
     lightning.seed_everything(config.seed, verbose=False)
-    examples, available = build.load_examples(
+    examples, available, digests = build.load_examples(
         config.tasks,
         config.few_shot,
         config.evaluation,
@@ -154,7 +156,10 @@ def load(config: RunConfig, host: Host | None = None) -> Loaded:
     )
     backbone = load_backbone(config.backbone) if host is None else host.backbone
     source = None
-    if config.source is not None and uses_source(config):
+    prompt = config.prompt
+    if config.source is not None and uses_source(
+        config.stage, config.method.name, prompt.init, prompt.extend
+    ):
         source = build.load_source(config.source, backbone, config.prompt.num_virtual_tokens)
     data = build.build_data(
         config.tasks,
@@ -166,7 +171,7 @@ def load(config: RunConfig, host: Host | None = None) -> Loaded:
         seed=config.seed,
     )
     build.check_lengths(data, backbone, config.prompt.num_virtual_tokens)
-    return Loaded(examples, available, backbone, source, data)
+    return Loaded(examples, available, digests, backbone, source, data)
 
 
 def build_module(config: RunConfig, loaded: Loaded) -> tuple[MPTModule, Tensor | None]:
@@ -178,17 +183,23 @@ def build_module(config: RunConfig, loaded: Loaded) -> tuple[MPTModule, Tensor |
     tasks, backbone, source, data = config.tasks, loaded.backbone, loaded.source, loaded.data
     weights = None
     if source is not None:
+        library = build.library_start(config.source, config.prompt.num_virtual_tokens, config.seed)
         weights = build.weigh_source_tasks(
-            tasks, config.prompt, backbone, source, data, config.optim, config.trainer
+            tasks, config.prompt, backbone, source, data, config.optim, config.trainer, library
         )
-    if config.mixture.sampling == "each":
+    # Plain prompts of one run start alike, as those of several runs with one seed do: SPoT compares them.
+    if config.mixture.sampling == "each" or (
+        config.method.name == "prompt" and config.prompt.form == "independent"
+    ):
         adapter = build.build_adapter_as_separate_runs(
             tasks, config.prompt, config.method, backbone, config.seed, source, weights
         )
     else:
         lightning.seed_everything(config.seed, verbose=False)
         adapter = build.build_adapter(tasks, config.prompt, config.method, backbone, source, weights)
-    distiller = build.build_distiller(config.distill, config.distillation, backbone, data)
+    distiller = build.build_distiller(
+        config.distill, config.distillation, backbone, data, config.trainer.precision
+    )
     module = MPTModule(
         backbone, adapter, data, list(tasks.values()), config.optim, config.trainer.max_steps, distiller
     )
@@ -203,6 +214,6 @@ def fit(
     trainer.loggers = loggers
     module.train()  # Lightning leaves the mode as it is; whether dropout is on is the backbone's to say
     trainer.fit(module, module.data, ckpt_path=checkpoint)
-    if trainer.global_step % config.evaluation.validate_every:  # the end is a candidate as well
+    if parts.best.last != trainer.global_step:  # the end is a candidate as well
         trainer.validate(module, module.data, verbose=False)
     parts.best.restore(module)

@@ -2,9 +2,11 @@
 
 import hashlib
 import json
+import math
 import os
 import re
 import sys
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +15,10 @@ from typing import Any
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from hydra.experimental.callback import Callback
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
+
+from mpt.atomic import write_atomically
+from mpt.errors import UserError
 
 VARIABLE = "MPT_SWEEP"
 """Environment variable with the name of the sweep, for jobs in other processes."""
@@ -22,6 +27,8 @@ RECORDS = "sweeps"
 LONGEST_NAME = 80
 
 _folder: Path | None = None
+_jobs = 0
+"""Jobs that the command line asks for; 0 where a sweeper decides by itself."""
 
 
 class RememberFolder(Callback):
@@ -54,9 +61,26 @@ class Outcome:
 
 def begin(arguments: Sequence[str]) -> None:
     """Name the sweep that a command line asks for, in the environment; a single run has none."""
+    global _jobs
     os.environ.pop(VARIABLE, None)
     if {"-m", "--multirun"} & set(arguments):
+        _jobs = count_jobs(arguments)
         os.environ[VARIABLE] = name_of(arguments)
+        _warn_once()
+
+
+def count_jobs(arguments: Sequence[str]) -> int:
+    """Count the jobs of a sweep; 0 where they are not known beforehand, or the command line is wrong."""
+    overrides = [text for text in arguments if "=" in text and not text.startswith("-")]
+    if any(text.lstrip("+").startswith("hydra/sweeper") for text in overrides):
+        return 0
+    try:
+        parsed = OverridesParser.create().parse_overrides(overrides)
+        return math.prod(
+            len(list(each.sweep_string_iterator())) for each in parsed if each.is_discrete_sweep()
+        )
+    except (HydraException, ValueError):
+        return 0
 
 
 def name_of(arguments: Sequence[str]) -> str:
@@ -92,14 +116,16 @@ def read_record(path: Path) -> list[Outcome]:
     """Read the outcomes of a sweep: the last one of each job, in their order.
 
     Raises:
-        ValueError: The file is not the record of a sweep.
+        UserError: The file is not the record of a sweep.
     """
     outcomes: dict[int, Outcome] = {}
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+    for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), start=1):
+        if not line:
+            continue
         try:
             outcome = Outcome(**json.loads(line))
         except (ValueError, TypeError) as error:
-            raise ValueError(f"{path}:{number}: not a line of a sweep's record ({error})") from error
+            raise UserError(f"{path}:{number}: not a line of a sweep's record ({error})") from error
         outcomes[outcome.job] = outcome
     return [outcomes[job] for job in sorted(outcomes)]
 
@@ -111,9 +137,35 @@ def finish() -> None:
     path = _folder / RECORDS / f"{os.environ.get(VARIABLE, 'sweep')}.jsonl"
     configuration = _folder / "multirun.yaml"  # the next sweep's would take its place
     if path.is_file() and configuration.is_file():
+        _scrub(configuration)
         configuration.replace(path.with_suffix(".yaml"))
     if path.is_file():
-        _print_table(read_record(path), path)
+        _print_table(read_record(path), path, _jobs)
+
+
+def _scrub(configuration: Path) -> None:
+    """Take what ``hydra.job.env_set`` sets out of the file that Hydra leaves of a sweep: it may be a secret."""
+    composed = OmegaConf.load(configuration)
+    job = OmegaConf.select(composed, "hydra.job")
+    if job is None or not job.get("env_set"):
+        return
+    job.env_set = {}
+    overrides = composed.hydra.overrides
+    overrides.hydra = [text for text in overrides.hydra if not text.lstrip("+~").startswith("hydra.job.env")]
+    with write_atomically(configuration) as temporary:
+        temporary.write_text(OmegaConf.to_yaml(composed), encoding="utf-8")
+
+
+def _warn_once() -> None:
+    """Print a warning that several jobs of a sweep share once."""
+    show, seen = warnings.showwarning, set()
+
+    def show_new(message: Warning | str, category: type[Warning], *rest: Any, **more: Any) -> None:
+        if (category, str(message)) not in seen:
+            seen.add((category, str(message)))
+            show(message, category, *rest, **more)
+
+    warnings.showwarning = show_new
 
 
 def differences(outcomes: Sequence[Outcome]) -> list[str]:
@@ -122,13 +174,25 @@ def differences(outcomes: Sequence[Outcome]) -> list[str]:
     return [" ".join(text for text in outcome.overrides if text not in everywhere) for outcome in outcomes]
 
 
-def _print_table(outcomes: list[Outcome], path: Path) -> None:
+def describe_jobs(outcomes: Sequence[Outcome], jobs: int) -> str:
+    """Say how many jobs there are, how many failed, and of a sweep that was stopped how many are unfinished.
+
+    Args:
+        outcomes: Of the jobs that ended.
+        jobs: How many there should be; 0: not known.
+    """
+    failed = sum(outcome.error is not None for outcome in outcomes)
+    unfinished = max(0, jobs - len(outcomes))
+    if not unfinished:
+        return f"{len(outcomes)} jobs, {failed} failed"
+    return f"{jobs} jobs, {failed} failed, {unfinished} unfinished; the same command goes on"
+
+
+def _print_table(outcomes: list[Outcome], path: Path, jobs: int) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(
-        title=f"{len(outcomes)} jobs, {sum(outcome.error is not None for outcome in outcomes)} failed"
-    )
+    table = Table(title=describe_jobs(outcomes, jobs))
     for column in ("job", "run", "what differs", "test score"):
         table.add_column(column, overflow="fold")
     for outcome, differs in zip(outcomes, differences(outcomes), strict=True):

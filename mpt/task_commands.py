@@ -12,6 +12,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from mpt.atomic import write_atomically
 from mpt.config import RunConfig, TaskConfig
+from mpt.errors import UserError
 from mpt.tasks import SPLITS, Example, catalogue, check_task, load_split
 from mpt.tasks.draft import draft
 
@@ -43,7 +44,7 @@ def run(
 
     Raises:
         FileNotFoundError: A file or folder is not there.
-        ValueError: A key is missing, unknown or wrong, or the data are.
+        UserError: A key is missing, unknown or wrong, or the data are.
     """
     if command == "list":
         _refuse_others("list", arguments)
@@ -73,19 +74,19 @@ def list_tasks(folders: Sequence[Path]) -> None:
 
 
 def new_task(pairs: Mapping[str, str], config_dirs: Sequence[Path]) -> None:
-    """Write the YAML file of a task from the columns of a data set.
+    """Write the YAML file of a task from the columns of a data set, which a run can take as it is.
 
     Raises:
-        ValueError: There is such a file already, the name is none, or the data cannot be read.
+        UserError: There is such a file already, the name is none, or the data cannot be read.
     """
     name = pairs["name"]
     folder = config_dirs[0] if config_dirs else Path(OWN)
     path = folder / "tasks" / f"{name}.yaml"
     if path.exists():
-        raise ValueError(f"{path}: is there already; remove it, or give another name")
+        raise UserError(f"{path}: is there already; remove it, or give another name")
     errors = [error for error in check_task(name, TaskConfig()) if error.startswith(f"tasks.{name}: ")]
     if errors:
-        raise ValueError("\n".join(errors))
+        raise UserError("\n".join(errors))
     drafted = draft(
         name,
         pairs["files"],
@@ -113,13 +114,14 @@ def show_task(name: str, config: RunConfig) -> None:
 
     Raises:
         FileNotFoundError: The data are not there.
-        ValueError: The task or its data are wrong.
+        UserError: The task or its data are wrong.
     """
     from mpt.backbone import load_tokenization  # seconds of imports
+    from mpt.batches import check_labels
 
     task = config.tasks[name]
     if errors := check_task(name, task):
-        raise ValueError("\n".join(errors))
+        raise UserError("\n".join(errors))
     examples = {split: load_split(name, task, split, config.data_root) for split in SPLITS}
     tokenization = load_tokenization(config.backbone)
     print(f"{name}: {task.about}" if task.about else name)
@@ -133,6 +135,7 @@ def show_task(name: str, config: RunConfig) -> None:
     )
     _print_lengths(examples, task, tokenization)
     _print_classes(examples)
+    check_labels(name, [each for of_split in examples.values() for each in of_split], tokenization, task)
     for warning in _warnings(name, task, examples):
         print(f"warning: {warning}")
 
@@ -149,11 +152,11 @@ def _print_lengths(
     from rich.console import Console
     from rich.table import Table
 
-    from mpt.batches import share_of_unknown
+    from mpt.batches import share_of_kept, share_of_unknown
 
     table = Table()
     table.add_column("split")
-    for column in ("texts", "median", "95 %", "longest", "cut", "unknown tokens"):
+    for column in ("texts", "median", "95 %", "longest", "cut", "unknown tokens", "kept"):
         table.add_column(column, justify="right" if column != "texts" else "left")
     for split, of_split in examples.items():
         for kind, encode, longest in (
@@ -164,7 +167,10 @@ def _print_lengths(
             lengths = sorted(map(len, ids))
             cut = sum(length > longest for length in lengths) / len(lengths)
             shown = (int(statistics.median(lengths)), lengths[int(0.95 * (len(lengths) - 1))], lengths[-1])
-            shares = (cut, share_of_unknown(ids, tokenization.tokenizer))
+            texts = [getattr(example, kind) for example in of_split]
+            shares = [cut, share_of_unknown(ids, tokenization.tokenizer)]
+            if kind == "target":  # an answer that is not given back can never be right
+                shares.append(share_of_kept(ids, texts, tokenization))
             table.add_row(split, kind, *map(str, shown), *(f"{share:.1%}" for share in shares))
     Console(width=None if sys.stdout.isatty() else 120).print(table)
 
@@ -213,7 +219,7 @@ def _read_pairs(
     """Read ``key=value`` arguments of a command that Hydra does not see.
 
     Raises:
-        ValueError: A key is unknown, or one that is needed is missing.
+        UserError: A key is unknown, or one that is needed is missing.
     """
     pairs = {}
     for override in OverridesParser.create().parse_overrides([text for text in arguments if "=" in text]):
@@ -221,16 +227,16 @@ def _read_pairs(
         if key not in keys:
             close = get_close_matches(key, keys, n=1)
             hint = f" (did you mean {close[0]!r}?)" if close else ""
-            raise ValueError(f"tasks={command}: no key {key!r}; choose from {', '.join(keys)}{hint}")
+            raise UserError(f"tasks={command}: no key {key!r}; choose from {', '.join(keys)}{hint}")
         pairs[key] = str(override.value())
     if missing := [key for key in needed if not pairs.get(key)]:
         example = "name=tickets files=data/tickets.csv" if command == "new" else "name=sum"
-        raise ValueError(f"tasks={command}: {', '.join(missing)} is missing; write tasks={command} {example}")
+        raise UserError(f"tasks={command}: {', '.join(missing)} is missing; write tasks={command} {example}")
     return pairs
 
 
 def _refuse_others(command: str, arguments: Sequence[str]) -> None:
     if arguments:
-        raise ValueError(
+        raise UserError(
             f"tasks={command}: takes no {arguments[0]!r}; --config-dir FOLDER adds a folder of your own"
         )

@@ -4,6 +4,7 @@ import logging
 import os
 import signal
 import sys
+import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -13,15 +14,17 @@ from pathlib import Path
 import lightning
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch.callbacks import Callback, LambdaCallback, Timer
+from lightning.pytorch.callbacks import Callback, LambdaCallback
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from mpt.callbacks import BestPrompt, EarlyStop, LastCheckpoint, build_progress
 from mpt.checkpoint import AtomicCheckpointIO
 from mpt.config import EvaluationConfig, TrainerConfig
+from mpt.errors import UserError
 from mpt.interrupt import Interrupted, StopSignals
 from mpt.progress import on_terminal
 from mpt.run.console import is_main, say_stopped
+from mpt.stopwatch import Stopwatch
 
 
 @dataclass(frozen=True)
@@ -32,13 +35,13 @@ class TrainerParts:
         trainer: Still without loggers.
         best: Keeps the best prompt.
         last: Writes the checkpoint.
-        timer: Seconds of training, also of before an interruption.
+        stopwatch: Seconds of training, also of before an interruption.
     """
 
     trainer: lightning.Trainer
     best: BestPrompt
     last: LastCheckpoint
-    timer: Timer
+    stopwatch: Stopwatch
 
 
 def build_trainer(
@@ -47,6 +50,7 @@ def build_trainer(
     folder: Path,
     signals: StopSignals,
     at_start: Callable[[lightning.Trainer, lightning.LightningModule], None],
+    clock: Callable[[], float] = time.monotonic,
 ) -> TrainerParts:
     """Build the Trainer of a run, before anything long or written: Lightning refuses what the machine lacks.
 
@@ -56,15 +60,16 @@ def build_trainer(
         folder: The run folder; nothing is written to it yet.
         signals: The run's.
         at_start: Called when every process is up and before the first step.
+        clock: Seconds that the run has used.
 
     Raises:
-        ValueError: Lightning does not know a word, or the machine has no such device.
+        UserError: Lightning does not know a word, or the machine has no such device.
     """
     best = BestPrompt(folder / "checkpoints" / "best.safetensors", by_task=evaluation.best == "task")
     last = LastCheckpoint(folder / "checkpoints" / "last.ckpt", signals)
-    timer = Timer()
-    # The timer and the progress count from where at_start ends.
-    callbacks: list[Callback] = [LambdaCallback(on_train_start=at_start), timer, best, last]
+    stopwatch = Stopwatch(clock)
+    # Stopwatch and progress count from where at_start ends; the stopwatch stops before a checkpoint is written.
+    callbacks: list[Callback] = [LambdaCallback(on_train_start=at_start), stopwatch, best, last]
     if config.progress_bar:
         callbacks.append(build_progress())
     if evaluation.patience is not None:
@@ -93,8 +98,10 @@ def build_trainer(
             plugins=[AtomicCheckpointIO()],
         )
     except (ValueError, MisconfigurationException) as error:
-        raise ValueError(f"trainer: {' '.join(str(error).split())}") from error
-    return TrainerParts(trainer, best, last, timer)
+        wants_gpu = config.accelerator in ("gpu", "cuda", "mps") or "gpu" in str(error).lower()
+        way_out = "; without a GPU use trainer=cpu" if wants_gpu and not torch.cuda.is_available() else ""
+        raise UserError(f"trainer: {' '.join(str(error).split()).rstrip('.')}{way_out}") from error
+    return TrainerParts(trainer, best, last, stopwatch)
 
 
 @contextmanager

@@ -2,12 +2,15 @@
 
 import io
 import json
+import shutil
 import sys
 from pathlib import Path
 
 import pytest
+from safetensors.torch import load_file, save_file
 
-from mpt import PromptedModel, cli
+from mpt import PromptedModel, cli, stages
+from mpt.evaluating import evaluate
 
 TEXTS = [f"say {word}" for word in ("red", "green", "blue", "black", "white", "red or blue")]
 TASKS = ["one", "two"] * 3
@@ -36,7 +39,7 @@ def predict(source_run, tmp_path, monkeypatch, capsys):
             code = stop.code or 0
         out, err = capsys.readouterr()
         text = Path(output).read_text() if output and Path(output).is_file() else out
-        return code, [json.loads(line) for line in text.splitlines()], err
+        return code, [json.loads(line) for line in text.split("\n") if line], err
 
     return call
 
@@ -130,3 +133,149 @@ def test_answers_to_other_inputs_are_kept(predict, tmp_path):
     assert code == 2
     assert "answers.jsonl:1: answers another input; give another predict.output" in err
     assert (tmp_path / "answers.jsonl").read_text() == '{"my": "notes"}\n'
+
+
+class TestFiles:
+    def test_a_line_ends_at_a_line_feed_alone(self, predict):
+        texts = ["anna found\u2028the hat .", "ben sold\x85a drum .", "anna sold\x0ca cup .", "ben ."]
+        Path("texts.txt").write_text("".join(text + "\n" for text in texts), encoding="utf-8", newline="\n")
+        for _ in range(2):  # the second time, all of them are answered
+            code, answers, err = predict("predict.input=texts.txt", "predict.task=one")
+            assert code == 0, err
+            assert [each["input"] for each in answers] == texts
+        whole = Path("answers.jsonl").read_text()
+        Path("answers.jsonl").write_text(whole[: whole.index("\n") + 5])  # interrupted within a line
+        assert predict("predict.input=texts.txt", "predict.task=one")[0] == 0
+        assert Path("answers.jsonl").read_text() == whole
+
+    def test_a_byte_order_mark_and_tabs(self, predict):
+        Path("texts.tsv").write_text("text\ttask\nsay red\tone\nsay blue\ttwo\n", encoding="utf-8-sig")
+        code, answers, err = predict("predict.input=texts.tsv")
+        assert code == 0, err
+        assert [(each["input"], each["task"]) for each in answers] == [
+            ("say red", "one"),
+            ("say blue", "two"),
+        ]
+        Path("answers.jsonl").unlink()
+        Path("texts.txt").write_text("say red\n", encoding="utf-8-sig")
+        assert predict("predict.input=texts.txt", "predict.task=one")[1][0]["input"] == "say red"
+
+    def test_it_does_not_go_on_with_another_prompt_or_other_settings(self, predict, source_run, tmp_path):
+        write_jsonl("texts.jsonl")
+        assert predict("predict.input=texts.jsonl")[0] == 0
+        code, _, err = predict("predict.input=texts.jsonl", "predict.max_new_tokens=3")
+        assert code == 2
+        assert "answers.jsonl:1: was answered by another prompt, or with other settings" in err
+        other = tmp_path / "other"
+        shutil.copytree(source_run / "prompt", other / "prompt")
+        tensors = load_file(other / "prompt" / "adapter_model.safetensors")
+        tensors["prompt_embeddings"] += 1
+        save_file(tensors, other / "prompt" / "adapter_model.safetensors", metadata={"format": "pt"})
+        code, _, err = predict("predict.input=texts.jsonl", f"source={other}")
+        assert code == 2
+        assert "was answered by another prompt" in err
+
+
+class TestAsItWasScored:
+    """What is scored is what is served: the task's own cut, search, choices and template."""
+
+    @pytest.fixture(scope="class")
+    def run(self, make_config, tmp_path_factory):
+        root = tmp_path_factory.mktemp("served")
+        words = ("red", "green", "blue", "black", "white")
+        (root / "one").mkdir()
+        for split in ("train", "validation", "test"):
+            lines = [
+                {"question": f"say {word}", "text": "a very long text " * 3, "kind": i % 2}
+                for i, word in enumerate(words)
+            ]
+            (root / "one" / f"{split}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+        config = make_config(
+            tasks=["one"],
+            data_root=str(root),
+            tasks__one__input="question: {question} text: {text}",
+            tasks__one__target="{kind}",
+            tasks__one__labels={"kind": {"0": "red", "1": "blue"}},
+            tasks__one__constrained=True,
+            tasks__one__max_source_tokens=12,
+            tasks__one__generation={"num_beams": 3},
+        )
+        stages.source(config, root / "run")
+        return root / "run"
+
+    def scored(self, run):
+        return [json.loads(line) for line in (run / "predictions" / "one.jsonl").read_text().splitlines()]
+
+    def test_from_python_by_text_and_by_columns(self, run):
+        model, scored = PromptedModel.load(run), self.scored(run)
+        expected = [each["prediction"] for each in scored]
+        assert {*expected} <= {"red", "blue"}
+        with pytest.warns(UserWarning, match="5 of 5 texts are longer than their task was trained with"):
+            assert model.generate([each["input"] for each in scored], "one") == expected
+        columns = [
+            {"question": f"say {word}", "text": "a very long text " * 3}
+            for word in ("red", "green", "blue", "black", "white")
+        ]
+        with pytest.warns(UserWarning, match="5 of 5"):
+            assert model.generate(columns, "one") == expected
+        with pytest.raises(
+            ValueError, match=r"texts: number 0: column 'question' of tasks\.one\.input is missing"
+        ):
+            model.generate([{"text": "x"}], "one")
+
+    @pytest.mark.filterwarnings("ignore:5 of 5")
+    def test_from_a_file_of_columns(self, run, predict):
+        rows = [
+            {"question": f"say {word}", "text": "a very long text " * 3}
+            for word in ("red", "green", "blue", "black", "white")
+        ]
+        for name, text in {
+            "rows.jsonl": "".join(json.dumps(row) + "\n" for row in rows),
+            "rows.csv": "question,text\n" + "".join(f"{row['question']},{row['text']}\n" for row in rows),
+            "nested.jsonl": "".join(json.dumps({"columns": row}) + "\n" for row in rows),
+        }.items():
+            Path(name).write_text(text)
+            code, answers, err = predict(
+                f"source={run}",
+                f"predict.input={name}",
+                "predict.task=one",
+                "predict.max_new_tokens=null",
+                output=f"{name}.out",
+            )
+            assert code == 0, err
+            assert [(each["input"], each["prediction"]) for each in answers] == [
+                (each["input"], each["prediction"]) for each in self.scored(run)
+            ]
+
+    def test_evaluate_answers_as_trained_and_says_so(self, run, make_config, tmp_path, capsys):
+        plain = make_config(
+            "evaluate", ["one"], source=str(run), data_root=str(run.parent),
+            tasks__one__input="question: {question} text: {text}", tasks__one__target="{kind}",
+            tasks__one__labels={"kind": {"0": "red", "1": "blue"}},
+        )  # fmt: skip
+        evaluate(plain, tmp_path / "run")
+        assert self.scored(tmp_path / "run") == self.scored(run)
+        assert (
+            "tasks.one: answered as it was trained, with max_source_tokens=12 (16 here)"
+            in capsys.readouterr().out
+        )
+        evaluate(plain, tmp_path / "other", ["tasks.one.max_source_tokens", "tasks.one.generation.num_beams"])
+        assert "max_source_tokens" not in capsys.readouterr().out
+
+    def test_what_an_older_version_saved_still_loads(self, run, tmp_path):
+        shutil.copytree(run / "prompt", tmp_path / "prompt")
+        about = json.loads((tmp_path / "prompt" / "mpt.json").read_text())
+        del about["answers"]
+        (tmp_path / "prompt" / "mpt.json").write_text(json.dumps(about | {"format_version": 2}))
+        model = PromptedModel.load(tmp_path)
+        assert len(model.generate(["say red"], "one")) == 1
+        with pytest.raises(ValueError, match="does not know the template of 'one'"):
+            model.generate([{"question": "x", "text": "y"}], "one")
+
+    def test_a_saved_prompt_runs_no_code(self, run, tmp_path):
+        shutil.copytree(run / "prompt", tmp_path / "prompt")
+        about = json.loads((tmp_path / "prompt" / "mpt.json").read_text())
+        about["answers"]["one"]["generation"] = {"custom_generate": "x", "trust_remote_code": True}
+        (tmp_path / "prompt" / "mpt.json").write_text(json.dumps(about))
+        with pytest.raises(ValueError, match=r"answers\.one\.generation: no key 'custom_generate'"):
+            PromptedModel.load(tmp_path)

@@ -129,7 +129,7 @@ def test_files_keys_and_shapes(tmp_path):
     names = {path.name for path in (tmp_path / "prompt").iterdir()}
     assert names == {"adapter_config.json", "adapter_model.safetensors", "mpt.json"}
     with safe_open(tmp_path / "prompt" / "adapter_model.safetensors", framework="pt") as file:
-        assert file.metadata() == {"format": "pt"}
+        assert file.metadata() == {"format": "pt", "written_by": "mpt"}
         assert {name: tuple(file.get_tensor(name).shape) for name in file.keys()} == {  # noqa: SIM118 no mapping
             "prompt_embeddings": (N, D),
             "prefix_task_cols": (3, N, 3),
@@ -277,9 +277,9 @@ def edit_tensors(**changes):
         (lambda folder: (folder / "mpt.json").write_text("[]"), r"mpt\.json: not a JSON object"),
         (
             edit_json("mpt.json", format_version=99),
-            "format_version is 99, of a newer mpt; this one reads 1 to 2, so upgrade it",
+            "format_version is 99, of a newer mpt; this one reads 1 to 3, so upgrade it",
         ),
-        (edit_json("mpt.json", format_version="1"), "format_version is '1'; this program reads 1 to 2"),
+        (edit_json("mpt.json", format_version="1"), "format_version is '1'; this program reads 1 to 3"),
         (edit_json("mpt.json", task_names=["sum"]), r"names the tasks \['sum'\]; the tensors have 3"),
         (edit_json("mpt.json", task_names="sum"), "task_names is 'sum'; it must be a list"),
         (edit_json("mpt.json", task_weights={"sum": 1.0}), "names the tasks"),

@@ -2,10 +2,16 @@
 
 import errno
 import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from mpt.atomic import write_atomically, write_folder_atomically
+from mpt.errors import UserError
 
 
 def names(folder):
@@ -65,15 +71,76 @@ def test_link_is_written_through(tmp_path):
 
 def test_folder_is_replaced_as_a_whole(tmp_path):
     folder = tmp_path / "prompt"
-    (folder / "inner").mkdir(parents=True)
-    (folder / "inner" / "old").write_text("old")
+    (folder / "deep").mkdir(parents=True)
+    (folder / "deep" / "old").write_text("old")
     with write_folder_atomically(folder) as temporary:
         (temporary / "deep").mkdir()
         (temporary / "deep" / "new").write_text("new")
-        assert (folder / "inner" / "old").is_file()
+        assert (folder / "deep" / "old").is_file()
     assert names(folder) == ["deep"]
-    assert (folder / "deep" / "new").read_text() == "new"
+    assert names(folder / "deep") == ["new"]
     assert names(tmp_path) == ["prompt"]
+
+
+@pytest.mark.parametrize("is_ours", [None, lambda folder: False])
+def test_what_somebody_else_has_written_is_refused_and_stays(tmp_path, is_ours):
+    folder = tmp_path / "thesis"
+    folder.mkdir()
+    (folder / "thesis.tex").write_text("years of work")
+
+    def write():
+        with write_folder_atomically(folder, is_ours) as temporary:
+            (temporary / "new").write_text("new")
+
+    with pytest.raises(
+        UserError, match=r"thesis: holds thesis\.tex, which would be lost; give a folder that is new"
+    ):
+        write()
+    assert (folder / "thesis.tex").read_text() == "years of work"
+    assert names(tmp_path) == ["thesis"]
+
+
+def test_a_file_that_comes_while_the_new_folder_is_written_stays(tmp_path):
+    folder = tmp_path / "prompt"
+    folder.mkdir()
+
+    def write():
+        with write_folder_atomically(folder) as temporary:
+            (temporary / "new").write_text("new")
+            (folder / "notes.txt").write_text("mine")
+
+    with pytest.raises(UserError, match=r"holds notes\.txt"):
+        write()
+    assert (folder / "notes.txt").read_text() == "mine"
+    assert names(tmp_path) == ["prompt"]
+
+
+def test_the_working_folder_is_refused(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match="is the working folder"), write_folder_atomically(Path(".")):
+        pytest.fail("the block was entered")
+
+
+def test_killed_at_any_system_call_of_the_swap_the_old_or_the_new_folder_stands(tmp_path):
+    """A child exchanges two folders for ever; whenever it is killed, one of them stands under the name."""
+    folder = tmp_path / "prompt"
+    folder.mkdir()
+    (folder / "version").write_text("0")
+    code = (
+        "import sys\nfrom pathlib import Path\nfrom mpt.atomic import write_folder_atomically\n"
+        "for number in range(10**6):\n"
+        "    with write_folder_atomically(Path(sys.argv[1])) as temporary:\n"
+        "        (temporary / 'version').write_text(str(number))\n"
+        "    print(number, flush=True)\n"
+    )
+    for wait in (0.0, 0.003, 0.011, 0.02):
+        child = subprocess.Popen([sys.executable, "-c", code, str(folder)], stdout=subprocess.PIPE, text=True)
+        assert child.stdout is not None
+        child.stdout.readline()
+        time.sleep(wait)
+        child.kill()
+        child.wait()
+        assert int((folder / "version").read_text()) >= 0
 
 
 def test_error_leaves_the_old_folder_alone(tmp_path):
@@ -95,8 +162,10 @@ def test_error_leaves_the_old_folder_alone(tmp_path):
 def test_failing_rename_puts_the_old_folder_back(tmp_path, monkeypatch):
     folder = tmp_path / "prompt"
     folder.mkdir()
-    (folder / "old").write_text("old")
+    (folder / "file").write_text("old")
     replace = os.replace
+    # A file system that cannot exchange two folders.
+    monkeypatch.setattr("ctypes.CDLL", lambda *_, **__: SimpleNamespace())
 
     def second_fails(source, target):
         if len(calls := [*made, source]) == 2:
@@ -108,8 +177,8 @@ def test_failing_rename_puts_the_old_folder_back(tmp_path, monkeypatch):
     made = []
     monkeypatch.setattr(os, "replace", second_fails)
     with pytest.raises(OSError, match="disk is gone"), write_folder_atomically(folder) as temporary:
-        (temporary / "new").write_text("new")
-    assert names(folder) == ["old"]
+        (temporary / "file").write_text("new")
+    assert (folder / "file").read_text() == "old"
     assert names(tmp_path) == ["prompt"]
 
 

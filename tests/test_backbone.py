@@ -2,15 +2,21 @@
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 import torch
 from torch import Tensor
 from transformers import AutoModelForSeq2SeqLM
 
-from mpt.backbone import Backbone, buckets, interface, load_backbone
-from mpt.config import BackboneConfig
+from mpt.backbone import Backbone, buckets, interface, load_backbone, load_tokenization
+from mpt.backbone.sampling import sample_by_row
+from mpt.backbone.tokenization import CausalTokenization
+from mpt.batches import check_labels, tokenize
+from mpt.config import BackboneConfig, TaskConfig
+from mpt.tasks import Example
 
 
 @pytest.fixture(scope="module")
@@ -249,3 +255,133 @@ class TestCost:
         assert len(parts) == 4
         assert sorted(row for part in parts for row in part) == list(range(32))
         assert set(parts[-1]) == set(range(24, 32))
+
+
+class TestDecoding:
+    TEXTS = ("it 's good !", "i do n't know , really .", "a ( b ) : c ?")
+
+    @pytest.fixture
+    def cleaning(self, tiny_t5_folder: Path, tmp_path: Path) -> Path:
+        """A tokenizer that cleans up by itself, as that of T5."""
+        folder = tmp_path / "cleaning"
+        shutil.copytree(tiny_t5_folder, folder)
+        path = folder / "tokenizer_config.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"clean_up_tokenization_spaces": True}))
+        return folder
+
+    def test_spaces_before_signs_stay(self, cleaning: Path) -> None:
+        tokenization = load_tokenization(BackboneConfig(name="t", path=str(cleaning)))
+        assert tokenization.tokenizer.clean_up_tokenization_spaces
+        texts = [
+            text
+            for text in self.TEXTS
+            if tokenization.tokenizer.unk_token_id not in tokenization.encode_targets([text])[0][0]
+        ]
+        ids, _ = tokenization.encode_targets(["ben ran .", *texts])
+        assert tokenization.decode(ids) == ["ben ran .", *texts]
+
+    @pytest.mark.parametrize("label", ["gr\N{SNOWMAN}en", "\N{LATIN SMALL LIGATURE FI}re", "{red}"])
+    def test_a_label_that_is_not_given_back_is_refused(self, backbone: Backbone, label: str) -> None:
+        examples = [Example(f"train:{i}", "a", word, (word,), word) for i, word in enumerate((label, "red"))]
+        with pytest.raises(ValueError, match=r"tasks\.t\.labels: the tokenizer gives .* back as"):
+            check_labels("t", examples, backbone.tokenization, TaskConfig())
+
+    def test_a_label_that_is_cut_is_refused(self, backbone: Backbone) -> None:
+        word = "the red hat in the mill and the park"
+        examples = [Example("train:0", "a", word, (word,), word)]
+        with pytest.raises(
+            ValueError, match=r"and would be cut; set tasks\.t\.max_target_tokens to \d+ or more"
+        ):
+            check_labels("t", examples, backbone.tokenization, TaskConfig(max_target_tokens=4))
+
+    def test_the_share_of_targets_that_is_given_back(self, backbone: Backbone) -> None:
+        examples = [
+            Example(f"test:{i}", "a", text, (text,))
+            for i, text in enumerate(("red", "\N{LATIN SMALL LIGATURE FI}re", "blue", "\N{SNOWMAN}"))
+        ]
+        assert tokenize(examples, backbone.tokenization, TaskConfig()).kept_targets == 0.5
+
+    @pytest.mark.parametrize("token", ["</s>", "<pad>"])
+    def test_a_control_token_in_the_data_is_refused_with_its_row(
+        self, backbone: Backbone, token: str
+    ) -> None:
+        for fields in (
+            {"input": f"say {token} red", "target": "red"},
+            {"input": "say red", "target": token + " red"},
+        ):
+            example = Example("train:7", references=(fields["target"],), **fields)
+            with pytest.raises(ValueError, match=rf"train:7: the (input|target) holds '{token}'"):
+                tokenize([example], backbone.tokenization, TaskConfig())
+
+    def test_a_control_token_that_can_be_written_as_text_is_text(
+        self, causal_folder: Callable[[str], Path]
+    ) -> None:
+        tokenization = load_tokenization(BackboneConfig(name="lm", path=str(causal_folder("llama"))))
+        text = "say <end> and <turn> ."
+        assert tokenization.control_token(text) is None
+        (ids,), _ = tokenization.encode_targets([text])
+        assert ids.count(tokenization.tokenizer.eos_token_id) == 1
+        assert tokenization.decode([ids]) == [text]
+
+
+def test_greedy_is_greedy_whatever_the_model_is_wont_to(tiny_t5_folder: Path, tmp_path: Path) -> None:
+    """Penalties, lengths and samplings of its generation_config.json; only its special tokens count."""
+    folder = tmp_path / "habits"
+    shutil.copytree(tiny_t5_folder, folder)
+    habits = {
+        "repetition_penalty": 5.0, "min_length": 12, "no_repeat_ngram_size": 1, "num_beams": 3, "do_sample": True,
+        "temperature": 9.0, "length_penalty": 3.0, "suppress_tokens": [5, 6, 7], "forced_eos_token_id": 9,
+        "encoder_repetition_penalty": 2.0, "bad_words_ids": [[8], [9]], "begin_suppress_tokens": [10],
+    }  # fmt: skip
+    path = folder / "generation_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | habits))
+    plain, other = (load_backbone(BackboneConfig("t", path=str(each))) for each in (tiny_t5_folder, folder))
+    ids, _ = plain.tokenization.encode_inputs(["anna found the red hat in the mill ."])
+    inputs = (torch.tensor(ids), torch.ones(1, len(ids[0]), dtype=torch.long))
+    prompts = torch.randn(1, 5, plain.token_dim, generator=torch.Generator().manual_seed(0)) * 3
+    assert other.generate(*inputs, prompts, max_new_tokens=20) == plain.generate(
+        *inputs, prompts, max_new_tokens=20
+    )
+    # By hand: the likeliest token after the other.
+    written: list[int] = []
+    while len(written) < 20 and (not written or written[-1] != plain.tokenizer.eos_token_id):
+        logits = plain.logits(*inputs, torch.tensor([[*written, 0]]), prompts)
+        written.append(int(logits[0, -1].argmax()))
+    assert plain.generate(*inputs, prompts, max_new_tokens=20) == plain.tokenization.decode([written])
+
+
+def test_what_is_sampled_has_the_models_own_probabilities(backbone: Backbone) -> None:
+    """The first token of many samples against the softmax; each row alike in every batch."""
+    ids, _ = backbone.tokenization.encode_inputs(["anna found the red hat ."])
+    rows = torch.tensor(ids), torch.ones(1, len(ids[0]), dtype=torch.long)
+    logits = backbone.logits(*rows, torch.zeros(1, 1, dtype=torch.long))[0, 0]
+    expected = torch.softmax(logits / 0.5, 0)
+    processor = sample_by_row({"do_sample": True, "temperature": 0.5}, ids * 4000, 0)["logits_processor"]
+    # Rows of one text have one seed, so the text is told apart by a number here.
+    many = sample_by_row({"do_sample": True, "temperature": 0.5}, [[*ids[0], i] for i in range(4000)], 0)[
+        "logits_processor"
+    ]
+    drawn = many(None, logits.expand(4000, -1)).argmax(1)
+    found = torch.bincount(drawn, minlength=len(expected)) / 4000
+    assert float((found - expected).abs().sum()) / 2 < 0.08
+    assert processor(None, logits.expand(4000, -1)).argmax(1).unique().numel() == 1
+
+
+class LlamaTwo:
+    """As Llama 2's tokenizer: a text of its own begins with a mark that it has nowhere else."""
+
+    eos_token_id, unk_token_id, chat_template = 2, 0, None
+    all_special_tokens: ClassVar = ["<s>", "</s>"]
+    all_special_ids: ClassVar = [1, 2]
+
+    def __call__(self, texts, *, add_special_tokens, verbose, split_special_tokens):
+        begin = [1] if add_special_tokens else []
+        return {"input_ids": [[*begin, 29871, *(100 + ord(letter) for letter in text)] for text in texts]}
+
+
+def test_a_cut_input_ends_as_an_uncut_one() -> None:
+    tokenization = CausalTokenization(LlamaTwo(), "\n")
+    (whole,), _ = tokenization.encode_inputs(["abcdef"])
+    (short,), cut = tokenization.encode_inputs(["abcdef"], 6)
+    assert cut == [0]
+    assert short == [*whole[:5], whole[-1]]

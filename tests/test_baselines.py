@@ -104,7 +104,8 @@ class TestDePT:
         for row, task in enumerate(inputs["task_ids"].tolist()):
             assert torch.equal(conditions.prompts[row], made.prompt[task])
             for place in range(inputs["input_ids"].shape[1]):
-                expected = sum(made.A[task, place, rank] * made.B[task, rank] for rank in range(R))
+                product = sum(made.A[task, place, rank] * made.B[task, rank] for rank in range(R))
+                expected = product * 8 / R**0.5  # the authors' alpha
                 torch.testing.assert_close(conditions.shifts[row, place], expected)
         # What the backbone makes of it, against the same put together by hand.
         labels = inputs["input_ids"][:, :3].contiguous()

@@ -178,7 +178,11 @@ class TestTokenization:
 def make_causal_config(make_config, causal_folder):
     def make(family="llama", stage="source", tasks=("one", "two"), **changes):
         path = str(causal_folder(family))
-        return make_config(stage, tasks, **({"backbone__path": path, "optim__lr_prompt": 0.1} | changes))
+        # Bytes make many tokens, and an answer is made of as much of a text as its task was trained with.
+        longest = {f"tasks__{name}__max_source_tokens": 110 for name in tasks}
+        return make_config(
+            stage, tasks, **({"backbone__path": path, "optim__lr_prompt": 0.1} | longest | changes)
+        )
 
     return make
 
@@ -330,7 +334,7 @@ class TestUse:
 
     def test_a_text_beyond_its_positions_loses_its_end_and_is_counted(self, causal_run):
         model = PromptedModel.load(causal_run)
-        with pytest.warns(UserWarning, match=r"1 of 2 texts are longer than the 114 tokens"):
+        with pytest.warns(UserWarning, match=r"1 of 2 texts are longer than their task was trained with"):
             answers = model.generate(["say red", "red " * 200], "one", max_new_tokens=10)
         assert len(answers) == 2
         with pytest.raises(ValueError, match="leave no room for an input"):

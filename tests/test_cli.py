@@ -11,9 +11,12 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 
-from mpt import cli
+from mpt import cli, sweep
+from mpt.errors import UserError
 from mpt.help import describe_keys
+from mpt.run.folder import describe_command, read_config
 from mpt.run.identity import flatten, run_name
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -288,10 +291,6 @@ BAD = {
         ["task=target", "+tasks=[one]", "method=attempt"],
         "source: is missing, and method=attempt attends to the prompts of a source run",
     ),
-    "LoRA from a source": (
-        ["task=target", "+tasks=[one]", "method=lora", "source=data"],
-        "source: is 'data', but method=lora has no use for prompts",
-    ),
     "all weights in half precision": (
         ["+tasks=[one]", "method=full", "backbone.dtype=bfloat16"],
         "backbone.dtype: is bfloat16, .*use backbone.dtype=float32",
@@ -439,10 +438,10 @@ class TestWhatItRefuses:
     def test_a_crash_in_a_sweep_leaves_the_other_jobs(self, mpt, tiny_t5_folder, monkeypatch):
         run = cli.run
 
-        def crash(composed, folder, host=None):
+        def crash(composed, folder, host=None, overrides=()):
             if composed.seed == 0:
                 raise KeyError("a defect")
-            return run(composed, folder, host)
+            return run(composed, folder, host, overrides)
 
         monkeypatch.setattr(cli, "run", crash)
         code, out, err = mpt("-m", "+tasks=[one]", "seed=0,1", *TestWholeRuns().small(tiny_t5_folder))
@@ -689,3 +688,215 @@ class TestWholeRuns:
         single, double = map(load_file, found)
         for name in single:
             torch.testing.assert_close(double[name], single[name], rtol=1e-4, atol=1e-5)
+
+
+class TestDefects:
+    def test_an_error_of_ours_shows_where_it_comes_from(self, mpt, tiny_t5_folder, monkeypatch):
+        """A defect whose innermost frame is ours is no message for a user."""
+
+        def fail(*_, **__):
+            return list(zip([1], [], strict=True))
+
+        monkeypatch.setattr("mpt.stages.load", fail)
+        with pytest.raises(ValueError, match="zip"):
+            mpt("+tasks=[one]", *TestWholeRuns().small(tiny_t5_folder))
+
+    def test_only_errors_for_the_user_are_known(self):
+        assert cli.is_known(UserError("a: is wrong; give b"))
+        assert not cli.is_known(ValueError("zip() argument 2 is shorter"))
+        assert issubclass(UserError, ValueError)
+
+
+class TestTaskFilesAreData:
+    """A task's file comes with a data set, perhaps from a stranger."""
+
+    def write(self, place, text):
+        (place / "conf" / "tasks" / "one.yaml").write_text(text)
+
+    @pytest.mark.parametrize(
+        ("text", "message"),
+        [
+            (
+                "# @package _global_\nhydra:\n  callbacks:\n    x:\n      _target_: os.system\n",
+                "one.yaml:1: is of the package _global_, and a task's file sets only its own task",
+            ),
+            ("# @package tasks.one\ndefaults:\n  - /hydra/launcher: x\n", "one.yaml:2: has defaults"),
+            (
+                "# @package tasks.one\ninput: '{text} ${oc.env:SECRET}'\n",
+                "one.yaml:2: has '${oc.env:SECRET}', and a task's file reads neither the environment",
+            ),
+            ("# @package tasks.one\nrows:\n  files: ${oc.decode:x}\n", "one.yaml:3: has '${oc.decode:x}'"),
+            (
+                "# @package tasks.one\nlabels:\n  target:\n    '0': yes\n",
+                "one.yaml:4: tasks.one.labels has yes, which YAML reads as True; quote it",
+            ),
+            ("# @package tasks.one\nlabels:\n  target:\n    no: bad\n", "has no, which YAML reads as False"),
+            (
+                "# @package tasks.one\nlabels:\n  target:\n    '0': 1.50\n",
+                "has 1.50, which YAML reads as 1.5",
+            ),
+            ("# @package tasks.one\nlabels:\n  target:\n    007: bond\n", "has 007, which YAML reads as 7"),
+            ("input: '{text}'\n", "has no package"),
+        ],
+    )
+    def test_anything_else_is_refused_before_anything_runs(self, mpt, place, text, message, monkeypatch):
+        monkeypatch.setenv("SECRET", "hunter2")
+        self.write(place, text)
+        code, out, err = mpt("task=source", "+tasks=[one]")
+        assert code == 2
+        assert message in err
+        assert "hunter2" not in out + err
+
+    def test_generation_takes_no_code(self, mpt, place):
+        write_task(place, "one", generation={"custom_generate": str(place), "trust_remote_code": True})
+        code, _, err = mpt("task=source", "+tasks=[one]")
+        assert code == 2
+        assert "tasks.one.generation: no key 'custom_generate'; choose one of num_beams" in err
+
+    def test_a_hidden_folder_of_choices_is_searched_too(self, place, monkeypatch, capsys):
+        self.write(place, "# @package _global_\nhydra:\n  job:\n    chdir: true\n")
+        monkeypatch.setattr(
+            sys,
+            "argv",
+            ["train.py", f"hydra.searchpath=[file://{place / 'conf'}]", "task=source", "+tasks=[one]"],
+        )
+        with pytest.raises(SystemExit):
+            cli.main()
+        assert "is of the package _global_" in capsys.readouterr().err
+
+
+class TestSecrets:
+    def test_what_the_environment_is_set_to_stays_out_of_the_run(self, mpt, place, tiny_t5_folder):
+        code, _, err = mpt(
+            "+tasks=[one]",
+            "+hydra.job.env_set.KEY=hunter2",
+            *TestWholeRuns().small(tiny_t5_folder),
+            "hydra.run.dir=run",
+        )
+        assert code == 0, err
+        text = (place / "run" / "config.yaml").read_text()
+        assert "hunter2" not in text
+        command = read_config(place / "run")[1]["command"]
+        assert command.startswith("python train.py")
+        assert str(place) not in command
+
+    def test_a_sweep_leaves_no_secret_either(self, mpt, place, tiny_t5_folder):
+        code, _, err = mpt(
+            "-m",
+            "+tasks=[one]",
+            "seed=0,1",
+            "+hydra.job.env_set.KEY=hunter2",
+            *TestWholeRuns().small(tiny_t5_folder),
+        )
+        assert code == 0, err
+        written = [
+            path for path in (place / "runs").rglob("*") if path.suffix in (".yaml", ".jsonl", ".json")
+        ]
+        assert any(path.parent.name == "sweeps" and path.suffix == ".yaml" for path in written)
+        assert not any("hunter2" in path.read_text() for path in written)
+
+    def test_paths_of_this_machine_are_shortened(self, tmp_path, monkeypatch):
+        monkeypatch.chdir(tmp_path)
+        argv = [
+            "/opt/x/train.py",
+            f"source={tmp_path}/runs/a",
+            "data_root=/home/anna/rows",
+            "tasks=[a,b]",
+            "x=1/2",
+        ]
+        assert (
+            describe_command(argv) == "python train.py source=runs/a data_root=.../rows 'tasks=[a,b]' x=1/2"
+        )
+
+
+class TestRowsThatChange:
+    def run(self, mpt, tiny_t5_folder, *overrides):
+        return mpt("+tasks=[one]", *TestWholeRuns().small(tiny_t5_folder), "hydra.run.dir=run", *overrides)
+
+    def test_a_finished_run_over_other_rows_is_refused(self, mpt, place, tiny_t5_folder):
+        assert self.run(mpt, tiny_t5_folder)[0] == 0
+        write_rows(place, "one", "test", [row | {"target": "blue"} for row in ROWS])
+        code, _, err = self.run(mpt, tiny_t5_folder)
+        assert code == 2
+        assert "run: was run over other rows of tasks.one (test), which changed since; overwrite=true" in err
+        assert self.run(mpt, tiny_t5_folder, "overwrite=true")[0] == 0
+
+    def test_the_same_rows_written_anew_are_the_same(self, mpt, place, tiny_t5_folder):
+        assert self.run(mpt, tiny_t5_folder)[0] == 0
+        time.sleep(0.02)
+        for split in ("train", "validation", "test"):
+            write_rows(place, "one", split, ROWS)
+        code, out, _ = self.run(mpt, tiny_t5_folder)
+        assert code == 0
+        assert "finished already" in out
+
+    def test_an_unfinished_run_does_not_go_on_over_other_rows(self, mpt, place, tiny_t5_folder):
+        assert self.run(mpt, tiny_t5_folder)[0] == 0
+        (place / "run" / "metrics.json").unlink()  # as a stop after the last validation leaves it
+        write_rows(place, "one", "train", ROWS[::-1])
+        code, _, err = self.run(mpt, tiny_t5_folder)
+        assert code == 2
+        assert "other rows of tasks.one (train), which changed since; resume=never starts again" in err
+
+    def test_an_unfinished_run_does_not_go_on_from_another_source(self, mpt, place, tiny_t5_folder):
+        small = TestWholeRuns().small(tiny_t5_folder)
+        assert mpt("+tasks=[one]", *small, "hydra.run.dir=source")[0] == 0
+        target = ("task=target", "source=source", "+tasks=[two]", *small, "hydra.run.dir=run")
+        assert mpt(*target)[0] == 0
+        (place / "run" / "metrics.json").unlink()
+        assert mpt("+tasks=[one]", *small, "hydra.run.dir=source", "seed=1", "overwrite=true")[0] == 0
+        code, _, err = mpt(*target)
+        assert code == 2
+        assert "learned from source before that was trained anew; resume=never starts again" in err
+
+
+class TestWaysOut:
+    def test_a_task_that_lies_nearby(self, place, monkeypatch, capsys):
+        (place / "conf").rename(place / "mine")
+        monkeypatch.setattr(sys, "argv", ["train.py", "task=source", "+tasks=[one]"])
+        with pytest.raises(SystemExit):
+            cli.main()
+        assert (
+            "tasks: 'one' lies in mine/tasks, which is not searched; add --config-dir mine"
+            in capsys.readouterr().err
+        )
+
+    @pytest.mark.parametrize(
+        ("override", "package"),
+        [
+            ("hydra/launcher=submitit_slurm", "hydra-submitit-launcher"),
+            ("hydra/sweeper=optuna", "hydra-optuna-sweeper"),
+        ],
+    )
+    def test_a_plugin_that_is_missing(self, mpt, override, package):
+        code, _, err = mpt("-m", "+tasks=[one]", override)
+        assert code == 2
+        assert f"is a plugin of Hydra: pip install {package}" in err
+
+    def test_no_gpu(self, mpt, tiny_t5_folder):
+        if torch.cuda.is_available():
+            pytest.skip("there is one")
+        code, _, err = mpt("+tasks=[one]", *TestWholeRuns().small(tiny_t5_folder), "trainer=gpu")
+        assert code == 2
+        assert "without a GPU use trainer=cpu" in err
+
+    def test_choices_that_are_read_as_truth_values(self, mpt, place):
+        code, _, err = mpt("task=predict", f"source={place}", "predict.choices=[true,false]")
+        assert code == 2
+        assert "predict.choices: True is read as a bool, and a text is meant; quote it" in err
+
+
+def test_a_warning_that_all_jobs_share_is_printed_once(mpt, place, tiny_t5_folder):
+    code, _, err = mpt(
+        "-m", "+tasks=[one]", "seed=0,1,2", "optim.lr_prompt=50", *TestWholeRuns().small(tiny_t5_folder)
+    )
+    assert code == 0, err
+    assert err.count("optim.lr_prompt: is 50") <= 1
+
+
+def test_a_stopped_sweep_counts_what_is_unfinished():
+    outcomes = [sweep.Outcome(0, "a", [], score=0.5), sweep.Outcome(1, "b", [], error="no")]
+    assert sweep.describe_jobs(outcomes, 96) == "96 jobs, 1 failed, 94 unfinished; the same command goes on"
+    assert sweep.describe_jobs(outcomes, 2) == "2 jobs, 1 failed"
+    assert sweep.count_jobs(["-m", "task=target", "seed=0,1,2", "few_shot.k=4,16", "+tasks=[a,b]"]) == 6
+    assert sweep.count_jobs(["-m", "seed=range(5)", "prompt.num_ranks=choice(1,2)"]) == 10

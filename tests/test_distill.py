@@ -12,14 +12,16 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn.functional import kl_div, log_softmax
 
+from mpt import stages
 from mpt.backbone import load_backbone
-from mpt.batches import Batch
+from mpt.batches import Batch, TokenizedExamples
 from mpt.config import BackboneConfig, DistillationConfig, MixtureConfig, OptimConfig, TaskConfig
 from mpt.data import MixtureDataModule
 from mpt.distill import Distiller, hidden_losses, logit_losses
 from mpt.distill.losses import coarsened
 from mpt.module import MPTModule
 from mpt.prompt import MultitaskPromptEmbedding, MultitaskPromptTuningConfig
+from mpt.run.record import read_metrics
 from mpt.tasks import SPLITS, Example
 
 LABELS = torch.tensor([[4, 2, 1], [3, -100, -100]])
@@ -247,3 +249,52 @@ def test_a_disk_too_small_is_said_before_training(
     with pytest.raises(ValueError, match=r"0.0 GiB left, .*use distillation.top_k=64"):
         build(tiny_t5_folder, prompt("product"), prompt("independent"), cache=str(tmp_path))
     assert not list(tmp_path.iterdir())
+
+
+class TestKeyOfTheCache:
+    """Every input of an answer is in it: a change of each one leads to another folder, of nothing else does."""
+
+    def folders(self, folder: Path, cache: Path, *, edit: Any = None, precision: str = "32-true", dtype: str =
+    "float32",
+                seed: int = 1, **config: Any) -> set[str]:  # fmt: skip
+        backbone = load_backbone(BackboneConfig("tiny", path=str(folder), dropout=False, dtype=dtype))
+        _, data = build(folder, prompt("product"), prompt("independent"))
+        tokenized = [TokenizedExamples(each.inputs, each.targets, 0, 0) for each in data.training_examples]
+        if edit is not None:
+            edit(tokenized)
+        settings = DistillationConfig(cache=str(cache), **config)
+        Distiller(settings, backbone, prompt("independent", seed=seed), ["a", "b"], tokenized, precision)
+        return {path.name for path in cache.iterdir()}
+
+    def test_changes_with_every_input(self, tiny_t5_folder: Path, tmp_path: Path) -> None:
+        changes: list[dict[str, Any]] = [
+            {},
+            {"precision": "bf16-mixed"},
+            {"dtype": "bfloat16"},
+            {"seed": 2},
+            {"temperature": 2.0},
+            {"layers": [0]},
+            {"hidden": ["encoder"]},
+            {"top_k": 5},
+            {"edit": lambda tokenized: tokenized[0].inputs[0].append(5)},
+            {"edit": lambda tokenized: tokenized[1].targets[0].append(5)},
+        ]
+        for number, change in enumerate(changes, start=1):
+            assert len(self.folders(tiny_t5_folder, tmp_path, **change)) == number, change
+
+    @pytest.mark.parametrize("change", [{"weight_logits": 0.1}, {"weight_hidden": 0.1}])
+    def test_does_not_change_with_what_an_answer_does_not_depend_on(
+        self, tiny_t5_folder: Path, tmp_path: Path, change: dict[str, Any]
+    ) -> None:
+        self.folders(tiny_t5_folder, tmp_path)
+        assert len(self.folders(tiny_t5_folder, tmp_path, **change)) == 1
+
+    def test_answers_in_half_precision_can_be_kept(self, make_config: Any, tmp_path: Path) -> None:
+        plain = {"prompt__form": "independent", "mixture__sampling": "each", "evaluation__best": "task"}
+        half = {"backbone__dtype": "bfloat16", "trainer__max_steps": 2}
+        stages.teachers(make_config("teachers", **plain, **half), tmp_path / "teachers")
+        config = make_config(
+            "source", distill=str(tmp_path / "teachers"), distillation__cache=str(tmp_path / "cache"), **half
+        )
+        stages.source(config, tmp_path / "source")
+        assert read_metrics(tmp_path / "source") is not None

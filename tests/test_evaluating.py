@@ -117,3 +117,22 @@ def test_bad_input_is_one_line(source_run, tmp_path, monkeypatch, capsys, overri
     assert run_cli(monkeypatch, *arguments) == 2
     assert message in capsys.readouterr().err
     assert not (tmp_path / "runs").exists()
+
+
+def test_it_ends_with_0_whatever_split_it_answers(source_run, rows_folder, tmp_path, monkeypatch, capsys):
+    """The number that a sweeper is handed is of a split that is there."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine" / "tasks").mkdir(parents=True)
+    task = {
+        "rows": {"files": str(rows_folder / "one")},
+        "input": "{text}",
+        "target": "{target}",
+        "metrics": ["exact_match"],
+    }
+    (tmp_path / "mine" / "tasks" / "one.yaml").write_text(f"# @package tasks.one\n{json.dumps(task)}\n")
+    command = ("--config-dir", "mine", "task=evaluate", f"source={source_run}", "+tasks=[one]")
+    wrong = ("evaluate.splits=[test]", "optimized_metric=validation/one/score")
+    assert run_cli(monkeypatch, *command, *wrong) == 2
+    assert "optimized_metric: is 'validation/one/score'" in capsys.readouterr().err
+    for splits in ("test", "validation", "train", "validation,test"):
+        assert run_cli(monkeypatch, *command, f"evaluate.splits=[{splits}]") == 0

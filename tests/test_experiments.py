@@ -49,12 +49,16 @@ def test_of_the_embedded_world(train):
 
 
 def make_up_rows(root: Path, *names: str) -> Path:
-    """A folder for data_root: twelve times the same row of each task, with the hub's columns."""
+    """A folder for data_root: twelve rows of each task, with the hub's columns, that differ in a number."""
     for name in names:
         (root / name).mkdir(parents=True)
         row = HUB[name][0] | RENAMED.get(name, {})
+        text = next(
+            key for key, value in row.items() if isinstance(value, str) and key not in ("label", "class")
+        )
         for split in ("train", "validation", "test"):
-            (root / name / f"{split}.jsonl").write_text((json.dumps(row) + "\n") * 12)
+            lines = [json.dumps(row | {text: f"{row[text]} {number}"}) + "\n" for number in range(12)]
+            (root / name / f"{split}.jsonl").write_text("".join(lines))
     return root
 
 
@@ -65,12 +69,14 @@ RENAMED = {"rte": {"premise": "A.", "hypothesis": "B."}}
 def test_of_a_real_language_model(train, tmp_path, causal_folder):
     rows = make_up_rows(tmp_path / "rows", "mrpc", "rte", "cola", "ag_news", "sst2")
     # Sixteen examples need as many rows, of both classes.
-    lines = [json.dumps({"sentence": "Fine.", "label": str(i % 2)}) + "\n" for i in range(40)]
+    lines = [json.dumps({"sentence": f"Fine {i}.", "label": str(i % 2)}) + "\n" for i in range(40)]
     for split in ("train", "validation", "test"):
         (rows / "sst2" / f"{split}.jsonl").write_text("".join(lines))
     made_up = (f"data_root={rows}", f"backbone.path={causal_folder('llama')}")
-    source = train("real_source", *made_up)
-    target = train("real_target", f"source={source}", *made_up)
+    # The small tokenizer cuts a label word into many pieces.
+    longer = [f"tasks.{name}.max_target_tokens=24" for name in ("mrpc", "rte", "cola", "ag_news")]
+    source = train("real_source", *made_up, *longer)
+    target = train("real_target", f"source={source}", *made_up, "tasks.sst2.max_target_tokens=24")
     for line in (target / "predictions" / "sst2.jsonl").read_text().splitlines():
         assert json.loads(line)["prediction"] in ("positive", "negative")
 
@@ -83,9 +89,15 @@ def test_of_the_paper(train, tmp_path, tiny_t5_folder):
         f"backbone.path={tiny_t5_folder}",
         "prompt.num_virtual_tokens=5",
     )
-    teachers = train("paper_teachers", *made_up)
-    source = train("paper_source", f"distill={teachers}", *made_up)
-    target = train("paper_target", f"source={source}", "few_shot.k=4", *made_up)
+    # The small tokenizer cuts a label word into many pieces.
+    longer = [f"tasks.{name}.max_target_tokens=24" for name in ("mnli", "qnli", "qqp", "sst2")]
+    # It knows no underscore.
+    longer += ["tasks.qnli.labels.label.1=other", "tasks.qqp.labels.label.0=other"]
+    teachers = train("paper_teachers", *made_up, *longer)
+    source = train("paper_source", f"distill={teachers}", *made_up, *longer)
+    target = train(
+        "paper_target", f"source={source}", "few_shot.k=4", *made_up, "tasks.boolq.max_target_tokens=24"
+    )
     metrics = json.loads((target / "metrics.json").read_text())
     assert metrics["test"].keys() == {"boolq", "average"}
     # One task on its own: P, a column and a row (five tokens of the tiny T5).

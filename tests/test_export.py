@@ -1,6 +1,7 @@
 """Prompts for others: baked, embedded, selected, merged, described, pushed; each answers as the prompt that it was."""
 
 import json
+import shutil
 from types import SimpleNamespace
 
 import huggingface_hub
@@ -9,7 +10,7 @@ import torch
 from huggingface_hub import ModelCard
 from peft import MultitaskPromptTuningConfig as PeftConfig
 from peft import PeftModel, get_peft_model
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
 from mpt import PromptedModel, stages
@@ -26,7 +27,15 @@ TEXTS = ["say red", "say black or white"]
 @pytest.fixture(scope="module")
 def causal_run(make_config, causal_folder, tmp_path_factory):
     folder = tmp_path_factory.mktemp("causal") / "source"
-    stages.source(make_config(backbone__path=str(causal_folder("llama")), optim__lr_prompt=0.1), folder)
+    stages.source(
+        make_config(
+            backbone__path=str(causal_folder("llama")),
+            optim__lr_prompt=0.1,
+            tasks__one__max_source_tokens=80,
+            tasks__two__max_source_tokens=80,
+        ),
+        folder,
+    )
     return folder
 
 
@@ -228,3 +237,79 @@ class TestHub:
                 load_prompt(name)
         with pytest.raises(FileNotFoundError, match="no saved prompt"):
             push(tmp_path, "owner/name", api=SimpleNamespace())
+
+
+class TestNothingOfOthersIsLost:
+    """Exit 0 over somebody's thesis: no writer removes what it did not write."""
+
+    @pytest.fixture
+    def thesis(self, tmp_path):
+        folder = tmp_path / "thesis"
+        folder.mkdir()
+        (folder / "thesis.tex").write_text("years of work")
+        return folder
+
+    def commands(self, run, to):
+        return [
+            ("bake", run, "--task", "one", "--to", to),
+            ("select", run, "--tasks", "one", "--to", to),
+            ("merge", run, "--to", to),
+            ("import", run / "prompt", "--to", to),
+        ]
+
+    def test_a_folder_that_holds_something_else_is_refused(self, source_run, thesis, capsys):
+        for command in self.commands(source_run, thesis):
+            assert export(*command) == 2
+            assert "thesis: holds thesis.tex, which would be lost" in capsys.readouterr().err
+        assert (thesis / "thesis.tex").read_text() == "years of work"
+
+    def test_a_prompt_beside_something_else_is_refused(self, source_run, tmp_path):
+        assert export("bake", source_run, "--task", "one", "--to", tmp_path / "baked") == 0
+        (tmp_path / "baked" / "notes.txt").write_text("mine")
+        assert export("bake", source_run, "--task", "two", "--to", tmp_path / "baked") == 2
+        assert (tmp_path / "baked" / "notes.txt").read_text() == "mine"
+
+    def test_an_adapter_of_somebody_else_is_refused(self, source_run, tmp_path):
+        folder = tmp_path / "lora"
+        folder.mkdir()
+        (folder / "adapter_config.json").write_text("{}")
+        save_file({"a": torch.ones(2)}, folder / "adapter_model.safetensors", metadata={"format": "pt"})
+        for command in self.commands(source_run, folder):
+            assert export(*command) == 2
+        assert load_file(folder / "adapter_model.safetensors").keys() == {"a"}
+
+    def test_a_run_and_the_working_folder_are_refused(self, source_run, tmp_path, monkeypatch):
+        run = tmp_path / "run"
+        shutil.copytree(source_run, run)
+        before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+        for command in self.commands(run, run):
+            assert export(*command) == 2
+        (tmp_path / "here").mkdir()
+        monkeypatch.chdir(tmp_path / "here")
+        for command in self.commands(run, "."):
+            assert export(*command) == 2
+        assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
+
+    def test_a_link_is_followed_to_what_would_be_lost(self, source_run, thesis, tmp_path):
+        (tmp_path / "link").symlink_to(thesis)
+        for command in self.commands(source_run, tmp_path / "link"):
+            assert export(*command) == 2
+        assert (thesis / "thesis.tex").is_file()
+
+    def test_an_empty_folder_and_an_earlier_prompt_give_way(self, source_run, tmp_path):
+        (tmp_path / "to").mkdir()
+        for command in self.commands(source_run, tmp_path / "to"):
+            assert export(*command) == 0
+
+    def test_a_file_that_is_no_card_or_embedding_of_ours_stays(self, source_run, causal_run, tmp_path):
+        readme, tensors = tmp_path / "README.md", tmp_path / "weights.safetensors"
+        readme.write_text("# My thesis")
+        save_file({"a": torch.ones(2)}, tensors)
+        assert export("card", source_run, "--to", readme) == 2
+        assert export("embed", causal_run, "--task", "one", "--text", "say red", "--to", tensors) == 2
+        assert readme.read_text() == "# My thesis"
+        assert load_file(tensors).keys() == {"a"}
+        for _ in range(2):  # over its own
+            assert export("card", source_run, "--to", tmp_path / "card.md") == 0
+            target = tmp_path / "embeds.safetensors"
+            assert export("embed", causal_run, "--task", "one", "--text", "say red", "--to", target) == 0

@@ -126,3 +126,29 @@ class TestReplay:
         (run / "draws.json").unlink()
         with pytest.raises(FileNotFoundError, match=r"few_shot\.draws: no file .*draws\.json"):
             replay("t", examples(["a"] * 9), FewShotConfig(4, draws=str(run)))
+
+
+def test_an_input_that_the_split_has_twice_is_drawn_once(tmp_path: Path) -> None:
+    rows = [Example(f"train:{i}", f"text {i % 12}", "a", ("a",), "a") for i in range(48)]
+    drawn = draw("t", rows, FewShotConfig(6))
+    assert len({example.input for split in drawn.values() for example in split}) == 12
+    with pytest.raises(ValueError, match="48 rows with 12 different inputs, so choose at most 6"):
+        draw("t", rows, FewShotConfig(7))
+
+
+def test_a_draw_of_other_data_is_not_replayed(tmp_path: Path) -> None:
+    rows = examples(list("abab") * 5)
+    config = FewShotConfig(4)
+    drawn = {split: {"t": found} for split, found in draw("t", rows, config).items()}
+    (tmp_path / "draws.json").write_text(json.dumps(row_ids(drawn, "draw")))
+    again = FewShotConfig(4, draws=str(tmp_path))
+    assert replay("t", rows, again) == draw("t", rows, config)
+    changed = [
+        Example(each.row_id, each.input + "!", each.target, each.references, each.label) for each in rows
+    ]
+    with pytest.raises(ValueError, match="train of 't' was drawn from other data"):
+        replay("t", changed, again)
+    # Draws of before the rows were recorded.
+    ids = {split: {"t": [each.row_id for each in found["t"]]} for split, found in drawn.items()}
+    (tmp_path / "draws.json").write_text(json.dumps(ids))
+    assert replay("t", rows, again) == draw("t", rows, config)

@@ -1,8 +1,11 @@
 """Runs of a group end with the numbers of separate runs, whatever their neighbors; they fail and stop by themselves."""
 
+import dataclasses
 import json
 import signal
+import time
 from functools import partial
+from typing import ClassVar
 
 import pytest
 import torch
@@ -261,13 +264,10 @@ class TestStopping:
 
 
 class TestComputation:
-    def test_equal_rows_are_computed_once(self):
-        ids = torch.tensor([[1, 2], [3, 4], [1, 2], [1, 2]])
-        prompts = torch.tensor([0.0, 0.0, 0.0, 1.0])[:, None, None].expand(4, 2, 3)
-        values = {"input_ids": ids, "labels": ids, "prompts": prompts, "shifts": None}
-        kept, inverse = unique_rows(values)
-        assert kept.tolist() == [0, 1, 3]
-        assert inverse.tolist() == [0, 1, 0, 2]
+    def test_equal_questions_are_asked_once(self):
+        kept, inverse = unique_rows({"input_ids": torch.tensor([[1, 2], [3, 4], [1, 2], [1, 2]])})
+        assert kept.tolist() == [0, 1]
+        assert inverse.tolist() == [0, 1, 0, 0]
 
     def test_steps_of_all_runs_are_computed_together(self, make, tmp_path, monkeypatch):
         sizes = []
@@ -338,3 +338,103 @@ class TestLauncher:
         assert [outcomes[job]["error"] is None for job in range(6)] == [True] * 3 + [False] * 3
         assert all("few_shot.k: is 5000" in outcomes[job]["error"] for job in (3, 4, 5))
         assert "6 jobs, 3 failed" in capfd.readouterr().out
+
+
+class TestWholeRuns:
+    """At the length that users run: AdamW makes much of a little rounding in 40 steps."""
+
+    LONG: ClassVar = {
+        "trainer__max_steps": 40,
+        "trainer__batch_size": 8,
+        "evaluation__validate_every": 10,
+        "optim__lr_prompt": 0.1,
+        "optim__lr_factors": 0.1,
+    }
+
+    def assert_the_same(self, first, second):
+        one, other = trained(first), trained(second)
+        assert all(torch.equal(one[name], other[name]) for name in one)
+        for path in first.glob("predictions/*.jsonl"):
+            assert path.read_text() == (second / "predictions" / path.name).read_text()
+        assert read_metrics(first)["test"] == read_metrics(second)["test"]
+
+    def test_after_forty_steps_the_answers_are_those_of_a_run_by_itself(self, make, tmp_path):
+        configs = [make(few_shot__k=k, seed=seed, **self.LONG) for k in (1, 2) for seed in (0, 1)]
+        for number, config in enumerate(configs):
+            stages.target(config, tmp_path / f"alone-{number}")
+        together(configs, [tmp_path / f"fused-{number}" for number in range(4)])
+        for number in range(4):
+            self.assert_the_same(tmp_path / f"fused-{number}", tmp_path / f"alone-{number}")
+
+    @pytest.mark.slow
+    def test_on_the_embedded_backbone_with_4_and_16_examples(self, tmp_path, monkeypatch):
+        monkeypatch.chdir(tmp_path)
+        folders = {}
+        for launcher in ("basic", "fused"):
+            folders[launcher] = tmp_path / launcher
+            code = run_cli(
+                monkeypatch, "-m", f"hydra/launcher={launcher}", "task=target", "prompt.init=VOCABULARY",
+                "tasks=[reply_polite]", "few_shot.k=4,16", "trainer.max_steps=40", "trainer.threads=1",
+                "evaluation.test_rows=60", "evaluation.before=false", "evaluation.oracle=false", "logger=csv",
+                "trainer=cpu", "trainer.progress_bar=false", f"hydra.sweep.dir={folders[launcher]}",
+            )  # fmt: skip
+            assert code == 0
+        runs = [path.parent for path in folders["basic"].glob("*/metrics.json")]
+        assert len(runs) == 2
+        for run in runs:
+            self.assert_the_same(folders["fused"] / run.name, run)
+
+    def test_with_live_dropout_neither_a_neighbor_nor_a_stop_changes_a_run(self, make, tmp_path, monkeypatch):
+        configs = [make(backbone__dropout=True, seed=seed, **self.LONG) for seed in (0, 1)]
+        for seed, config in enumerate(configs):
+            stages.target(config, tmp_path / f"alone-{seed}")
+        folders = [tmp_path / f"fused-{seed}" for seed in (0, 1)]
+        compute, steps = Computation.compute, []
+
+        def stop(self, requests):
+            steps.extend([0] * (requests[0].kind == "backward"))
+            if len(steps) == 25:
+                signal.raise_signal(signal.SIGTERM)
+                steps.append(0)
+            return compute(self, requests)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Computation, "compute", stop)
+            with pytest.raises(Interrupted):
+                together(configs, folders)
+        assert all(read_metrics(folder) is None for folder in folders)
+        together(configs, folders)
+        for seed in (0, 1):
+            self.assert_the_same(tmp_path / f"fused-{seed}", tmp_path / f"alone-{seed}")
+
+    def test_a_job_of_a_group_costs_its_own_share(self, make, tmp_path):
+        config = make(trainer__max_steps=30, evaluation__validate_every=30)
+        began = time.monotonic()
+        together(
+            [dataclasses.replace(config, seed=seed) for seed in range(6)],
+            [tmp_path / str(i) for i in range(6)],
+        )
+        wall = time.monotonic() - began
+        costs = [read_metrics(tmp_path / str(i))["seconds"] for i in range(6)]
+        # A sum of shares is no more than there was; each used to be the whole.
+        assert sum(sum(each[key] for key in ("setup", "before", "fit", "test")) for each in costs) <= wall
+        assert all(0 < each["validation"] < each["fit"] for each in costs)
+
+
+def test_equal_prompts_of_two_tasks_get_gradients_of_their_own(make_config, tmp_path):
+    """What a few-shot batch repeats is told by task and example; by equal tensors, one task would get all."""
+    rows = [{"text": "say red", "target": "red"}] * 3
+    for split in ("train", "validation", "test"):
+        for name in ("one", "two"):
+            (tmp_path / name).mkdir(exist_ok=True)
+            (tmp_path / name / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    alike = {
+        "prompt__form": "independent",
+        "prompt__init": "TEXT",
+        "prompt__init_text": "red",
+        "mixture__sampling": "equal",
+    }
+    config = make_config(data_root=str(tmp_path), trainer__max_steps=3, trainer__batch_size=8, **alike)
+    stages.source(config, tmp_path / "run")
+    moved = read_metrics(tmp_path / "run")["moved"]
+    assert min(moved["one"], moved["two"]) > 0.01

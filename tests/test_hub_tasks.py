@@ -41,12 +41,12 @@ HUB: dict[str, tuple[dict[str, Any], str, str]] = {
     ),
     "record": (
         {
-            "passage": "Ann met Ben.",
+            "passage": "Ann met Ben.\n@highlight\nBen ran",
             "query": "@placeholder met Ben",
             "entities": ["Ann", "Ben"],
             "answers": ["Ann"],
         },
-        "query: @placeholder met Ben entities: Ann, Ben passage: Ann met Ben.",
+        "query: @placeholder met Ben entities: Ann, Ben passage: Ann met Ben. Ben ran",
         "Ann",
     ),
     "ag_news": (
@@ -57,7 +57,7 @@ HUB: dict[str, tuple[dict[str, Any], str, str]] = {
     "cola": ({"sentence": "He go.", "label": 0}, "sentence: He go.", "unacceptable"),
     "mrpc": (PAIR | {"label": 1}, "sentence1: A. sentence2: B.", "equivalent"),
     "rte": (PAIR | {"label": 0}, "premise: A. hypothesis: B.", "entailment"),
-    "stsb": (PAIR | {"label": 3.8}, "sentence1: A. sentence2: B.", "3.8"),
+    "stsb": (PAIR | {"label": 3.75}, "sentence1: A. sentence2: B.", "3.8"),
     "boolq": (
         {"question": "is it", "passage": "It is.", "answer": True},
         "question: is it passage: It is.",
@@ -65,7 +65,7 @@ HUB: dict[str, tuple[dict[str, Any], str, str]] = {
     ),
     "cb": ({"premise": "A.", "hypothesis": "B.", "label": 1}, "premise: A. hypothesis: B.", "contradiction"),
     "multirc": (
-        {"paragraph": "Ann.", "question": "Who?", "answer": "Ben", "label": 0},
+        {"paragraph": "<b>Ann</b>.", "question": "Who?", "answer": "Ben", "label": 0},
         "question: Who? answer: Ben paragraph: Ann.",
         "false",
     ),
@@ -75,8 +75,15 @@ HUB: dict[str, tuple[dict[str, Any], str, str]] = {
         "same",
     ),
     "wsc": (
-        {"text": "He saw Al.", "span1_text": "Al", "span2_text": "He", "label": 0},
-        "text: He saw Al. span1: Al span2: He",
+        {
+            "text": "He saw Al.",
+            "span1_text": "Al",
+            "span1_index": 2,
+            "span2_text": "He",
+            "span2_index": 0,
+            "label": 0,
+        },
+        "text: # He # saw * Al *.",
         "no",
     ),
     **dict.fromkeys(
@@ -125,9 +132,15 @@ def test_rows_of_the_hub_become_text(name: str, tmp_path: Path, monkeypatch: pyt
     # The same loading code, on a folder in place of the hub: its slices of splits, its columns.
     folder = tmp_path / f"{name}_hub"
     folder.mkdir()
-    for split, count in (("train", 1004), ("validation", 4), ("test", 4), ("validation_matched", 4)):
+    for split, count in (
+        ("train", 1004),
+        ("validation", 4),
+        ("test", 4),
+        ("validation_matched", 4),
+        ("validation_mismatched", 4),
+    ):
         (folder / f"{split}.jsonl").write_text((json.dumps(row) + "\n") * count)
-    names = dict.fromkeys(("train", "validation", "test", "validation_matched"))
+    names = dict.fromkeys(("train", "validation", "test", "validation_matched", "validation_mismatched"))
     (folder / "README.md").write_text(
         "---\nconfigs:\n- config_name: default\n  data_files:\n"
         + "".join(f"  - split: {split}\n    path: {split}.jsonl\n" for split in names)

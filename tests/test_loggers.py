@@ -7,6 +7,7 @@ import warnings
 
 import pytest
 import wandb
+from wandb.proto import wandb_internal_pb2
 from wandb.sdk.lib.wbauth import unauthenticate_session
 
 from mpt.config import LoggerConfig
@@ -159,3 +160,48 @@ def test_tensorboard_that_is_not_installed_is_refused(monkeypatch):
     monkeypatch.setattr("mpt.loggers.open.find_spec", lambda name: None)
     with pytest.raises(ValueError, match=r"logger\.tensorboard: not installed; pip install"):
         check_tensorboard(LoggerConfig(tensorboard=True))
+
+
+def records(content):
+    """The records of an offline run's file, which is a LevelDB log behind seven bytes."""
+    place, part = 7, b""
+    while place + 7 <= len(content):
+        left = 32768 - place % 32768
+        if left < 7:  # a block ends with zeros
+            place += left
+            continue
+        length, kind = int.from_bytes(content[place + 4 : place + 6], "little"), content[place + 6]
+        part += content[place + 7 : place + 7 + length]
+        place += 7 + length
+        if kind in (1, 4):  # whole, or the last part of one
+            yield part
+            part = b""
+
+
+def test_an_offline_run_that_goes_on_has_all_curves_in_its_last_folder(no_account, tmp_path):
+    """A sync of the last folder takes the place of the others of its id."""
+    for step, first in ((0, 1), (3, 4)):
+        loggers = open_loggers(
+            LoggerConfig(), tmp_path, run_id="abcd1234", stage="source", tags=[], values={}, step=step
+        )  # fmt: skip
+        for number in range(first, first + 3):
+            for logger in loggers:
+                logger.log_metrics({"train/loss": 1.0 / number}, number)
+        close_loggers(loggers, "success")
+        wandb.teardown()  # as the end of the process that was stopped
+    folders = sorted((tmp_path / "wandb").glob("offline-run-*"), key=lambda path: path.stat().st_mtime_ns)
+    assert len(folders) == 2
+    seen = []
+    for data in records(next(folders[-1].glob("*.wandb")).read_bytes()):
+        record = wandb_internal_pb2.Record.FromString(data)
+        items = {".".join(item.nested_key) or item.key: item.value_json for item in record.history.item}
+        if "train/loss" in items:
+            seen.append(float(items["train/loss"]))
+    assert seen == [pytest.approx(1.0 / number) for number in (1, 2, 3, 4, 5, 6)]
+
+
+def test_a_gap_is_no_value(tmp_path):
+    curves = CurvesFile(tmp_path / "metrics.csv")
+    curves.log_metrics({"train/loss": 1.0, "train/a/loss": float("nan")}, step=1)
+    curves.finalize("success")
+    assert read(tmp_path / "metrics.csv") == [{"step": "1", "train/loss": "1.0"}]

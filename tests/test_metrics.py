@@ -8,7 +8,7 @@ import sacrebleu
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mpt.metrics import METRICS, score
+from mpt.metrics import METRICS, Rules, score
 
 TEXTS = st.lists(st.text("abc ", min_size=1, max_size=12), min_size=1, max_size=6)
 
@@ -143,3 +143,87 @@ def test_first_metric_gives_the_score() -> None:
         found = score([name], ["a b c d"], refs("a b c d"))
         assert list(found)[:2] == ["n", "score"]
         assert found["score"] == found[list(found)[2]]
+
+
+SCRIPTS = {
+    "Chinese": ["你好，世界", "我喜欢喝茶"], "Japanese": ["今日は天気がいい", "駅まで歩く"], "Thai": ["สวัสดีชาวโลก",
+    "ฉันชอบชา"], "Korean": ["안녕 세계 모두", "차를 좋아해요"], "Russian": ["Привет мир, как дела", "Я люблю чай"],
+    "Arabic": ["مرحبا بالعالم", "أحب الشاي"], "Hebrew": ["שלום עולם", "אני אוהב תה"], "Hindi": ["नमस्ते दुनिया",
+    "मुझे चाय पसंद है"], "Greek": ["Γειά σου Κόσμε", "μου αρέσει"], "Khmer": ["សួស្តី", "តែ"], "Georgian":
+    ["გამარჯობა", "ჩაი"], "English": ["the", "a big red mill by the river"], "signs": ["?!", "👍"], "French": ["à",
+    "où est l'été"],
+}  # fmt: skip
+OF_TEXTS = sorted(set(METRICS) - {"pearson", "spearman", "f1_true", "nist"})
+
+
+@pytest.mark.parametrize("metric", OF_TEXTS)
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_equal_texts_have_the_best_score_in_every_script(metric: str, script: str) -> None:
+    texts = SCRIPTS[script]
+    assert score([metric], texts, refs(*texts))["score"] == (0.0 if metric == "ter" else pytest.approx(1.0))
+
+
+@pytest.mark.parametrize("script", ["Chinese", "Japanese", "Thai", "Russian", "Arabic"])
+def test_texts_that_share_half_score_something_in_between(script: str) -> None:
+    text = SCRIPTS[script][0]
+    half = text[: len(text) // 2] if script in ("Chinese", "Japanese", "Thai") else text.split()[0]
+    for metric in ("rouge", "bleu", "chrf"):
+        assert 0 < score([metric], [half], [(text,)])["score"] < 1
+
+
+def test_a_tokenizer_may_be_chosen_and_is_sacrebleus() -> None:
+    text, reference = "我喜欢喝绿茶和咖啡", "我喜欢喝红茶和咖啡"
+    for name in ("zh", "char", "13a"):
+        expected = sacrebleu.corpus_bleu([text], [[reference]], tokenize=name, use_effective_order=True).score
+        found = score(["bleu"], [text], [(reference,)], Rules(tokenizer=name))["score"]
+        assert found == pytest.approx(expected / 100)
+
+
+def test_the_default_for_english_is_what_it_was() -> None:
+    texts, references = (
+        ["the cat sat on the mat today", "a dog barks loud now"],
+        ["the cat is on the mat", "a dog barks now"],
+    )
+    expected = sacrebleu.corpus_bleu(texts, [references]).score
+    assert score(["bleu"], texts, refs(*references))["score"] == pytest.approx(expected / 100)
+
+
+def test_an_answer_that_is_no_class_is_the_wrong_one() -> None:
+    # By T5's rule: 40 right, and 60 false rows that count as answered "true": precision .4, recall 1.
+    wanted = refs(*["true"] * 40, *["false"] * 60)
+    answers = ["true"] * 40 + ["paris"] * 60
+    assert score(["f1_true"], answers, wanted)["score"] == pytest.approx(2 * 0.4 / 1.4)
+    missed = ["paris"] * 40 + ["false"] * 60
+    assert score(["f1_true"], missed, wanted)["score"] == 0.0
+    assert score(["f1_true"], [*missed[:39], "true", *missed[40:]], wanted)["score"] == pytest.approx(2 / 41)
+
+
+def test_macro_f1_counts_a_label_word_that_only_answers_have() -> None:
+    # a: precision 1, recall 2/3; b: 1 and 1; c, which no row is: 0.
+    answers, wanted = ["a", "a", "c", "b"], refs("a", "a", "a", "b")
+    assert score(["macro_f1"], answers, wanted, Rules(("a", "b", "c")))["score"] == pytest.approx(
+        (0.8 + 1) / 3
+    )
+    assert score(["macro_f1"], answers, wanted)["score"] == pytest.approx((0.8 + 1) / 2)
+
+
+def test_nist_of_several_references_is_mteval_v13as() -> None:
+    """Both figures of mteval-v13a, whose example this is (Papineni et al. 2002 have the sentences)."""
+    wanted = (
+        "It is a guide to action that ensures that the military will forever heed Party commands",
+        "It is the guiding principle which guarantees the military forces always being under the command of the Party",
+        "It is the practical guide for the army always to heed the directions of the party",
+    )
+    one = "It is a guide to action which ensures that the military always obeys the commands of the party"
+    other = "It is to insure the troops forever hearing the activity guidebook that party direct"
+    assert score(["nist"], [one], [wanted])["score"] == pytest.approx(5.038, abs=5e-4)
+    assert score(["nist"], [other], [wanted])["score"] == pytest.approx(2.114, abs=5e-4)
+
+
+def test_nist_of_one_reference_is_nltks() -> None:
+    from nltk.translate.nist_score import corpus_nist
+
+    texts = ["the cat sat on a mat today", "a dog barked at me"]
+    wanted = ["the cat sat on the mat", "a dog barked at the man loudly"]
+    expected = corpus_nist([[text.split()] for text in wanted], [text.split() for text in texts], n=5)
+    assert score(["nist"], texts, refs(*wanted))["score"] == pytest.approx(expected)

@@ -300,13 +300,21 @@ def test_best_prompt_is_kept_and_put_back(folder: Path, tmp_path: Path) -> None:
     best = BestPrompt(tmp_path / "best.safetensors")
     fit = trainer(tmp_path, 1)
     kept = None
-    for score, change in ((0.2, 1.0), (0.7, 2.0), (0.7, 3.0), (0.1, 4.0)):
+    # Of the two best, the second has the lower loss, and a third one no lower than that.
+    for score, loss, change in (
+        (0.2, 9.0, 1.0),
+        (0.7, 2.0, 2.0),
+        (0.7, 1.5, 3.0),
+        (0.7, 1.5, 4.0),
+        (0.1, 0.1, 5.0),
+    ):
         with torch.no_grad():
             module.adapter.embedding.weight.fill_(change)
         fit._callback_connector  # noqa: B018  # the trainer is real; its last validation is played
         fit._logger_connector._callback_metrics["validation/average/score"] = torch.tensor(score)
+        fit._logger_connector._callback_metrics["validation/average/loss"] = torch.tensor(loss)
         best.on_validation_end(fit, module)
-        kept = tensors(module) if change == 2.0 else kept
+        kept = tensors(module) if change == 3.0 else kept
     assert best.scores == {"average": pytest.approx(0.7)}
     best.restore(module)
     assert kept is not None

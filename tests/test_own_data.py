@@ -6,6 +6,7 @@ import io
 import json
 import re
 import sys
+import warnings
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -380,3 +381,73 @@ def test_wrong_commands_are_refused(mpt: Callable[..., Done], arguments: list[st
     assert done.code == 2
     assert message in done.stderr
     assert "Traceback" not in done.stderr
+
+
+class TestQuotes:
+    TSV = 'text\tlabel\n"good film\t1\nbad film\t0\nslow film"\t0\nnice film\t1\n'
+
+    def test_that_swallow_lines_of_a_tsv_are_refused_with_the_lines(self, tmp_path: Path) -> None:
+        (tmp_path / "train.tsv").write_text(self.TSV)
+        with pytest.raises(ValueError, match=r"train\.tsv:2-4: .*set rows\.quoting: none"):
+            load_split("t", film(tmp_path), "train")
+
+    def test_are_text_where_the_file_says_so(self, tmp_path: Path) -> None:
+        (tmp_path / "train.tsv").write_text(self.TSV)
+        found = load_split("t", film(tmp_path, quoting="none"), "train")
+        assert [(each.input, each.target) for each in found] == [
+            ('"good film', "1"), ("bad film", "0"), ('slow film"', "0"), ("nice film", "1"),
+        ]  # fmt: skip
+
+    def test_that_swallow_lines_of_a_csv_are_warned_of(self, tmp_path: Path) -> None:
+        (tmp_path / "train.csv").write_text(self.TSV.replace("\t", ","))
+        with pytest.warns(
+            UserWarning, match=r"train\.csv:2-4: a field in quotes holds lines that look like rows"
+        ):
+            assert len(load_split("t", film(tmp_path), "train")) == 2
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            assert len(load_split("t", film(tmp_path, quoting="double"), "train")) == 2
+
+    def test_a_text_of_several_lines_is_fine(self, tmp_path: Path) -> None:
+        (tmp_path / "train.tsv").write_text('text\tlabel\n"good\nfilm"\t1\n')
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            assert load_split("t", film(tmp_path), "train")[0].input == "good\nfilm"
+
+    def test_a_draft_reads_them_as_text_and_notes_it(self, tmp_path: Path) -> None:
+        rows = "".join(f'"film {i}\t{i % 2}\n' for i in range(20))
+        (tmp_path / "data.tsv").write_text("text\tlabel\n" + rows)
+        drafted = draft("t", str(tmp_path / "data.tsv"))
+        assert read_draft(drafted.text)["rows"]["quoting"] == "none"
+        assert any("quotes are read as text" in note for note in drafted.notes)
+
+
+def film(folder: Path, **rows: Any) -> TaskConfig:
+    return TaskConfig(
+        rows=RowsConfig(files=str(folder), **rows), input="{text}", target="{label}", metrics=["accuracy"]
+    )
+
+
+@pytest.mark.parametrize("name", ["my.task", "v1.0", "2024", "été", "a b", "null", "yes", "average", "x/y"])
+def test_a_name_that_no_run_can_take_is_refused_and_another_proposed(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("data.csv").write_text("text,label\n" + "".join(f"text {i},{'ab'[i % 2]}\n" for i in range(20)))
+    monkeypatch.setattr(sys, "argv", ["train.py", "tasks=new", f"name='{name}'", "files=data.csv", *QUIET])
+    with pytest.raises(SystemExit) as stop:
+        cli.main()
+    assert stop.value.code == 2
+    assert not Path("mine").exists()
+    if name not in ("average",):
+        proposed = re.search(r"as in '([^']+)'", capsys.readouterr().err)
+        assert proposed is not None
+        assert check_task(proposed.group(1), film(tmp_path)) == []
+
+
+def test_a_column_of_tiny_numbers_is_a_number(tmp_path: Path) -> None:
+    rows = "".join(
+        f"text {i},{value}\n" for i, value in enumerate(["0.00004", "1e-7", "3.5E-10", ".5", "2."] * 4)
+    )
+    (tmp_path / "data.csv").write_text("text,score\n" + rows)
+    assert read_draft(draft("t", str(tmp_path / "data.csv")).text)["metrics"] == ["pearson", "spearman"]

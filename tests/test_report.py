@@ -2,6 +2,7 @@
 
 import csv
 import math
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from scipy.stats import ttest_1samp
 from mpt.report import Estimate, compare, estimate, gather, summarize
 from mpt.report.__main__ import main
 from mpt.report.estimate import read_difference
+from mpt.report.figures import dodge
 from mpt.report.gather import default_groups, find_failures
 from mpt.run.folder import write_config
 from mpt.run.record import add_average, write_csv, write_lines, write_metrics
@@ -126,7 +128,7 @@ def test_a_key_of_a_task_makes_groups(tmp_path: Path, capsys: pytest.CaptureFixt
         ("average", 1.0): (0.5, 2), ("average", 2.0): (0.75, 2), ("c", None): (0.25, 1),
     }  # fmt: skip
     assert main([str(tmp_path), "--by", "task", "tasks.a.weight"]) == 0
-    assert "| a | 2.0 | 0.750 ± 0.000 (2) |" in capsys.readouterr().out
+    assert "| a | 2.0 | 0.750 all equal (2) | 10 |" in capsys.readouterr().out
 
 
 def test_costs_are_metrics_too(runs: Path) -> None:
@@ -147,8 +149,8 @@ def test_folders_are_methods(runs: Path, capsys: pytest.CaptureFixture[str]) -> 
     folders = [str(runs / "average"), str(runs / "fresh")]
     assert main([*folders, "--across", "folder", "--against", f"folder={folders[1]}"]) == 0
     printed = capsys.readouterr().out
-    assert "| a | 0.700 ± 0.497 (3) | 0.600 ± 0.657 (3) |" in printed
-    assert f"| a | {folders[0]} | 0.100 ± 0.248 (3) |" in printed
+    assert "| a | 0.700 [0.203, 1.000] (3) | 0.600 [0.000, 1.000] (3) | 10 |" in printed
+    assert f"| a | {folders[0]} | 0.100 [-0.148, 0.348] (3) | 10 |" in printed
 
 
 def test_tables_and_figure_are_written(runs: Path) -> None:
@@ -217,9 +219,9 @@ def test_labels_take_the_place_of_names(runs: Path, capsys: pytest.CaptureFixtur
     assert main(command) == 0
     printed = capsys.readouterr().out
     assert "| task | MPT | no source |" in printed
-    assert "| Task A | 0.700 ± 0.497 (3) | 0.600 ± 0.657 (3) |" in printed
+    assert "| Task A | 0.700 [0.203, 1.000] (3) | 0.600 [0.000, 1.000] (3) | 10 |" in printed
     tex = (out / "table.tex").read_text()
-    assert r"Task A & 0.700 $\pm$ 0.497 (3) & 0.600 $\pm$ 0.657 (3) \\" in tex
+    assert r"Task A & 0.700 [0.203, 1.000] (3) & 0.600 [0.000, 1.000] (3) & 10 \\" in tex
     assert r"\toprule" in tex
 
 
@@ -241,9 +243,9 @@ def test_a_label_for_nothing_is_refused(
 @given(st.floats(-1, 1), st.floats(0, 2), st.sampled_from([(0.0, 1.0), (-1.0, 1.0), (0.0, math.inf)]))
 def test_intervals_end_where_the_metric_does(mean: float, half: float, limits: tuple[float, float]) -> None:
     mean = max(mean, limits[0])
-    low, high = Estimate(mean, 1.0, half, 3).interval(limits)
+    low, high = Estimate(mean, 1.0, half, 3, limits).interval
     assert limits[0] <= low <= mean <= high <= limits[1]
-    assert Estimate(mean, math.nan, math.nan, 1).interval(limits) == (mean, mean)
+    assert Estimate(mean, math.nan, math.nan, 1, limits).interval == (mean, mean)
 
 
 @pytest.mark.parametrize(
@@ -268,3 +270,125 @@ def test_failed_jobs_are_named_until_their_run_is_finished(tmp_path: Path) -> No
     write_lines(tmp_path / "sweeps" / "seed=0,1.jsonl", [outcome.__dict__ for outcome in outcomes])
     assert find_failures([tmp_path]) == [outcomes[1]]
     assert find_failures([tmp_path / "sweeps" / "seed=0,1.jsonl"]) == [outcomes[1]]
+
+
+class TestWhatCounts:
+    def test_a_run_counts_once_whatever_its_tasks(
+        self, runs: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        lines, _ = gather([runs])
+        groups = summarize(lines, ["prompt.init"], "score")
+        # The mean of the two tasks of each run: .3, .5, .55 and .3, .5, .55.
+        assert {group: found.runs for group, found in groups.items()} == {("average",): 3, ("fresh",): 3}
+        expected = estimate([0.3, 0.5, 0.55])
+        assert groups["average",].mean == pytest.approx(expected.mean)
+        assert groups["average",].half_width == pytest.approx(expected.half_width)
+        assert groups["average",].tested == "20"
+
+    def test_copies_of_a_run_count_once_and_are_named(
+        self, runs: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        before = summarize(gather([runs])[0], ["task", "prompt.init"], "score")
+        for number in range(10):
+            shutil.copytree(runs / "average" / "0", runs / "copies" / str(number))
+        copies: list[Path] = []
+        assert summarize(gather([runs], copies=copies)[0], ["task", "prompt.init"], "score") == before
+        assert len(copies) == 10
+        assert main([str(runs)]) == 0
+        assert capsys.readouterr().out.count("left out, a copy of another run: ") == 10
+
+    def test_a_run_of_other_rows_or_another_version_is_no_copy(self, tmp_path: Path) -> None:
+        write_run(tmp_path / "one", {"a": 0.5}, seed=0)
+        write_run(tmp_path / "two", {"a": 0.6}, seed=0, versions={"mpt": "0.2.0"})
+        assert len(gather([tmp_path])[0]) == 2
+
+    def test_what_is_pooled_is_named_and_has_no_interval(
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        for k in (4, 16):
+            for seed in (0, 1, 2):
+                write_run(
+                    tmp_path / f"{k}-{seed}",
+                    {"a": k / 20 + seed / 100},
+                    few_shot={"k": k},
+                    seed=seed,
+                    prompt={"init": "A"},
+                )
+        assert main([str(tmp_path), "--by", "task"]) == 0
+        printed = capsys.readouterr().out
+        assert "| a | 0.510 pooled (6) | 10 |" in printed
+        assert (
+            "pooled: runs that differ in few_shot.k, so their mean has no interval; add these keys: --by task "
+            "few_shot.k" in printed
+        )
+        assert main([str(tmp_path), "--by", "task", "few_shot.k"]) == 0
+        assert "pooled" not in capsys.readouterr().out
+
+    def test_a_metric_of_0_to_100_is_not_cut_at_1(self, tmp_path: Path) -> None:
+        for seed in (0, 1, 2):
+            write_run(tmp_path / str(seed), {"a": 40.0 + seed}, seed=seed)
+        (found,) = summarize(gather([tmp_path])[0], ["task"], "score").values()
+        low, high = found.interval
+        assert (low, high) == pytest.approx((41 - found.half_width, 41 + found.half_width))
+        assert high > 1
+
+    def test_an_experiment_is_a_key(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        for name, score in (("first", 0.5), ("second", 0.75)):
+            for seed in (0, 1):
+                write_run(tmp_path / f"{name}-{seed}", {"a": score}, seed=seed, experiment_name=name, k=name)
+        assert main([str(tmp_path), "--by", "experiment"]) == 0
+        assert "| second | 0.750 all equal (2) | 10 |" in capsys.readouterr().out
+
+
+class TestBases:
+    def test_a_method_brings_its_form_its_start_and_its_rates(self, tmp_path: Path) -> None:
+        """LoRA with a grid of rates pairs with the one base that there is."""
+        for seed in (0, 1, 2):
+            base = {"method": {"name": "prompt"}, "prompt": {"init": "A"}, "optim": {"lr_weights": 0.1}}
+            write_run(tmp_path / f"prompt-{seed}", {"a": 0.5 + seed / 10}, seed=seed, **base)
+            for rate in (0.01, 0.02):
+                lora = {"method": {"name": "lora"}, "prompt": {"init": "V"}, "optim": {"lr_weights": rate}}
+                write_run(
+                    tmp_path / f"lora-{rate}-{seed}", {"a": 0.4 + rate * 10 + seed / 10}, seed=seed, **lora
+                )
+        grouping, pairs = compare(gather([tmp_path])[0], "method.name", "prompt", "score")
+        assert grouping == ["optim.lr_weights"]
+        assert {group: (round(found.mean, 6), found.runs) for group, found in pairs.items()} == {
+            ("a", 0.01, "lora"): (0.0, 3),
+            ("a", 0.02, "lora"): (0.1, 3),
+        }
+
+    def test_a_base_with_several_methods_pairs_each_with_its_own(self, tmp_path: Path) -> None:
+        for seed in (0, 1):
+            for rate, gain in ((0.1, 0.1), (0.2, 0.3)):
+                for init, score in (("base", 0.2), ("other", 0.2 + gain)):
+                    config = {"prompt": {"init": init}, "optim": {"lr_prompt": rate}}
+                    write_run(tmp_path / f"{init}-{rate}-{seed}", {"a": score + rate}, seed=seed, **config)
+        _, pairs = compare(gather([tmp_path])[0], "prompt.init", "base", "score")
+        assert {group[1]: round(found.mean, 6) for group, found in pairs.items()} == {0.1: 0.1, 0.2: 0.3}
+
+
+def test_points_move_aside_only_where_they_hide_each_other() -> None:
+    near = {
+        "a": [(4, estimate([0.5])), (16, estimate([0.5]))],
+        "b": [(4, estimate([0.505])), (16, estimate([0.9]))],
+    }
+    assert dodge(near, span=1.0) == {("a", 4): -0.5, ("b", 4): 0.5, ("a", 16): 0.0, ("b", 16): 0.0}
+
+
+def test_a_page_or_a_table_of_somebody_else_is_not_replaced(
+    runs: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page, folder = runs / "page.html", runs / "report"
+    folder.mkdir()
+    page.write_text("<h1>My thesis</h1>")
+    (folder / "runs.csv").write_text("name,age\n")
+    assert main([str(runs), "--html", str(page)]) == 2
+    assert "page.html: is there already, and is not a page of ours" in capsys.readouterr().err
+    assert main([str(runs), "--output", str(folder)]) == 2
+    assert page.read_text() == "<h1>My thesis</h1>"
+    assert (folder / "runs.csv").read_text() == "name,age\n"
+    (folder / "runs.csv").unlink()
+    page.unlink()
+    for _ in range(2):  # its own
+        assert main([str(runs), "--html", str(page), "--output", str(folder)]) == 0

@@ -45,10 +45,10 @@ def test_metrics_read_back(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["metrics.json"]
 
 
-def test_numbers_that_are_none_are_not_written(tmp_path):
-    with pytest.raises(ValueError, match="Out of range float values"):
-        write_metrics(tmp_path, {"test": {"a": {"score": float("nan")}}})
-    assert list(tmp_path.iterdir()) == []
+def test_a_side_figure_that_is_no_number_does_not_cost_the_result(tmp_path):
+    with pytest.warns(UserWarning, match=r"metrics\.json: moved/a is not finite, and null there"):
+        write_metrics(tmp_path, {"test": {"a": {"score": 0.5}}, "moved": {"a": float("inf"), "b": 1.0}})
+    assert read_metrics(tmp_path) == {"test": {"a": {"score": 0.5}}, "moved": {"a": None, "b": 1.0}}
 
 
 def test_damaged_metrics_are_refused(tmp_path):
@@ -112,7 +112,7 @@ def test_table_shows_before_after_oracle_and_n():
 
 def test_a_new_run_says_what_runs_it(tmp_path):
     write_metrics(tmp_path, METRICS)
-    begin(tmp_path, CONFIG, fingerprint="f")
+    begin(tmp_path, CONFIG, fingerprint="f", rows={})
     config, run = read_config(tmp_path) or ({}, {})
     assert config == CONFIG
     assert run["versions"]["torch"].startswith("2.")

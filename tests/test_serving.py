@@ -41,7 +41,13 @@ def run(make_config, causal_folder, tmp_path, monkeypatch):
     vllm.__dict__.update(LLM=LLM, SamplingParams=lambda **settings: SimpleNamespace(**settings))
     monkeypatch.setitem(sys.modules, "vllm", vllm)
     stages.source(
-        make_config(backbone__path=str(causal_folder("llama")), optim__lr_prompt=0.1), tmp_path / "run"
+        make_config(
+            backbone__path=str(causal_folder("llama")),
+            optim__lr_prompt=0.1,
+            tasks__one__max_source_tokens=80,
+            tasks__two__max_source_tokens=80,
+        ),
+        tmp_path / "run",
     )
     return str(tmp_path / "run")
 

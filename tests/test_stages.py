@@ -109,7 +109,7 @@ class TestTarget:
         config = make_config("target", ["two"], source=str(source_run), few_shot__k=2, **average())
         metrics = stages.target(config, tmp_path / "run")
         draws = json.loads((tmp_path / "run" / "draws.json").read_text())
-        assert draws.keys() == {"train", "validation"}
+        assert draws.keys() == {"train", "validation", "digests"}
         assert len({*draws["train"]["two"], *draws["validation"]["two"]}) == 4
         assert all(row_id.startswith("train:") for row_id in draws["train"]["two"])
         assert metrics["validation"]["two"]["n"] == 2
@@ -654,3 +654,74 @@ def test_wandb_offline_without_an_account(make_config, tmp_path, monkeypatch):
     runs = list((tmp_path / "run" / "wandb").glob("offline-run-*"))
     assert len(runs) == 1
     assert wandb.run is None
+
+
+class TestRunFolder:
+    def test_what_somebody_put_into_a_runs_folders_is_not_removed(self, make_config, tmp_path):
+        config = make_config(trainer__max_steps=1)
+        stages.source(config, tmp_path / "run")
+        notes = tmp_path / "run" / "predictions" / "notes.txt"
+        notes.write_text("mine")
+        with pytest.raises(ValueError, match=r"predictions: holds notes\.txt, which no run writes"):
+            stages.source(make_config(trainer__max_steps=1, overwrite=True), tmp_path / "run")
+        assert notes.read_text() == "mine"
+
+    def test_a_link_in_a_run_is_not_followed(self, make_config, tmp_path):
+        thesis = tmp_path / "thesis"
+        thesis.mkdir()
+        (thesis / "thesis.tex").write_text("years of work")
+        (tmp_path / "run").mkdir()
+        (tmp_path / "run" / "prompt").symlink_to(thesis)
+        with pytest.raises(ValueError, match="prompt: is a link"):
+            stages.source(make_config(trainer__max_steps=1), tmp_path / "run")
+        assert (thesis / "thesis.tex").read_text() == "years of work"
+
+
+class TestValidations:
+    def test_a_run_shorter_than_a_validation_is_validated_once(self, make_config, tmp_path, monkeypatch):
+        seen = []
+        end = MPTModule.on_validation_epoch_end
+
+        def count(self):
+            seen.append(self.global_step)
+            end(self)
+
+        monkeypatch.setattr(MPTModule, "on_validation_epoch_end", count)
+        stages.source(make_config(trainer__max_steps=2, evaluation__validate_every=50), tmp_path / "short")
+        stages.source(make_config(trainer__max_steps=4, evaluation__validate_every=3), tmp_path / "long")
+        assert seen == [2, 3, 4]
+
+    def test_a_task_without_an_example_has_no_loss_in_that_step(self, make_config, tmp_path):
+        config = make_config(trainer__batch_size=1, trainer__max_steps=8, evaluation__validate_every=8)
+        stages.source(config, tmp_path / "run")
+        lines = curves(tmp_path / "run")
+        cells = [(line["train/one/loss"], line["train/two/loss"]) for line in lines if line["train/loss"]]
+        assert len(cells) == 8
+        assert all((one == "") != (two == "") for one, two in cells)
+
+
+def test_chosen_rows_do_not_follow_the_seed(make_config, tmp_path):
+    ids = {}
+    for seed, rows_seed in ((0, 0), (1, 0), (1, 5)):
+        folder = tmp_path / f"{seed}-{rows_seed}"
+        config = make_config(
+            seed=seed, evaluation__test_rows=2, evaluation__rows_seed=rows_seed, trainer__max_steps=1
+        )
+        stages.source(config, folder)
+        lines = (folder / "predictions" / "one.jsonl").read_text().splitlines()
+        ids[seed, rows_seed] = [json.loads(line)["row_id"] for line in lines]
+    assert ids[0, 0] == ids[1, 0] != ids[1, 5]
+
+
+def test_sampled_answers_follow_the_seed_and_not_the_batch(make_config, tmp_path):
+    answers = {}
+    for name, batch, seed in (("a", 8, 0), ("b", 2, 0), ("c", 8, 1)):
+        sampled = {"tasks__one__generation": {"do_sample": True, "temperature": 2.0}}
+        config = make_config(
+            tasks=["one"], evaluation__batch_size=batch, seed=seed, trainer__max_steps=1, **sampled
+        )
+        config.optim.lr_prompt = config.optim.lr_factors = 0.0
+        stages.source(config, tmp_path / name)
+        lines = (tmp_path / name / "predictions" / "one.jsonl").read_text().splitlines()
+        answers[name] = [json.loads(line)["prediction"] for line in lines]
+    assert answers["a"] == answers["b"] != answers["c"]

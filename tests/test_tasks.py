@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as parquet
 import pytest
@@ -13,7 +14,8 @@ from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
 from mpt.config import RowsConfig, TaskConfig
-from mpt.tasks import Example, Template, catalogue, check_task, load_split
+from mpt.tasks import Example, Template, catalogue, check_task, choose_rows, load_split
+from mpt.tasks.text import write_number
 from mpt.world import TASKS
 
 ROWS = [
@@ -100,7 +102,7 @@ def test_turns_make_a_row_of_each_reply(tmp_path: Path) -> None:
     config = task(tmp_path, input="{context}", target="{response}", labels={}, join="|")
     config.rows.turns = "dialog"
     found = [(example.row_id, example.input, example.target) for example in load_split("t", config, "train")]
-    assert found == [("train:0", "hello", "hi"), ("train:1", "hello|hi", "bye"), ("train:2", "a|b", "c")]
+    assert found == [("train:0.1", "hello", "hi"), ("train:0.2", "hello|hi", "bye"), ("train:1", "a|b", "c")]
 
 
 def test_numbers_are_told_plainly(tmp_path: Path) -> None:
@@ -216,7 +218,7 @@ def test_names_that_cannot_be_a_tasks_are_refused(name: str) -> None:
     assert error.startswith(f"tasks.{name}: ")
 
 
-@pytest.mark.parametrize("name", ["sum", "mt_velo", "sst-2", "v1.1", "été"])
+@pytest.mark.parametrize("name", ["sum", "mt_velo", "sst-2"])
 def test_names_that_can_be_a_files_are_fine(name: str) -> None:
     assert check_task(name, task(Path("folder"))) == []
 
@@ -257,3 +259,196 @@ def test_world_rows_load_as_a_task() -> None:
     found = load_split("intent", config, "validation")[:30]
     assert len(found) == 30
     assert {example.label for example in found} == {"buy", "search", "meet"}
+
+
+class TestMissingValues:
+    def test_are_no_references(self, tmp_path: Path) -> None:
+        write(tmp_path, [{"q": "who ?", "a": "anna", "refs": ["anna", None, "", float("nan")]}])
+        config = task(tmp_path, input="{q}", target="{a}", references="refs", labels={}, metrics=["squad"])
+        assert load_split("t", config, "train")[0].references == ("anna",)
+
+    def test_a_list_without_any_value_leaves_the_target(self, tmp_path: Path) -> None:
+        write(tmp_path, [{"q": "who ?", "a": "anna", "refs": [None, ""]}])
+        config = task(tmp_path, input="{q}", target="{a}", references="refs", labels={}, metrics=["squad"])
+        assert load_split("t", config, "train")[0].references == ("anna",)
+
+    def test_the_first_item_that_is_there_is_the_target(self, tmp_path: Path) -> None:
+        write(tmp_path, [{"q": "who ?", "a": [None, "", "anna", "ben"]}])
+        config = task(tmp_path, input="{q}", target="{a}", labels={}, metrics=["squad"])
+        assert load_split("t", config, "train")[0].target == "anna"
+
+    @pytest.mark.parametrize(
+        ("row", "message"),
+        [
+            ({"text": float("nan"), "kind": 0}, "column 'text' of tasks.t.input is NaN"),
+            ({"text": None, "kind": 0}, "column 'text' of tasks.t.input is empty"),
+            ({"text": ["a", None], "kind": 0}, "column 'text' of tasks.t.input: has null in it"),
+            ({"text": {"a": 1}, "kind": 0}, "holds a mapping with a; reach into it by rows.rename"),
+            ({"text": [{"a": 1}], "kind": 0}, "holds a mapping with a"),
+            ({"text": "a", "kind": float("nan")}, "column 'kind' of tasks.t.target is NaN"),
+            ({"text": "a", "kind": None}, "column 'kind' of tasks.t.target is empty"),
+            ({"text": "a", "kind": ""}, "column 'kind' is '', which has no label word"),
+        ],
+    )
+    def test_are_refused_in_inputs_and_targets(
+        self, tmp_path: Path, row: dict[str, Any], message: str
+    ) -> None:
+        write(tmp_path, [{"text": "fine", "kind": 1}, row])
+        with pytest.raises(ValueError, match=r"train\.jsonl:2: ") as error:
+            load_split("t", task(tmp_path), "train")
+        assert message in str(error.value)
+
+    def test_bytes_are_no_text(self, tmp_path: Path) -> None:
+        parquet.write_table(pa.table({"text": [b"abc"], "kind": ["0"]}), tmp_path / "train.parquet")
+        with pytest.raises(ValueError, match="holds bytes, which are no text"):
+            load_split("t", task(tmp_path), "train")
+
+    def test_not_a_number_in_a_delimited_file(self, tmp_path: Path) -> None:
+        (tmp_path / "train.csv").write_text("x,y\nNaN,2\n")
+        config = task(tmp_path, input="{x}", target="{y}", labels={}, metrics=["pearson"])
+        with pytest.raises(ValueError, match=r"train\.csv:2: column 'x' of tasks\.t\.input is empty"):
+            load_split("t", config, "train")
+
+
+@pytest.mark.parametrize(
+    "digits", ["0.00004", "1e-7", "12345.678901", "3.0", "1.10", "-0.5", "100000000000000000000.5"]
+)
+def test_numbers_keep_the_digits_of_their_file(tmp_path: Path, digits: str) -> None:
+    (tmp_path / "train.csv").write_text(f"x,y\n{digits},{digits}\n")
+    (tmp_path / "test.jsonl").write_text(f'{{"x": {digits}, "y": {digits}}}\n')
+    config = task(tmp_path, input="{x}", target="{y}", labels={}, metrics=["pearson"])
+    for split in ("train", "test"):
+        (found,) = load_split("t", config, split)
+        assert (found.input, found.target) == (digits, digits)
+
+
+@given(st.floats(allow_nan=False, allow_infinity=False), st.booleans())
+def test_numbers_of_a_binary_format_are_written_so_that_they_come_back(value: float, single: bool) -> None:
+    value = float(np.float32(value)) if single and abs(value) < 3e38 else value
+    text = write_number(value)
+    assert float(text) == value or np.float32(text) == np.float32(value) == value
+
+
+def test_references_go_through_the_template(tmp_path: Path) -> None:
+    write(tmp_path, [{"q": "who ?", "answers": ["anna", "the girl"]}])
+    config = task(
+        tmp_path, input="{q}", target="it is {answers}", references="answers", labels={}, metrics=["squad"]
+    )
+    (found,) = load_split("t", config, "train")
+    assert (found.target, found.references) == ("it is anna", ("it is anna", "it is the girl"))
+
+
+def test_a_target_that_is_no_reference_is_refused(tmp_path: Path) -> None:
+    write(tmp_path, [{"q": "who ?", "a": "anna", "b": "x", "refs": ["ben", "carl"]}])
+    config = task(tmp_path, input="{q}", target="{a} {b}", references="refs", labels={}, metrics=["squad"])
+    with pytest.raises(ValueError, match=r"the target 'anna x' is none of the references 'ben', 'carl'"):
+        load_split("t", config, "train")
+
+
+class TestGeneration:
+    @pytest.mark.parametrize(
+        ("settings", "message"),
+        [
+            ({"custom_generate": "folder", "trust_remote_code": True}, "no key 'custom_generate'"),
+            ({"logits_processor": []}, "no key 'logits_processor'"),
+            ({"max_new_tokens": 5}, "the longest answer is max_target_tokens"),
+            ({"num_beams": 0}, ".num_beams: is 0; it must be at least 1"),
+            ({"num_beams": "4"}, ".num_beams: is '4'; it must be a whole number"),
+            ({"num_beams": True}, "it must be a whole number"),
+            ({"do_sample": 1}, "it must be true or false"),
+            ({"do_sample": True, "top_p": 1.5}, "must be above 0 and at most 1"),
+            ({"temperature": 0.7}, "set do_sample: true with it"),
+        ],
+    )
+    def test_is_a_list_of_ours(self, settings: dict[str, Any], message: str) -> None:
+        errors = check_task("t", task(Path("x"), generation=settings))
+        assert any(error.startswith("tasks.t.generation") and message in error for error in errors)
+
+    def test_takes_what_searches_for_answers(self) -> None:
+        fine = {"num_beams": 4, "length_penalty": 0.8, "early_stopping": True, "no_repeat_ngram_size": 3}
+        assert check_task("t", task(Path("x"), generation=fine)) == []
+        assert (
+            check_task("t", task(Path("x"), generation={"do_sample": True, "temperature": 0.7, "top_p": 0.9}))
+            == []
+        )
+
+
+class TestPreprocessing:
+    def test_wsc_marks_both_spans_where_they_stand(self, tmp_path: Path) -> None:
+        row = {"text": "Mark told Pete that he saw Pete, and he left.", "label": 1}
+        spans = [("Pete", 2, "he", 8), ("Pete", 6, "he", 4), ("Mark", 0, "he", 4)]
+        write(tmp_path, [
+            row | {"span1_text": one, "span1_index": i, "span2_text": other, "span2_index": j} for one, i, other, j
+            in spans
+        ])  # fmt: skip
+        config = task(tmp_path, input="{text}", target="{label}", labels={})
+        config.rows.preprocess = "wsc"
+        assert [each.input for each in load_split("wsc", config, "train")] == [
+            "Mark told * Pete * that he saw Pete, and # he # left.",
+            "Mark told Pete that # he # saw * Pete *, and he left.",
+            "* Mark * told Pete that # he # saw Pete, and he left.",
+        ]
+
+    def test_record_makes_a_training_row_of_each_answer(self, tmp_path: Path) -> None:
+        row = {
+            "passage": "It rained.\n@highlight\nAnn came\n@highlight\nBen ran",
+            "query": "q",
+            "answers": ["Ann", "Ben"],
+        }
+        for split in ("train", "validation"):
+            write(tmp_path, [row], split=split)
+        config = task(
+            tmp_path,
+            input="{passage}",
+            target="{answers}",
+            references="answers",
+            labels={},
+            metrics=["squad"],
+        )
+        config.rows.preprocess = "record"
+        train = load_split("record", config, "train")
+        assert [(each.row_id, each.target, each.references) for each in train] == [
+            ("train:0.1", "Ann", ("Ann",)),
+            ("train:0.2", "Ben", ("Ben",)),
+        ]
+        assert train[0].input == "It rained. Ann came. Ben ran"
+        (whole,) = load_split("record", config, "validation")
+        assert (whole.row_id, whole.references) == ("validation:0", ("Ann", "Ben"))
+
+
+def test_numbers_are_rounded_to_the_step_of_their_scale(tmp_path: Path) -> None:
+    write(tmp_path, [{"text": "a", "score": score} for score in (3.75, 0.0, 5, 2.5, 1.29)])
+    config = task(tmp_path, target="{score}", labels={}, metrics=["pearson"])
+    config.rows.round = {"score": 0.2}
+    assert [each.target for each in load_split("t", config, "train")] == ["3.8", "0.0", "5.0", "2.4", "1.2"]
+
+
+def test_lists_of_mappings_can_be_reached(tmp_path: Path) -> None:
+    write(tmp_path, [{"q": "who ?", "answers": [{"text": "anna"}, {"text": "ben"}]}])
+    config = task(tmp_path, input="{q}", target="{found}", references="found", labels={}, metrics=["squad"])
+    config.rows.rename = {"answers.text": "found"}
+    assert load_split("t", config, "train")[0].references == ("anna", "ben")
+
+
+class TestChosenRows:
+    @given(st.lists(st.sampled_from("abc"), min_size=12, max_size=90), st.integers(1, 40), st.integers(0, 3))
+    def test_are_nested_stratified_and_the_same_for_everybody(
+        self, labels: list[str], count: int, seed: int
+    ) -> None:
+        rows = [Example(f"test:{i}", f"text {i}", label, (label,), label) for i, label in enumerate(labels)]
+        some, more = choose_rows(rows, count, seed), choose_rows(rows, count + 5, seed)
+        assert len({each.row_id for each in some}) == len(some) == min(count, len(rows))
+        assert {each.row_id for each in some} <= {each.row_id for each in more}
+        if count < len(rows):
+            for label in set(labels):
+                expected = count * labels.count(label) / len(labels)
+                assert abs(sum(each.label == label for each in some) - expected) <= 2
+        assert choose_rows(rows, None, seed) == rows
+
+    def test_of_a_sorted_file_hold_every_class(self, tmp_path: Path) -> None:
+        write(tmp_path, [{"text": f"t {i}", "kind": int(i >= 300)} for i in range(600)], "csv", "all")
+        config = task(tmp_path / "all.csv")
+        config.rows.splits = {"train": "all[40%:]", "validation": "all[:20%]", "test": "all[20%:40%]"}
+        test = load_split("t", config, "test")
+        assert [each.label for each in test] != sorted(str(each.label) for each in test)
+        assert sum(each.label == "loud" for each in choose_rows(test, 30, 0)) in (14, 15, 16)

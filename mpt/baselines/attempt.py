@@ -15,6 +15,8 @@ from mpt.adapter import Conditions, LearnerGroup
 from mpt.backbone import Backbone
 from mpt.baselines.baseline import Baseline
 from mpt.baselines.saved import save_tensors
+from mpt.errors import UserError
+from mpt.tasks import AnswerSettings
 
 
 class Attempt(Baseline):
@@ -33,7 +35,7 @@ class Attempt(Baseline):
         temperature: None: ``D * e``, the paper's.
 
     Raises:
-        ValueError: The prompts differ in shape.
+        UserError: The prompts differ in shape.
     """
 
     sources: Tensor
@@ -49,7 +51,7 @@ class Attempt(Baseline):
         T, N, D = start.shape
         super().__init__(task_names, N * D)
         if sources.shape[1:] != start.shape[1:]:
-            raise ValueError(
+            raise UserError(
                 f"source: its prompts have shape {tuple(sources.shape[1:])}, the target's {tuple(start.shape[1:])}; "
                 "give both the same num_virtual_tokens and token_dim"
             )
@@ -104,7 +106,13 @@ class Attempt(Baseline):
         """The source prompts, and a task's own prompt with its network."""
         return self.sources.numel(), sum(param[0].numel() for param in self.parameters())
 
-    def save(self, folder: Path, backbone: Backbone, task_weights: Mapping[str, float]) -> None:
+    def save(
+        self,
+        folder: Path,
+        backbone: Backbone,
+        task_weights: Mapping[str, float],
+        answers: Mapping[str, AnswerSettings] | None = None,
+    ) -> None:
         """Write ``adapter/`` with ``adapter.safetensors`` and ``adapter.json``; :func:`load_baseline` reads them."""
         settings = {"num_ranks": self.down.shape[2], "temperature": self.temperature}
-        save_tensors(folder / "adapter", "attempt", self, settings, backbone)
+        save_tensors(folder / "adapter", "attempt", self, settings, backbone, answers)

@@ -1,6 +1,7 @@
 """From a configuration, or from a folder, to a baseline."""
 
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from mpt.baselines.dept import DePT
 from mpt.baselines.saved import FORMAT_VERSION
 from mpt.baselines.weights import FullFineTuning, LoRA
 from mpt.config import MethodConfig
+from mpt.errors import UserError
 
 
 def build_baseline(
@@ -37,7 +39,7 @@ def build_baseline(
         max_tokens: Longest input of DePT.
 
     Raises:
-        ValueError: The method does not fit the backbone or the sources.
+        UserError: The method does not fit the backbone or the sources.
     """
     _, N, D = start.shape
     if method.name == "lora":
@@ -46,7 +48,8 @@ def build_baseline(
         return FullFineTuning(task_names, backbone, N * D)
     assert method.num_ranks is not None
     if method.name == "dept":
-        return DePT(task_names, start, method.num_ranks, max_tokens)
+        alpha = 8.0 if method.alpha is None else method.alpha
+        return DePT(task_names, start, method.num_ranks, max_tokens, alpha)
     assert sources is not None
     return Attempt(task_names, sources, start, method.num_ranks, method.temperature)
 
@@ -59,7 +62,7 @@ def load_baseline(folder: Path) -> Attempt | DePT:
 
     Raises:
         FileNotFoundError: There is none.
-        ValueError: The files do not fit each other.
+        UserError: The files do not fit each other.
     """
     folder = next(
         (place for place in (folder / "adapter", folder) if (place / "adapter.json").is_file()), folder
@@ -70,7 +73,7 @@ def load_baseline(folder: Path) -> Attempt | DePT:
         )
     about = json.loads((folder / "adapter.json").read_text(encoding="utf-8"))
     if about.get("format_version") != FORMAT_VERSION:
-        raise ValueError(
+        raise UserError(
             f"{folder}: format_version is {about.get('format_version')!r}; this program reads {FORMAT_VERSION}"
         )
     tensors = load_file(folder / "adapter.safetensors")
@@ -79,9 +82,11 @@ def load_baseline(folder: Path) -> Attempt | DePT:
         if about["method"] == "attempt":
             loaded: Attempt | DePT = Attempt(names, tensors["sources"], start, **about["settings"])
         else:
-            loaded = DePT(names, start, **about["settings"])
+            # Before alpha was saved, the update was not scaled: sqrt(R) undoes the scaling.
+            old = {"alpha": math.sqrt(about["settings"]["num_ranks"])}
+            loaded = DePT(names, start, **(old | about["settings"]))
     try:
         loaded.load_state_dict(tensors)
     except RuntimeError as error:
-        raise ValueError(f"{folder}: {' '.join(str(error).split())}") from error
+        raise UserError(f"{folder}: {' '.join(str(error).split())}") from error
     return loaded

@@ -14,28 +14,35 @@ from mpt.adapter import Conditions, LearnerGroup
 from mpt.backbone import Backbone
 from mpt.baselines.baseline import Baseline
 from mpt.baselines.saved import save_tensors
+from mpt.errors import UserError
+from mpt.tasks import AnswerSettings
 
 
 class DePT(Baseline):
     """A short prompt and a low-rank update of the input embeddings (DePT, Shi and Lipani 2024, section 2.2).
 
-    The embedded token at position s of an example of task t is shifted by ``(A_t @ B_t)[s]``. ``B`` starts at zero, so
-    a task starts from only its prompt. The prompt and the update have a learning rate each.
+    The embedded token at position s of an example of task t is shifted by ``(A_t @ B_t)[s] * alpha / sqrt(R)``. ``B``
+    starts at zero, so a task starts from only its prompt; ``A`` starts uniformly within ``1 / sqrt(R)``, both as in the
+    authors' code. The prompt and the update have a learning rate each.
 
     Args:
         task_names: The T tasks.
         start: First values of the prompts, ``(T, N, D)``.
         num_ranks: R of the update; with ``N D + (max_tokens + D) R`` numbers a task.
         max_tokens: Longest input.
+        alpha: Scale of the update; the authors' code has 8.
     """
 
-    def __init__(self, task_names: Sequence[str], start: Tensor, num_ranks: int, max_tokens: int) -> None:
+    def __init__(
+        self, task_names: Sequence[str], start: Tensor, num_ranks: int, max_tokens: int, alpha: float = 8.0
+    ) -> None:
         T, N, D = start.shape
         super().__init__(task_names, N * D)
         self.prompt = nn.Parameter(start.detach().clone())  # T N D
-        # As LoRA starts: Linear's first values on one side, zero on the other.
-        self.A = nn.Parameter(torch.empty(T, max_tokens, num_ranks).uniform_(-1, 1) / math.sqrt(max_tokens))
+        # Kaiming's uniform start over a matrix (max_tokens, R), whose fan-in is R, and zero on the other side.
+        self.A = nn.Parameter(torch.empty(T, max_tokens, num_ranks).uniform_(-1, 1) / math.sqrt(num_ranks))
         self.B = nn.Parameter(torch.zeros(T, num_ranks, D))
+        self.alpha, self.scaling = alpha, alpha / math.sqrt(num_ranks)
 
     @property
     def num_virtual_tokens(self) -> int:
@@ -48,14 +55,14 @@ class DePT(Baseline):
         """``prompts`` ``(B, N, D)`` and ``shifts`` ``(B, S, D)``.
 
         Raises:
-            ValueError: An input is longer than ``max_tokens``.
+            UserError: An input is longer than ``max_tokens``.
         """
         length, longest = input_ids.shape[1], self.A.shape[1]
         if length > longest:
-            raise ValueError(f"input_ids: have {length} tokens, and DePT has updates for {longest}; cut them")
+            raise UserError(f"input_ids: have {length} tokens, and DePT has updates for {longest}; cut them")
         A = self.A.index_select(0, task_ids)[:, :length]  # B S R
         with torch.autocast(A.device.type, enabled=False):
-            shifts = A @ self.B.index_select(0, task_ids)
+            shifts = A @ self.B.index_select(0, task_ids) * self.scaling
         return Conditions(self.prompt.index_select(0, task_ids), shifts)
 
     def learned(self) -> dict[str, nn.Parameter]:
@@ -71,7 +78,13 @@ class DePT(Baseline):
         """Nothing together; a task's prompt and update."""
         return 0, sum(param[0].numel() for param in self.parameters())
 
-    def save(self, folder: Path, backbone: Backbone, task_weights: Mapping[str, float]) -> None:
+    def save(
+        self,
+        folder: Path,
+        backbone: Backbone,
+        task_weights: Mapping[str, float],
+        answers: Mapping[str, AnswerSettings] | None = None,
+    ) -> None:
         """Write ``adapter/`` with ``adapter.safetensors`` and ``adapter.json``; :func:`load_baseline` reads them."""
-        settings = {"num_ranks": self.A.shape[2], "max_tokens": self.A.shape[1]}
-        save_tensors(folder / "adapter", "dept", self, settings, backbone)
+        settings = {"num_ranks": self.A.shape[2], "max_tokens": self.A.shape[1], "alpha": self.alpha}
+        save_tensors(folder / "adapter", "dept", self, settings, backbone, answers)

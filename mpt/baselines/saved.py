@@ -10,12 +10,18 @@ from safetensors.torch import save_file
 from mpt.atomic import write_folder_atomically
 from mpt.backbone import Backbone
 from mpt.baselines.baseline import Baseline
+from mpt.tasks import AnswerSettings
 
 FORMAT_VERSION = 1
 
 
 def save_tensors(
-    folder: Path, method: str, module: Baseline, settings: Mapping[str, Any], backbone: Backbone
+    folder: Path,
+    method: str,
+    module: Baseline,
+    settings: Mapping[str, Any],
+    backbone: Backbone,
+    answers: Mapping[str, AnswerSettings] | None = None,
 ) -> None:
     """Write a baseline's tensors and what builds it again, whole or not at all.
 
@@ -25,6 +31,7 @@ def save_tensors(
         module: The baseline; its state dict is saved.
         settings: Its other arguments.
         backbone: What it was trained with.
+        answers: How each task's answers are made.
     """
     about = {
         "format_version": FORMAT_VERSION,
@@ -32,6 +39,7 @@ def save_tensors(
         "task_names": module.task_names,
         "settings": dict(settings),
         "backbone": backbone.describe(),
+        "answers": {name: each.to_json() for name, each in (answers or {}).items()},
     }
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in module.state_dict().items()}
     folder.parent.mkdir(parents=True, exist_ok=True)

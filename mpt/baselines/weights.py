@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -10,6 +11,8 @@ from mpt.atomic import write_folder_atomically
 from mpt.backbone import Backbone
 from mpt.baselines.baseline import Baseline
 from mpt.config import MethodConfig
+from mpt.errors import UserError
+from mpt.tasks import AnswerSettings
 
 
 class WithinBackbone(Baseline):
@@ -37,7 +40,7 @@ class LoRA(WithinBackbone):
         independent: Numbers of a plain prompt.
 
     Raises:
-        ValueError: peft is not there, or the model has no such modules.
+        UserError: peft is not there, or the model has no such modules.
     """
 
     def __init__(
@@ -47,19 +50,19 @@ class LoRA(WithinBackbone):
         try:
             import peft
         except ImportError as error:
-            raise ValueError("method: lora needs peft; pip install 'mpt[lora]'") from error
+            raise UserError("method: lora needs peft; pip install 'mpt[lora]'") from error
         assert method.num_ranks is not None
         settings = peft.LoraConfig(
             task_type=backbone.task_type,
             r=method.num_ranks,
             lora_alpha=method.num_ranks if method.alpha is None else method.alpha,
-            target_modules=method.modules,
+            target_modules=method.modules or _attention_modules(backbone),
         )
         try:
             # In a tuple, so that the backbone is not part of this module a second time.
             self._peft = (peft.get_peft_model(backbone.model, settings),)
         except ValueError as error:
-            raise ValueError(f"method.modules: {' '.join(str(error).split())}") from error
+            raise UserError(f"method.modules: {' '.join(str(error).split())}") from error
 
     def learned(self) -> dict[str, nn.Parameter]:
         """Return LoRA's A and B of every updated weight."""
@@ -73,11 +76,38 @@ class LoRA(WithinBackbone):
         """All updates, which the tasks of a run share."""
         return sum(param.numel() for param in self.learned().values()), 0
 
-    def save(self, folder: Path, backbone: Backbone, task_weights: Mapping[str, float]) -> None:
+    def save(
+        self,
+        folder: Path,
+        backbone: Backbone,
+        task_weights: Mapping[str, float],
+        answers: Mapping[str, AnswerSettings] | None = None,
+    ) -> None:
         """Write ``adapter/``, a PEFT adapter."""
         folder.mkdir(parents=True, exist_ok=True)
         with write_folder_atomically(folder / "adapter") as temporary:
             self._peft[0].save_pretrained(temporary)
+
+
+def _attention_modules(backbone: Backbone) -> list[str] | None:
+    """Names of the weights that an architecture updates which peft has no choice for; None: it has one."""
+    from peft.utils.constants import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING as KNOWN
+
+    settings: Any = backbone.model.config
+    if settings.model_type in KNOWN:
+        return None
+    names = {
+        name.rpartition(".")[2]
+        for name, module in backbone.model.named_modules()
+        if isinstance(module, nn.Linear)
+    }
+    for usual in (["q_proj", "v_proj"], ["qkv_proj"]):
+        if names.issuperset(usual):
+            return usual
+    raise UserError(
+        f"method.modules: peft has no choice for a {settings.model_type!r} model; name some of "
+        f"{', '.join(sorted(names))}"
+    )
 
 
 class FullFineTuning(WithinBackbone):
@@ -106,7 +136,13 @@ class FullFineTuning(WithinBackbone):
         """All weights, which the tasks of a run share."""
         return sum(param.numel() for param in self.learned().values()), 0
 
-    def save(self, folder: Path, backbone: Backbone, task_weights: Mapping[str, float]) -> None:
+    def save(
+        self,
+        folder: Path,
+        backbone: Backbone,
+        task_weights: Mapping[str, float],
+        answers: Mapping[str, AnswerSettings] | None = None,
+    ) -> None:
         """Write ``adapter/``, the model and its tokenizer; ``backbone.path`` takes that folder."""
         folder.mkdir(parents=True, exist_ok=True)
         with write_folder_atomically(folder / "adapter") as temporary:

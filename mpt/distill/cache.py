@@ -19,6 +19,7 @@ from mpt.atomic import write_folder_atomically
 from mpt.backbone import Backbone
 from mpt.batches import TokenizedExamples
 from mpt.config import DistillationConfig
+from mpt.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -49,9 +50,10 @@ class AnswerCache:
         backbone: The frozen model.
         prompts: The teachers, ``(T, N, D)``.
         tokenized: The training examples of each task.
+        precision: Of the training, in Lightning's words: the teachers answer in it.
 
     Raises:
-        ValueError: The disk has less room than the answers to all examples need.
+        UserError: The disk has less room than the answers to all examples need.
     """
 
     def __init__(
@@ -61,6 +63,7 @@ class AnswerCache:
         backbone: Backbone,
         prompts: Tensor,
         tokenized: Sequence[TokenizedExamples],
+        precision: str = "32-true",
     ) -> None:
         D, V = backbone.token_dim, backbone.vocabulary
         kept = None if config.top_k is None or config.top_k >= V else config.top_k
@@ -78,7 +81,7 @@ class AnswerCache:
             shapes["encoder"] = ((int(ends[0][-1]), H, D), "float32")
         if "decoder" in config.hidden:
             shapes["decoder"] = ((int(ends[1][-1]), H, D), "float32")
-        self.folder = root / _key(config, backbone, prompts, tokenized)
+        self.folder = root / _key(config, backbone, prompts, tokenized, precision)
         if not self.folder.is_dir():
             _make(self.folder, shapes)
         self._arrays = {
@@ -92,7 +95,12 @@ class AnswerCache:
 
     def put(self, examples: Sequence[tuple[int, int]], answers: Answers) -> None:
         """Keep the answers to some examples, pairs of task id and index."""
-        arrays = {name: value.cpu().numpy() for name, value in vars(answers).items() if value is not None}
+        found = {name: value.cpu() for name, value in vars(answers).items() if value is not None}
+        # NumPy knows no bfloat16.
+        arrays = {
+            name: (value.float() if value.is_floating_point() else value).numpy()
+            for name, value in found.items()
+        }
         for position, (task, index) in enumerate(examples):
             for name, value in arrays.items():
                 begin, end = self._span(name, task, index)
@@ -135,7 +143,11 @@ def _columns(tokenized: Sequence[TokenizedExamples]) -> tuple[list[list[int]], l
 
 
 def _key(
-    config: DistillationConfig, backbone: Backbone, prompts: Tensor, tokenized: Sequence[TokenizedExamples]
+    config: DistillationConfig,
+    backbone: Backbone,
+    prompts: Tensor,
+    tokenized: Sequence[TokenizedExamples],
+    precision: str,
 ) -> str:
     """16 digits of a hash of everything that an answer depends on."""
     settings = {
@@ -144,9 +156,11 @@ def _key(
         if key not in ("cache", "weight_logits", "weight_hidden")
     }
     digest = hashlib.sha256(
-        json.dumps([settings, backbone.fingerprint, str(backbone.word_embeddings.weight.dtype)]).encode()
+        json.dumps(
+            [settings, backbone.fingerprint, str(backbone.word_embeddings.weight.dtype), precision]
+        ).encode()
     )
-    digest.update(prompts.cpu().contiguous().numpy().tobytes())
+    digest.update(prompts.cpu().contiguous().float().numpy().tobytes())
     digest.update(json.dumps(_columns(tokenized)).encode())
     return digest.hexdigest()[:16]
 
@@ -157,7 +171,7 @@ def _make(folder: Path, shapes: Mapping[str, tuple[tuple[int, ...], str]]) -> No
     folder.parent.mkdir(parents=True, exist_ok=True)
     free = shutil.disk_usage(folder.parent).free
     if need > free:
-        raise ValueError(
+        raise UserError(
             f"distillation.cache: {folder.parent} has {free / 2**30:.1f} GiB left, the teachers' answers need "
             f"{need / 2**30:.1f} GiB; use distillation.top_k=64, fewer distillation.layers, or no cache"
         )

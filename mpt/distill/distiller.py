@@ -17,6 +17,7 @@ from mpt.batches import Batch, TokenizedExamples
 from mpt.config import DistillationConfig
 from mpt.distill.cache import AnswerCache, Answers
 from mpt.distill.losses import coarsened, hidden_losses, logit_losses
+from mpt.errors import UserError
 from mpt.prompt import MultitaskPromptEmbedding
 
 
@@ -29,9 +30,10 @@ class Distiller:
         teachers: A prompt that holds a task of each of the student's names.
         task_names: The student's T tasks.
         tokenized: The training examples of each task, for the cache.
+        precision: Of the training, for the cache.
 
     Raises:
-        ValueError: A task has no teacher, or the cache does not fit on the disk.
+        UserError: A task has no teacher, or the cache does not fit on the disk.
     """
 
     def __init__(
@@ -41,9 +43,10 @@ class Distiller:
         teachers: MultitaskPromptEmbedding,
         task_names: Sequence[str],
         tokenized: Sequence[TokenizedExamples],
+        precision: str = "32-true",
     ) -> None:
         if missing := [name for name in task_names if name not in teachers.task_names]:
-            raise ValueError(
+            raise UserError(
                 f"distill: no teacher of {', '.join(missing)}; it has those of {', '.join(teachers.task_names)}"
             )
         self.config, self.backbone = config, backbone
@@ -51,7 +54,7 @@ class Distiller:
         self.prompts = teachers.prompts().detach()[ids]  # T N D
         self.cache = None
         if config.cache is not None:
-            self.cache = AnswerCache(Path(config.cache), config, backbone, self.prompts, tokenized)
+            self.cache = AnswerCache(Path(config.cache), config, backbone, self.prompts, tokenized, precision)
 
     def losses(self, student: Outputs, batch: Batch) -> dict[str, Tensor]:
         """This batch's part of each task's distillation losses over the global step.

@@ -8,15 +8,17 @@ from pathlib import Path
 from safetensors.torch import save_file
 
 from mpt.artifact import SavedPrompt, load_prompt
-from mpt.atomic import write_atomically
+from mpt.atomic import check_file_replaceable, check_replaceable, write_atomically
+from mpt.errors import UserError
 from mpt.export.bake import bake, embed
 from mpt.export.card import write_card
 from mpt.export.push import push
 from mpt.hub import local_copy
 from mpt.prompt import MultitaskPromptEmbedding
 from mpt.prompt.bank import merge, select_tasks
-from mpt.prompt.folder import save_prompt
+from mpt.prompt.folder import METADATA, is_ours, save_prompt
 from mpt.prompted import PromptedModel
+from mpt.tasks import AnswerSettings
 
 
 def run(arguments: argparse.Namespace) -> str:
@@ -27,8 +29,10 @@ def run(arguments: argparse.Namespace) -> str:
 
     Raises:
         FileNotFoundError: There is no saved prompt.
-        ValueError: A task is unknown, or prompts do not fit each other.
+        UserError: A task is unknown, or prompts do not fit each other.
     """
+    if arguments.command in ("bake", "select", "merge", "import"):
+        check_replaceable(arguments.to, is_ours)  # before anything is read
     if arguments.command == "merge":
         return merge_prompts([load_prompt(source) for source in arguments.sources], arguments.to)
     source = local_copy(arguments.source)
@@ -38,9 +42,10 @@ def run(arguments: argparse.Namespace) -> str:
     if arguments.command == "push":
         return f"{push(source, arguments.repository, private=arguments.private)}: load hf://{arguments.repository}"
     if arguments.command == "embed":
+        check_file_replaceable(arguments.to, b'"written_by":"mpt"', "a file of embeddings")
         embeds = embed(PromptedModel.load(source, arguments.backbone), arguments.text, arguments.task)
         with write_atomically(arguments.to) as temporary:
-            save_file({"prompt_embeds": embeds}, temporary)
+            save_file({"prompt_embeds": embeds}, temporary, metadata=METADATA)
         return f"{arguments.to}: prompt_embeds of shape {tuple(embeds.shape)}"
     saved = load_prompt(source, drop_decoder_prompt=getattr(arguments, "drop_decoder_prompt", False))
     if arguments.command == "bake":
@@ -49,9 +54,9 @@ def run(arguments: argparse.Namespace) -> str:
     if arguments.command == "select":
         kept = arguments.tasks or [name for name in saved.task_names if name not in arguments.drop]
         if unknown := sorted(set(arguments.drop or []) - set(saved.task_names)):
-            raise ValueError(f"--drop: no task {unknown[0]!r}; choose from {', '.join(saved.task_names)}")
+            raise UserError(f"--drop: no task {unknown[0]!r}; choose from {', '.join(saved.task_names)}")
         chosen = select_tasks(saved.prompt, kept)
-        _save(saved, chosen, {name: saved.task_weights[name] for name in kept}, arguments.to)
+        _save(saved, chosen, {name: saved.task_weights[name] for name in kept}, saved.answers, arguments.to)
         return f"{arguments.to}: {', '.join(kept)}"
     return import_adapter(saved, arguments.names, arguments.to)
 
@@ -60,17 +65,18 @@ def merge_prompts(saved: Sequence[SavedPrompt], to: Path) -> str:
     """Put several prompts that were trained with one backbone into one folder.
 
     Raises:
-        ValueError: The backbones differ, or the prompts do not fit each other.
+        UserError: The backbones differ, or the prompts do not fit each other.
     """
     first = saved[0]
     for other in saved[1:]:
         if other.backbone != first.backbone:
-            raise ValueError(
+            raise UserError(
                 f"backbone: is {first.backbone} of one prompt and {other.backbone} of another; a bank has one"
             )
     bank = merge([each.prompt for each in saved])
     weights = {name: weight for each in saved for name, weight in each.task_weights.items()}
-    _save(first, bank, weights, to)
+    answers = {name: settings for each in saved for name, settings in each.answers.items()}
+    _save(first, bank, weights, answers, to)
     return f"{to}: {', '.join(bank.task_names)}"
 
 
@@ -78,19 +84,29 @@ def import_adapter(saved: SavedPrompt, names: Sequence[str] | None, to: Path) ->
     """Write an adapter by PEFT as a folder of this package, with names for its tasks.
 
     Raises:
-        ValueError: There is not one name per task.
+        UserError: There is not one name per task.
     """
     names = list(names or saved.task_names)
     if len(names) != len(saved.task_names):
-        raise ValueError(f"--names: are {len(names)}, and the adapter has {len(saved.task_names)} tasks")
+        raise UserError(f"--names: are {len(names)}, and the adapter has {len(saved.task_names)} tasks")
     weights = dict(zip(names, saved.task_weights.values(), strict=True))
+    old_names = list(saved.task_names)
     saved.prompt.config.task_names = names
-    _save(saved, saved.prompt, weights, to)
+    answers = {
+        name: saved.answers[old] for name, old in zip(names, old_names, strict=True) if old in saved.answers
+    }
+    _save(saved, saved.prompt, weights, answers, to)
     return f"{to}: {', '.join(names)}"
 
 
-def _save(saved: SavedPrompt, prompt: MultitaskPromptEmbedding, weights: dict[str, float], to: Path) -> None:
-    save_prompt(to, prompt, task_weights=weights, backbone=saved.backbone)
+def _save(
+    saved: SavedPrompt,
+    prompt: MultitaskPromptEmbedding,
+    weights: dict[str, float],
+    answers: dict[str, AnswerSettings],
+    to: Path,
+) -> None:
+    save_prompt(to, prompt, task_weights=weights, backbone=saved.backbone, answers=answers)
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -143,7 +159,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parse(argv)
     try:
         print(run(arguments))
-    except (OSError, ValueError) as error:
+    except (OSError, UserError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     return 0

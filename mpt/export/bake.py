@@ -12,6 +12,8 @@ from torch import Tensor
 
 from mpt.artifact import SavedPrompt
 from mpt.atomic import write_folder_atomically
+from mpt.errors import UserError
+from mpt.prompt.folder import METADATA, is_ours
 from mpt.prompted import PromptedModel
 
 
@@ -23,11 +25,11 @@ def bake(saved: SavedPrompt, task: str, folder: Path, base_model: str | None = N
     Args:
         saved: The trained prompt.
         task: One of its tasks.
-        folder: Where to, whole or not at all; one that stood there is replaced.
+        folder: Where to, whole or not at all; an exported prompt that stood there is replaced.
         base_model: Where transformers finds the backbone; None: under the name that the prompt knows.
 
     Raises:
-        ValueError: The prompt has no such task.
+        UserError: The prompt has no such task.
     """
     prompt = saved.prompt.prompts()[saved.prompt.task_id(task)].detach()  # N D
     config = {
@@ -43,13 +45,13 @@ def bake(saved: SavedPrompt, task: str, folder: Path, base_model: str | None = N
         "token_dim": prompt.shape[1],
     }
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with write_folder_atomically(folder) as temporary:
+    with write_folder_atomically(folder, is_ours) as temporary:
         text = json.dumps(config, indent=2, sort_keys=True)
         (temporary / "adapter_config.json").write_text(text + "\n", encoding="utf-8")
         save_file(
             {"prompt_embeddings": prompt.contiguous()},
             temporary / "adapter_model.safetensors",
-            metadata={"format": "pt"},
+            metadata=METADATA,
         )
 
 
@@ -68,10 +70,10 @@ def embed(model: PromptedModel, text: str, task: str) -> Tensor:
         ``(N + S, D)`` in the backbone's dtype, on the CPU.
 
     Raises:
-        ValueError: The backbone is an encoder-decoder, or the prompt has no such task.
+        UserError: The backbone is an encoder-decoder, or the prompt has no such task.
     """
     if model.backbone.task_type != "CAUSAL_LM":
-        raise ValueError(
+        raise UserError(
             f"backbone: {model.backbone.name} is an encoder-decoder, and servers take the embeddings of causal "
             "models; bake the prompt for PEFT instead"
         )

@@ -6,7 +6,7 @@ from typing import Any
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from mpt.artifact import SavedPrompt, load_prompt
-from mpt.atomic import write_atomically
+from mpt.atomic import check_file_replaceable, write_atomically
 from mpt.run.folder import read_config
 from mpt.run.record import read_metrics
 
@@ -32,6 +32,7 @@ def write_card(source: Path, path: Path, name: str | None = None) -> None:
         FileNotFoundError: There is no saved prompt.
         ValueError: It is damaged.
     """
+    check_file_replaceable(path, b"multitask-prompt-tuning", "a card")
     saved = load_prompt(source)
     run = source if (source / "config.yaml").is_file() else source.parent
     config, about = read_config(run) or ({}, {})
@@ -44,9 +45,12 @@ def _card(
     saved: SavedPrompt, config: dict[str, Any], about: dict[str, Any], metrics: dict[str, Any], name: str
 ) -> str:
     prompt, tasks = saved.prompt, config.get("tasks", {})
+    backbone = saved.backbone["name"]
+    if Path(backbone).is_absolute() or backbone.endswith(".gguf"):
+        backbone = Path(backbone).name  # where it lies on this machine is nobody's business
     tests = {task: metrics.get("test", {}).get(task, {}) for task in saved.task_names}
     data = ModelCardData(
-        base_model=saved.backbone["name"] or None,
+        base_model=backbone or None,
         library_name="peft",
         tags=["multitask-prompt-tuning", "prompt-tuning", "mpt"],
         model_name=name,
@@ -70,7 +74,7 @@ def _card(
         "A multitask soft prompt (Wang et al., ICLR 2023, [arXiv 2303.02861](https://arxiv.org/abs/2303.02861)): one "
         "prompt that all tasks share and low-rank factors of each, before the inputs of a frozen model.",
         "",
-        f"- backbone: {saved.backbone['name'] or 'not recorded'}, fingerprint "
+        f"- backbone: {backbone or 'not recorded'}, fingerprint "
         f"`{saved.backbone['fingerprint'] or 'not recorded'}`",
         f"- form {prompt.config.form}, {N} virtual tokens of width {D}, rank {R}, {T} tasks",
         f"- {size.total:,} parameters: {size.shared:,} shared, {size.per_task:,} for each task",

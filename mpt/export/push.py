@@ -8,8 +8,7 @@ from huggingface_hub import HfApi
 
 from mpt.artifact import load_prompt
 from mpt.export.card import write_card
-
-FILES = ("adapter_config.json", "adapter_model.safetensors", "mpt.json", "mpt.safetensors")
+from mpt.prompt.folder import FILES
 
 
 def push(source: Path, repository: str, *, private: bool = False, api: HfApi | None = None) -> str:

@@ -31,8 +31,8 @@ class FusedBackbone(Backbone):
         self.shared, self.turn = (shared,), (turn,)  # in tuples: neither is a part of this module
         self.tokenization, self.name, self.location = shared.tokenization, shared.name, shared.location
         self.fingerprint, self.dropout = shared.fingerprint, dropout
-        rates = {key: value for key, value in shared.model.config.to_dict().items() if "drop" in key}
-        self._drops = any(isinstance(rate, float) and rate > 0 for rate in rates.values())
+        self._has_dropout = shared._has_dropout
+        self._rows = 1
 
     @property
     def task_type(self) -> str:  # type: ignore[override]
@@ -87,6 +87,7 @@ class FusedBackbone(Backbone):
         prompts: Tensor | None = None,
         shifts: Tensor | None = None,
         choices: Sequence[str] | None = None,
+        seed: int = 0,
         **generation: Any,
     ) -> list[str]:
         """Ask for answers."""
@@ -97,6 +98,8 @@ class FusedBackbone(Backbone):
             "shifts": shifts,
         }
         settings = generation | ({} if choices is None else {"choices": list(choices)})
+        if settings.get("do_sample"):  # of what is not sampled it says nothing
+            settings["seed"] = seed
         found: list[str] = self._ask(
             "generate", values | {"settings": settings}, json.dumps(settings, sort_keys=True, default=str)
         )
@@ -104,7 +107,7 @@ class FusedBackbone(Backbone):
 
     def backward(self, loss: Tensor) -> None:
         """Ask for the gradients of a loss."""
-        self.turn[0].ask(Request("backward", (), {"loss": loss}))
+        self.turn[0].ask(Request("backward", (), {"loss": loss}, rows=self._rows))
 
     def _generation_inputs(
         self, input_ids: Tensor, attention_mask: Tensor, prompts: Tensor | None, shifts: Tensor | None
@@ -116,11 +119,14 @@ class FusedBackbone(Backbone):
         alike = (
             None if prompts is None else tuple(prompts.shape[1:]),
             shifts is None,
-            self.training and self.dropout and self._drops,
+            self.drops_out,
             torch.is_grad_enabled(),
             *key,
         )
-        return self.turn[0].ask(Request(kind, alike, values))
+        self._rows = len(values["input_ids"])
+        # The seed is what the run has seeded its masks with.
+        request = Request(kind, alike, values, seed=torch.initial_seed(), rows=self._rows)
+        return self.turn[0].ask(request)
 
 
 class Computation:
@@ -128,7 +134,7 @@ class Computation:
 
     Args:
         backbone: The shared one.
-        seed: Of the dropout masks, which the group draws by itself.
+        most_together: As the attribute.
         max_rows: Rows of one forward.
 
     Attributes:
@@ -138,9 +144,8 @@ class Computation:
     ORDER = ("backward", "generate", "outputs", "example_losses")
     """Gradients first, which frees memory; then what is validated, so that its runs join the others' next step."""
 
-    def __init__(self, backbone: Backbone, seed: int, most_together: int, max_rows: int = 1024) -> None:
+    def __init__(self, backbone: Backbone, most_together: int, max_rows: int = 1024) -> None:
         self.backbone, self.most_together, self.max_rows = backbone, most_together, max_rows
-        self._random = torch.Generator().manual_seed(seed).get_state()
 
     def choose(self, turns: Sequence[Turn]) -> list[Turn]:
         """Choose the runs whose requests are computed next: of one kind, and alike."""
@@ -165,14 +170,15 @@ class Computation:
             return [None] * len(requests)
         *_, dropout, grad = requests[0].key[:4]
         self.backbone.set_mode(dropout=dropout, recompute=grad)
-        outer = torch.get_rng_state()
-        torch.set_rng_state(self._random)
-        try:
-            with torch.set_grad_enabled(grad):
+        with torch.set_grad_enabled(grad):
+            if not dropout:
                 return list(getattr(self, f"_{kind}")(requests))
-        finally:
-            self._random = torch.get_rng_state()
-            torch.set_rng_state(outer)
+            # The masks of a run follow from its own seed and step, so each draws its own, in a forward of its own.
+            answers: list[Any] = []
+            for request in requests:
+                torch.manual_seed(request.seed)
+                answers += getattr(self, f"_{kind}")([request])
+            return answers
 
     def _outputs(self, requests: Sequence[Request]) -> list[Outputs]:
         hidden = requests[0].key[-1]
@@ -195,19 +201,9 @@ class Computation:
 
     def _example_losses(self, requests: Sequence[Request]) -> list[Tensor]:
         values = [request.values for request in requests]
-        # With dropout two equal rows have two losses.
-        once = [unique_rows(each) if not requests[0].key[2] else None for each in values]
-        kept = [
-            each if found is None else pick_rows(each, found[0])
-            for each, found in zip(values, once, strict=True)
-        ]
-        rows = merge_rows(kept, self.backbone.tokenization.pad_token_id)
+        rows = merge_rows(values, self.backbone.tokenization.pad_token_id)
         losses = self.backbone.example_losses(**rows)
-        parts = torch.split(losses, [len(each["input_ids"]) for each in kept])
-        return [
-            part if found is None else part.index_select(0, found[1])
-            for part, found in zip(parts, once, strict=True)
-        ]
+        return list(torch.split(losses, [len(each["input_ids"]) for each in values]))
 
     def _generate(self, requests: Sequence[Request]) -> list[list[str]]:
         values = [
@@ -272,33 +268,21 @@ def trim(rows: dict[str, Any]) -> dict[str, Any]:
 
 
 def unique_rows(values: dict[str, Any]) -> tuple[Tensor, Tensor]:
-    """Find the rows that differ in what the model reads: few-shot batches repeat their k examples.
+    """Find the inputs that differ, of rows without a prompt.
 
     Returns:
         Positions of the first of each, and for every row its place among them.
     """
-    places: dict[tuple[Any, ...], list[int]] = {}
+    places: dict[tuple[int, ...], int] = {}
     kept: list[int] = []
     inverse = []
-    tokens = [values[key].tolist() for key in ("input_ids", "labels") if key in values]
-    for row in range(len(values["input_ids"])):
-        key = tuple(tuple(each[row]) for each in tokens)
-        same = next((place for place in places.get(key, []) if _same_prompt(values, kept[place], row)), None)
-        if same is None:
-            same = len(kept)
-            places.setdefault(key, []).append(same)
+    for row, tokens in enumerate(map(tuple, values["input_ids"].tolist())):
+        if tokens not in places:
+            places[tokens] = len(kept)
             kept.append(row)
-        inverse.append(same)
+        inverse.append(places[tokens])
     device = values["input_ids"].device
     return torch.tensor(kept, device=device), torch.tensor(inverse, device=device)
-
-
-def _same_prompt(values: dict[str, Any], first: int, second: int) -> bool:
-    return all(
-        values[key] is None or torch.equal(values[key][first].detach(), values[key][second].detach())
-        for key in ("prompts", "shifts")
-        if key in values
-    )
 
 
 def pick_rows(values: dict[str, Any], positions: Tensor) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import signal
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -108,7 +109,7 @@ def run_group(jobs: Sequence[Job], fused: FusedConfig) -> list[Any]:
     shared = load_backbone(config.backbone)
     if config.trainer.accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available():
         shared.to("cuda")
-    computation = Computation(shared, config.seed, fused.max_runs)
+    computation = Computation(shared, fused.max_runs)
     splits: dict[str, Any] = {}
 
     def read_once(*arguments: Any) -> Any:
@@ -127,7 +128,7 @@ def run_group(jobs: Sequence[Job], fused: FusedConfig) -> list[Any]:
                 QUIET.set(True)
                 torch.set_num_threads(1)  # of this thread, which computes next to nothing
                 backbone = FusedBackbone(shared, turn, job.config.backbone.dropout)
-                return job.run(Host(backbone, own, read_once))
+                return job.run(Host(backbone, own, read_once, turn.used))
 
             turn.stops_anywhere = lambda: bool(signals.received) and not own.training
             turn.start(run)
@@ -168,6 +169,7 @@ def _compute_next(turns: Sequence[Turn], computation: Computation, shown: "Shown
     if not chosen:
         return
     requests = [turn.request for turn in chosen if turn.request is not None]
+    began = time.monotonic()
     try:
         answers = computation.compute(requests)
     except Exception as error:
@@ -181,6 +183,9 @@ def _compute_next(turns: Sequence[Turn], computation: Computation, shown: "Shown
             # Some gradients may be there and others not, so these steps cannot be repeated.
             error = CrowdedError("out of memory beside other runs; goes on from its last checkpoint")
         answers = [error] * len(chosen)
+    took, rows = time.monotonic() - began, [request.rows for request in requests]
+    for turn, share in zip(chosen, rows, strict=True):
+        turn.seconds += took * share / sum(rows)
     if requests[0].kind == "backward":
         shown.trained(len(chosen))
     del requests

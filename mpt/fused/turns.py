@@ -5,6 +5,7 @@ always the same, so a group of runs is as deterministic as a single one.
 """
 
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from itertools import count
@@ -19,11 +20,15 @@ class Request:
         kind: Which call.
         key: What calls that are computed together have in common.
         values: Its arguments.
+        seed: Of the dropout masks, where there are any.
     """
 
     kind: str
     key: tuple[Any, ...]
     values: dict[str, Any]
+    seed: int = 0
+    rows: int = 1
+    """Rows of the batch; of gradients, those of the step that they are of. What is computed is shared out by them."""
     number: int = field(default_factory=count().__next__)
     """Requests are numbered as they come."""
 
@@ -45,6 +50,9 @@ class Turn:
     error: BaseException | None = None
     stops_anywhere: Callable[[], bool] = lambda: False
     """Whether the run is to stop right here: a signal came, and no step of it is under way."""
+    seconds: float = 0.0
+    """What the run has used so far: its own work, and its share of what was computed for several."""
+    _resumed: float = 0.0
     _answer: Any = None
     _mine: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(0))
     _theirs: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(0))
@@ -84,6 +92,12 @@ class Turn:
         self.request, self._answer = None, value
         self._resume()
 
+    def used(self) -> float:
+        """Return the seconds that the run has used, asked from within it."""
+        return self.seconds + time.monotonic() - self._resumed
+
     def _resume(self) -> None:
+        self._resumed = time.monotonic()
         self._mine.release()
         self._theirs.acquire()
+        self.seconds += time.monotonic() - self._resumed

@@ -1,8 +1,9 @@
 """``metrics.csv``: the learning curves of a run, one line per step."""
 
 import csv
+import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
 from mpt.checkpoint import RESUME_NEVER
+from mpt.errors import UserError
 from mpt.run.record import write_csv
 
 SECONDS_BETWEEN_WRITES = 5.0
@@ -24,7 +26,7 @@ class CurvesFile(Logger):
         clock: Seconds that the run has trained for; the column ``seconds`` of each line.
 
     Raises:
-        ValueError: The file is damaged.
+        UserError: The file is damaged.
     """
 
     def __init__(self, path: Path, step: int = 0, clock: Callable[[], float] | None = None) -> None:
@@ -36,7 +38,7 @@ class CurvesFile(Logger):
             try:
                 self._lines = _read_lines(path, step)
             except (ValueError, KeyError, TypeError, csv.Error) as error:
-                raise ValueError(f"{path}: damaged, so the run cannot go on; {RESUME_NEVER}") from error
+                raise UserError(f"{path}: damaged, so the run cannot go on; {RESUME_NEVER}") from error
 
     @property
     def name(self) -> str:
@@ -48,6 +50,12 @@ class CurvesFile(Logger):
         """The version that Lightning asks for."""
         return ""
 
+    def lines(self) -> Iterator[dict[str, float]]:
+        """Give back what was logged so far, step by step, with ``trainer/global_step`` as Lightning writes it."""
+        for step, line in sorted(self._lines.items()):
+            numbers = {key: float(value) for key, value in line.items() if key != "seconds"}
+            yield numbers | {"trainer/global_step": float(step)}
+
     @rank_zero_only
     def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
         """Do nothing: ``config.yaml`` holds them."""
@@ -55,7 +63,7 @@ class CurvesFile(Logger):
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         """Add numbers to the line of a step."""
-        numbers = {key: value for key, value in metrics.items() if key != "epoch"}
+        numbers = {key: value for key, value in without_gaps(metrics).items() if key != "epoch"}
         if numbers:
             line = self._lines.setdefault(step or 0, {})
             if self.clock is not None:
@@ -85,13 +93,18 @@ class CurvesFile(Logger):
         write_csv(self.path, ["step", *columns], rows)
 
 
+def without_gaps(metrics: Mapping[str, float]) -> dict[str, float]:
+    """Leave out what has no value at a step, such as the loss of a task without an example."""
+    return {key: value for key, value in metrics.items() if not math.isnan(value)}
+
+
 def _read_lines(path: Path, step: int) -> dict[int, dict[str, float | str]]:
     """The lines of a file of curves up to a step."""
     found: dict[int, dict[str, float | str]] = {}
     with path.open(encoding="utf-8", newline="") as file:
         for line in csv.DictReader(file, strict=True):
             if None in line or None in line.values():
-                raise ValueError("a line has not as many values as the header has names")
+                raise UserError("a line has not as many values as the header has names")
             numbers: dict[str, float | str] = {key: value for key, value in line.items() if value != ""}
             for value in numbers.values():
                 float(value)

@@ -10,7 +10,8 @@ from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
 from lightning.pytorch.utilities import rank_zero_warn
 
 from mpt.config import LoggerConfig
-from mpt.loggers.curves import CurvesFile
+from mpt.errors import UserError
+from mpt.loggers.curves import CurvesFile, without_gaps
 from mpt.loggers.wandb_run import open_wandb, reason_of, wandb_mode
 
 
@@ -38,26 +39,40 @@ def open_loggers(
         clock: Seconds that the run has trained for.
 
     Raises:
-        ValueError: TensorBoard is not installed, W&B should be online and cannot, or metrics.csv is damaged.
+        UserError: TensorBoard is not installed, W&B should be online and cannot, or metrics.csv is damaged.
     """
-    loggers: list[Logger] = [CurvesFile(folder / "metrics.csv", step, clock)]
+    curves = CurvesFile(folder / "metrics.csv", step, clock)
+    loggers: list[Logger] = [curves]
     mode = wandb_mode(config)
     if mode != "disabled" and (opened := open_wandb(config, folder, mode, run_id, stage, tags, values)):
         loggers.append(opened)
+        if opened.is_offline:
+            # An offline run is a folder of its own each time, and a sync of the last one takes the place of the others
+            # under the same id: so each of them has all curves.
+            for line in curves.lines():
+                opened.log_metrics(line, int(line["trainer/global_step"]))
     if config.tensorboard:
         check_tensorboard(config)
-        loggers.append(TensorBoardLogger(str(folder), name="", version="tensorboard"))
+        loggers.append(GaplessTensorBoard(str(folder), name="", version="tensorboard"))
     return loggers
+
+
+class GaplessTensorBoard(TensorBoardLogger):
+    """Lightning's TensorBoard logger, without a point where there is no value."""
+
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        """Send numbers."""
+        super().log_metrics(without_gaps(metrics), step)
 
 
 def check_tensorboard(config: LoggerConfig) -> None:
     """Refuse early where TensorBoard is asked for and not there.
 
     Raises:
-        ValueError: As said.
+        UserError: As said.
     """
     if config.tensorboard and not (find_spec("tensorboard") or find_spec("tensorboardX")):
-        raise ValueError(
+        raise UserError(
             "logger.tensorboard: not installed; pip install 'mpt[tensorboard]', or use logger=csv"
         )
 

@@ -1,6 +1,8 @@
 """W&B: online with an account, offline without one, and never the end of a run."""
 
 import os
+import shlex
+import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -12,6 +14,9 @@ from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.utilities import rank_zero_only, rank_zero_warn
 
 from mpt.config import LoggerConfig
+from mpt.errors import UserError
+from mpt.loggers.curves import without_gaps
+from mpt.run.folder import describe_command
 
 INIT_TIMEOUT = 15
 """Seconds after which W&B counts as out of reach."""
@@ -22,7 +27,7 @@ def wandb_mode(config: LoggerConfig) -> str:
     """Decide between online, offline and disabled, so that W&B never asks for a login.
 
     Raises:
-        ValueError: Online is asked for and no API key is at hand.
+        UserError: Online is asked for and no API key is at hand.
     """
     if not config.wandb:
         return "disabled"
@@ -33,7 +38,7 @@ def wandb_mode(config: LoggerConfig) -> str:
             mode = "online"
         return "offline" if mode == "online" and not _has_key() else mode
     if mode == "online" and not _has_key():
-        raise ValueError(
+        raise UserError(
             "logger.wandb_mode: online, but no API key is at hand; "
             "run `wandb login`, set WANDB_API_KEY, or use logger.wandb_mode=offline"
         )
@@ -61,6 +66,8 @@ class SafeWandbLogger(WandbLogger):
     """Lightning's W&B logger; where W&B fails in the middle of a run it falls silent, and the run goes on."""
 
     _failed = False
+    is_offline = False
+    """Whether nothing is sent until somebody syncs the folder."""
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
@@ -68,7 +75,7 @@ class SafeWandbLogger(WandbLogger):
         if self._failed:
             return
         try:
-            super().log_metrics(dict(metrics), step)
+            super().log_metrics(without_gaps(metrics), step)
         except Exception as error:
             self._failed = True
             rank_zero_warn(
@@ -84,14 +91,14 @@ def open_wandb(
     stage: str,
     tags: Sequence[str],
     values: Mapping[str, Any],
-) -> WandbLogger | None:
+) -> "SafeWandbLogger | None":
     """Open W&B; where it may choose, go offline when it cannot be reached, and go without when that fails too."""
     start = partial(_start_wandb, config, folder, run_id, stage, tags, values)
     try:
         return start(mode)
     except Exception as error:
         if config.wandb_mode == "online":
-            raise ValueError(
+            raise UserError(
                 f"logger.wandb_mode: online, but W&B cannot be reached ({reason_of(error)}); use offline or auto"
             ) from error
         failure = error
@@ -114,10 +121,10 @@ def _start_wandb(
     tags: Sequence[str],
     values: Mapping[str, Any],
     mode: str,
-) -> WandbLogger:
+) -> SafeWandbLogger:
     if os.environ.get("WANDB_SWEEP_ID"):  # an agent waits for the results of the run that it has announced
         run_id = os.environ.get("WANDB_RUN_ID", run_id)
-    with environment(WANDB_MODE=mode):
+    with environment(WANDB_MODE=mode), public_arguments():
         run = wandb.init(
             name=folder.name,
             dir=str(folder),
@@ -140,7 +147,20 @@ def _start_wandb(
         )
     run.define_metric("trainer/global_step")
     run.define_metric("*", step_metric="trainer/global_step", step_sync=True)
-    return SafeWandbLogger(experiment=run, save_dir=str(folder), project=config.project)
+    logger = SafeWandbLogger(experiment=run, save_dir=str(folder), project=config.project)
+    logger.is_offline = mode == "offline"
+    return logger
+
+
+@contextmanager
+def public_arguments() -> Iterator[None]:
+    """Show W&B, which records the command line, the one that others may see."""
+    before = sys.argv
+    sys.argv = shlex.split(describe_command(before))[1:] or before
+    try:
+        yield
+    finally:
+        sys.argv = before
 
 
 @contextmanager

@@ -9,6 +9,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from mpt.errors import UserError
 from mpt.prompt.config import MultitaskPromptTuningConfig
 from mpt.prompt.embedding import MultitaskPromptEmbedding
 
@@ -21,10 +22,10 @@ def select_tasks(prompt: MultitaskPromptEmbedding, names: Sequence[str]) -> Mult
         names: At least one of its tasks, each once.
 
     Raises:
-        ValueError: A name is unknown or repeated, or there is none.
+        UserError: A name is unknown or repeated, or there is none.
     """
     if not names or isinstance(names, str):
-        raise ValueError(f"names: is {names!r}; it must be a list of at least one task")
+        raise UserError(f"names: is {names!r}; it must be a list of at least one task")
     ids = [prompt.task_id(name) for name in names]
     old = [int(prompt.task_groups[position]) for position in ids]
     kept = sorted(set(old))
@@ -46,19 +47,19 @@ def merge(prompts: Sequence[MultitaskPromptEmbedding]) -> MultitaskPromptEmbeddi
         prompts: Of one form, length and width; they are not changed.
 
     Raises:
-        ValueError: They differ in form, length or width, or share the name of a task.
+        UserError: They differ in form, length or width, or share the name of a task.
     """
     first = prompts[0].config
     for other in prompts[1:]:
         for key in ("form", "num_virtual_tokens", "token_dim", "task_type"):
             if getattr(other.config, key) != getattr(first, key):
-                raise ValueError(
+                raise UserError(
                     f"{key}: is {getattr(first, key)} in one prompt and {getattr(other.config, key)} in another; "
                     "prompts that are merged must have the same"
                 )
     names = [name for prompt in prompts for name in prompt.task_names]
     if twice := sorted({name for name in names if names.count(name) > 1}):
-        raise ValueError(
+        raise UserError(
             f"task_names: {', '.join(twice)} is in several of the prompts; keep it in one of them"
         )
     shared: list[Tensor] = []

@@ -8,6 +8,7 @@ from enum import StrEnum
 from typing import Any
 
 from mpt.config import FACTOR_INITS, FORMS, OLD_FORMS, PLAIN, MultitaskPromptTuningInit
+from mpt.errors import UserError
 
 
 class TaskType(StrEnum):
@@ -22,7 +23,7 @@ class MultitaskPromptTuningConfig:
     """Shape, composition and first values of a prompt; PEFT's names and defaults, and ours beside them.
 
     Raises:
-        ValueError: A value is unknown, out of range, or contradicts another.
+        UserError: A value is unknown, out of range, or contradicts another.
     """
 
     task_type: str | None = TaskType.SEQ_2_SEQ_LM
@@ -71,7 +72,7 @@ class MultitaskPromptTuningConfig:
             config: A ``peft.MultitaskPromptTuningConfig``.
 
         Raises:
-            ValueError: A value is unknown or out of range.
+            UserError: A value is unknown or out of range.
         """
         plain = {item.name: getattr(config, item.name) for item in fields(cls) if hasattr(config, item.name)}
         values = {name: getattr(value, "value", value) for name, value in plain.items()}
@@ -96,9 +97,9 @@ class MultitaskPromptTuningConfig:
             _check_size("token_dim", self.token_dim)
         for key in ("init_std", "factor_std"):
             if not getattr(self, key) >= 0:
-                raise ValueError(f"{key}: is {getattr(self, key)}; it must not be negative")
+                raise UserError(f"{key}: is {getattr(self, key)}; it must not be negative")
         if self.num_transformer_submodules not in (None, 1):
-            raise ValueError(
+            raise UserError(
                 f"num_transformer_submodules: is {self.num_transformer_submodules}; it must be 1, "
                 "since generate() would never use the prompt of a decoder"
             )
@@ -110,16 +111,14 @@ class MultitaskPromptTuningConfig:
         names = list(self.task_names) or [f"task_{position}" for position in range(self.num_tasks)]
         _check_names(names)
         if self.num_tasks not in (1, len(names)):
-            raise ValueError(
-                f"num_tasks: is {self.num_tasks}, but task_names has {len(names)}; leave one out"
-            )
+            raise UserError(f"num_tasks: is {self.num_tasks}, but task_names has {len(names)}; leave one out")
         self.task_names, self.num_tasks = names, len(names)
 
     def _settle_groups(self) -> None:
         T = self.num_tasks
         if self.form == "independent":
             if self.num_groups not in (1, T) or self.task_groups not in (None, list(range(T))):
-                raise ValueError(
+                raise UserError(
                     f"task_groups: is {self.task_groups} of {self.num_groups}; form=independent gives each task a "
                     "prompt of its own, so leave task_groups and num_groups out"
                 )
@@ -129,7 +128,7 @@ class MultitaskPromptTuningConfig:
         else:
             self.task_groups = list(self.task_groups)
         if len(self.task_groups) != T or not all(0 <= group < self.num_groups for group in self.task_groups):
-            raise ValueError(
+            raise UserError(
                 f"task_groups: is {self.task_groups}; it must give each of the {T} tasks a group from 0 to "
                 f"{self.num_groups - 1}"
             )
@@ -137,14 +136,14 @@ class MultitaskPromptTuningConfig:
 
 def _check_choice(key: str, value: str | None, options: tuple[str, ...]) -> None:
     if value not in options:
-        raise ValueError(f"{key}: unknown value {value!r}; choose one of {', '.join(options)}")
+        raise UserError(f"{key}: unknown value {value!r}; choose one of {', '.join(options)}")
 
 
 def _check_size(key: str, value: int) -> None:
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise ValueError(f"{key}: is {value!r}; it must be a whole number of at least 1")
+        raise UserError(f"{key}: is {value!r}; it must be a whole number of at least 1")
 
 
 def _check_names(names: list[str]) -> None:
     if repeated := sorted({name for name in names if names.count(name) > 1}):
-        raise ValueError(f"task_names: repeats {', '.join(repeated)}; give every task its own name")
+        raise UserError(f"task_names: repeats {', '.join(repeated)}; give every task its own name")

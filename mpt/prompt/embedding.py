@@ -14,12 +14,14 @@ from torch import Tensor, nn
 from mpt.adapter import Adapter, Conditions, Learner, LearnerGroup, ParameterCount
 from mpt.backbone import Backbone
 from mpt.config import OF_SOURCE
+from mpt.errors import UserError
 from mpt.prompt.config import MultitaskPromptTuningConfig
 from mpt.prompt.folder import save_prompt
 from mpt.prompt.form import compose
 from mpt.prompt.initialize import start_factors, start_shared, width
 from mpt.prompt.peft_hooks import PeftHooks
 from mpt.prompt.source import Source, open_source, start_from_source
+from mpt.tasks import AnswerSettings
 
 
 class MultitaskPromptEmbedding(PeftHooks, Adapter):
@@ -43,7 +45,7 @@ class MultitaskPromptEmbedding(PeftHooks, Adapter):
             the T tasks, ``(T, S)``, each row summing to 1.
 
     Raises:
-        ValueError: The config lacks what its init needs, or the source does not fit.
+        UserError: The config lacks what its init needs, or the source does not fit.
         FileNotFoundError: There is no file of the source.
     """
 
@@ -98,10 +100,10 @@ class MultitaskPromptEmbedding(PeftHooks, Adapter):
         """Return the index of the task called ``name``.
 
         Raises:
-            ValueError: The prompt holds no such task.
+            UserError: The prompt holds no such task.
         """
         if name not in self.config.task_names:
-            raise ValueError(f"prompt: no task {name!r}; choose one of {', '.join(self.config.task_names)}")
+            raise UserError(f"prompt: no task {name!r}; choose one of {', '.join(self.config.task_names)}")
         return self.config.task_names.index(name)
 
     def forward(self, indices: Tensor | None, task_ids: Tensor) -> Tensor:
@@ -116,13 +118,13 @@ class MultitaskPromptEmbedding(PeftHooks, Adapter):
 
         Raises:
             IndexError: A task id is not in 0..T-1, or an index not in 0..N-1 (on a GPU: an assert there).
-            ValueError: ``task_ids`` is None or not one number per example.
+            UserError: ``task_ids`` is None or not one number per example.
         """
         if task_ids is None:
-            raise ValueError("task_ids cannot be None; it must hold one task per example, shape (B,)")
+            raise UserError("task_ids cannot be None; it must hold one task per example, shape (B,)")
         if task_ids.dim() != 1:
             found = tuple(task_ids.shape)
-            raise ValueError(f"task_ids: is of shape {found}; it must hold one task per example, shape (B,)")
+            raise UserError(f"task_ids: is of shape {found}; it must hold one task per example, shape (B,)")
         N = self.config.num_virtual_tokens
         if indices is None:
             indices = torch.arange(N, device=task_ids.device).expand(len(task_ids), N)
@@ -178,13 +180,20 @@ class MultitaskPromptEmbedding(PeftHooks, Adapter):
         """Put the prompt of each example's task before it, whatever its tokens are."""
         return Conditions(prompts=self(None, task_ids))
 
-    def save(self, folder: Path, backbone: Backbone, task_weights: Mapping[str, float]) -> None:
+    def save(
+        self,
+        folder: Path,
+        backbone: Backbone,
+        task_weights: Mapping[str, float],
+        answers: Mapping[str, AnswerSettings] | None = None,
+    ) -> None:
         """Write ``prompt/``, which is a PEFT adapter as it stands."""
         save_prompt(
             folder / "prompt",
             self,
             task_weights=task_weights,
             backbone=backbone.describe(),
+            answers=answers,
             backbone_location=backbone.location,
         )
 
@@ -254,7 +263,7 @@ class MultitaskPromptEmbedding(PeftHooks, Adapter):
 def _copy(target: Tensor, value: Tensor, where: str) -> None:
     """Give each part of ``target``, ``(parts, ...)``, its own value, or all the same."""
     if target.shape[1:] != value.shape[-2:]:
-        raise ValueError(
+        raise UserError(
             f"{where}: has a tensor of shape {tuple(value.shape[-2:])} where the target has "
             f"{tuple(target.shape[1:])}; give both the same num_virtual_tokens and token_dim"
         )
@@ -263,6 +272,7 @@ def _copy(target: Tensor, value: Tensor, where: str) -> None:
 
 def _relative_move(now: Tensor, then: Tensor) -> Tensor:
     """Relative Frobenius distance of each part of ``(parts, ...)``, shape ``(parts,)``."""
+    now, then = now.double(), then.double()  # large numbers have squares that float32 does not hold
     distance = (now - then).flatten(1).norm(dim=1)
     length = then.flatten(1).norm(dim=1)
     relative: Tensor = distance / torch.where(length > 0, length, 1.0)

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from mpt.config import OF_SOURCE, MultitaskPromptTuningInit
+from mpt.errors import UserError
 from mpt.prompt.config import MultitaskPromptTuningConfig
 from mpt.prompt.embedding import MultitaskPromptEmbedding
 
@@ -36,7 +37,7 @@ def add_tasks(
         word_embeddings: For new plain prompts under TEXT and VOCABULARY.
 
     Raises:
-        ValueError: A name is taken or unknown, or a group is not there.
+        UserError: A name is taken or unknown, or a group is not there.
     """
     extended = _extended_config(prompt, names, groups)
     ids = torch.tensor([prompt.task_id(name) for name in like], dtype=torch.long)
@@ -67,20 +68,20 @@ def join(prompt: MultitaskPromptEmbedding, other: MultitaskPromptEmbedding) -> N
         other: Such as the one that an adaptation with a frozen P has trained.
 
     Raises:
-        ValueError: The two differ in form, rank, length or P, have several groups, or share a name.
+        UserError: The two differ in form, rank, length or P, have several groups, or share a name.
     """
     mine, theirs = prompt.config, other.config
     for key in ("form", "num_ranks", "num_virtual_tokens", "token_dim"):
         if getattr(mine, key) != getattr(theirs, key) and not (key == "num_ranks" and not mine.has_factors):
-            raise ValueError(
+            raise UserError(
                 f"{key}: is {getattr(mine, key)} in one prompt and {getattr(theirs, key)} in the other; prompts "
                 "that are joined must have the same"
             )
     if mine.form != "independent":
         if mine.num_groups > 1 or theirs.num_groups > 1:
-            raise ValueError("num_groups: is more than 1; only prompts with one P can be joined")
+            raise UserError("num_groups: is more than 1; only prompts with one P can be joined")
         if not torch.equal(prompt.embedding.weight.cpu(), other.embedding.weight.cpu()):
-            raise ValueError("embedding: the two prompts have another P; train the second with P frozen")
+            raise UserError("embedding: the two prompts have another P; train the second with P frozen")
     names = prompt.names_by_task()
     kept = {name: len(prompt.get_parameter(name)) for name in names}
     # What they start from is replaced at once, so it needs no word embeddings.
@@ -95,16 +96,16 @@ def _extended_config(
 ) -> MultitaskPromptTuningConfig:
     config = prompt.config
     if not names or isinstance(names, str):
-        raise ValueError(f"names: is {names!r}; it must be a list of at least one new task")
+        raise UserError(f"names: is {names!r}; it must be a list of at least one new task")
     every = [*config.task_names, *names]
     if config.form == "independent":
         if groups is not None:
-            raise ValueError(
+            raise UserError(
                 f"groups: is {list(groups)}; form=independent gives each new task its own, so leave it out"
             )
         return replace(config, task_names=every, num_tasks=len(every), num_groups=1, task_groups=None)
     if groups is None and config.num_groups > 1:
-        raise ValueError(
+        raise UserError(
             f"groups: is missing; the prompt has {config.num_groups} groups, so name one per new task"
         )
     assert config.task_groups is not None

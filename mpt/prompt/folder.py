@@ -19,18 +19,42 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
 from mpt.atomic import write_folder_atomically
+from mpt.errors import UserError
 from mpt.prompt.config import MultitaskPromptTuningConfig
 from mpt.prompt.tensors import NAMES, as_product
+from mpt.tasks import AnswerSettings
 
 if TYPE_CHECKING:
     from mpt.prompt.embedding import MultitaskPromptEmbedding
 
-FORMAT_VERSION = 2
-"""Of ``mpt.json``. 2 may say of the backbone how inputs are written for it; 1 knew only encoder-decoders."""
+FORMAT_VERSION = 3
+"""Of ``mpt.json``. 3 says how answers are made; 2 may say of the backbone how inputs are written for it; 1 knew only
+encoder-decoders."""
+
+
+METADATA = {"format": "pt", "written_by": "mpt"}
+"""Of the files of tensors: what transformers and PEFT expect, and by what a folder is known as ours."""
+FILES = ("adapter_config.json", "adapter_model.safetensors", "mpt.json", "mpt.safetensors")
+"""Names in a prompt's folder."""
+
+
+def is_ours(folder: Path) -> bool:
+    """Tell whether a folder that is not empty is a prompt that this package wrote, with nothing else in it."""
+    names = {path.name for path in folder.iterdir()}
+    if not names <= set(FILES):
+        return not names
+    if "mpt.json" in names:
+        return True
+    try:
+        with safe_open(folder / "adapter_model.safetensors", "pt") as file:
+            return (file.metadata() or {}).get("written_by") == METADATA["written_by"]
+    except (OSError, SafetensorError):
+        return False
 
 
 def save_prompt(
@@ -39,28 +63,30 @@ def save_prompt(
     *,
     task_weights: Mapping[str, float],
     backbone: Mapping[str, Any],
+    answers: Mapping[str, AnswerSettings] | None = None,
     backbone_location: str | None = None,
 ) -> None:
-    """Write a prompt's folder, whole or not at all; one that stood there is replaced.
+    """Write a prompt's folder, whole or not at all; a prompt that stood there is replaced.
 
     Args:
         folder: Where to; folders above it are made.
         prompt: The prompt, on any device.
         task_weights: λ of each task, by name.
         backbone: What :meth:`mpt.backbone.Backbone.describe` says: name, fingerprint, and how inputs are written.
+        answers: How the answers of each task are made, by name; None: not known.
         backbone_location: Where PEFT and transformers find the backbone; None: under its name.
 
     Raises:
-        ValueError: A weight is missing or too many, or the prompt holds a number that is not finite.
+        UserError: A weight is missing or too many, or the prompt holds a number that is not finite.
     """
     if set(task_weights) != set(prompt.task_names):
-        raise ValueError(
+        raise UserError(
             f"task_weights: is for {', '.join(task_weights) or 'no task'}; "
             f"it must be for {', '.join(prompt.task_names)}"
         )
     own = prompt.snapshot()
     if bad := [name for name, tensor in own.items() if not tensor.isfinite().all()]:
-        raise ValueError(
+        raise UserError(
             f"prompt: {', '.join(bad)} holds numbers that are not finite; lower the learning rates"
         )
     tensors = _peft_tensors(prompt, own)
@@ -73,17 +99,20 @@ def save_prompt(
         "task_groups": prompt.config.task_groups,
         "num_ranks": prompt.config.num_ranks,
         "backbone": dict(backbone),
+        "answers": {
+            name: (answers or {})[name].to_json() for name in prompt.task_names if name in (answers or {})
+        },
     }
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with write_folder_atomically(folder) as temporary:
+    with write_folder_atomically(folder, is_ours) as temporary:
         _write_json(
             temporary / "adapter_config.json",
             _peft_config(prompt, tensors, backbone_location or str(backbone["name"])),
         )
         _write_json(temporary / "mpt.json", about)
-        save_file(tensors, temporary / "adapter_model.safetensors", metadata={"format": "pt"})
+        save_file(tensors, temporary / "adapter_model.safetensors", metadata=METADATA)
         if needs_own_tensors(prompt.config):
-            save_file(own, temporary / "mpt.safetensors", metadata={"format": "pt"})
+            save_file(own, temporary / "mpt.safetensors", metadata=METADATA)
 
 
 def needs_own_tensors(config: MultitaskPromptTuningConfig) -> bool:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from transformers import AutoTokenizer
 
 from mpt.config import MultitaskPromptTuningInit
+from mpt.errors import UserError
 from mpt.prompt.config import MultitaskPromptTuningConfig
 
 Tokenizer = Callable[[str], Mapping[str, Any]]
@@ -21,11 +22,11 @@ def width(config: MultitaskPromptTuningConfig, word_embeddings: nn.Embedding | N
     """D, from the config, the word embeddings, or both when they agree."""
     if word_embeddings is None:
         if config.token_dim is None:
-            raise ValueError("token_dim: is missing; give it, or the word embeddings of the backbone")
+            raise UserError("token_dim: is missing; give it, or the word embeddings of the backbone")
         return config.token_dim
     embedded = word_embeddings.embedding_dim
     if config.token_dim not in (None, embedded):
-        raise ValueError(
+        raise UserError(
             f"token_dim: is {config.token_dim}, but the word embeddings have {embedded}; give {embedded}"
         )
     return embedded
@@ -42,15 +43,15 @@ def start_shared(
     ):
         return drawn * config.init_std
     if word_embeddings is None:
-        raise ValueError(f"word_embeddings: are missing, and prompt_tuning_init={init} starts from them")
+        raise UserError(f"word_embeddings: are missing, and prompt_tuning_init={init} starts from them")
     if init == MultitaskPromptTuningInit.VOCABULARY:
         return sample_vocabulary(len(drawn), word_embeddings)
     if not config.prompt_tuning_init_text:
-        raise ValueError("prompt_tuning_init_text: is missing, and prompt_tuning_init=TEXT starts from it")
+        raise UserError("prompt_tuning_init_text: is missing, and prompt_tuning_init=TEXT starts from it")
     tokenizer = config.tokenizer
     if tokenizer is None:
         if not config.tokenizer_name_or_path:
-            raise ValueError(
+            raise UserError(
                 "tokenizer_name_or_path: is missing, and prompt_tuning_init=TEXT needs a tokenizer"
             )
         tokenizer = open_tokenizer(config.tokenizer_name_or_path, config.tokenizer_kwargs)
@@ -62,13 +63,13 @@ def open_tokenizer(name_or_path: str, options: Mapping[str, Any] | None) -> Toke
     """Open the tokenizer that a config names; code from the hub is never run.
 
     Raises:
-        ValueError: There is no such tokenizer.
+        UserError: There is no such tokenizer.
     """
     allowed = {key: value for key, value in (options or {}).items() if key != "trust_remote_code"}
     try:
         tokenizer: Tokenizer = AutoTokenizer.from_pretrained(name_or_path, **allowed)
     except (OSError, ValueError) as error:
-        raise ValueError(f"tokenizer_name_or_path: no tokenizer at {name_or_path!r} ({error})") from error
+        raise UserError(f"tokenizer_name_or_path: no tokenizer at {name_or_path!r} ({error})") from error
     return tokenizer
 
 
@@ -83,11 +84,11 @@ def embed_text(
         float32, shape ``(N, D)``.
 
     Raises:
-        ValueError: The text is empty.
+        UserError: The text is empty.
     """
     ids = list(tokenizer(text)["input_ids"]) if text.strip() else []
     if not ids:
-        raise ValueError(f"prompt_tuning_init_text: {text!r} has no tokens; give a text that says the task")
+        raise UserError(f"prompt_tuning_init_text: {text!r} has no tokens; give a text that says the task")
     repeated = (ids * (num_virtual_tokens // len(ids) + 1))[:num_virtual_tokens]
     return _embed(torch.tensor(repeated), word_embeddings)
 

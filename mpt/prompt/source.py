@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from mpt.errors import UserError
 from mpt.prompt.config import MultitaskPromptTuningConfig
 from mpt.prompt.form import compose
 from mpt.prompt.tensors import NAMES, as_residual, check_tensors, read_tensors
@@ -40,10 +41,10 @@ class Source:
         """P, shape ``(N, D)``.
 
         Raises:
-            ValueError: The source has several groups.
+            UserError: The source has several groups.
         """
         if len(self.prompts) != 1:
-            raise ValueError(
+            raise UserError(
                 f"{self.where}: has {len(self.prompts)} groups of P, so no one shared prompt; "
                 "use EXACT_SOURCE_TASK"
             )
@@ -61,17 +62,17 @@ def open_source(config: MultitaskPromptTuningConfig) -> Source:
     """Open the file that a config starts from.
 
     Raises:
-        ValueError: The config names no file, or names a task of the file, which knows no names.
+        UserError: The config names no file, or names a task of the file, which knows no names.
         FileNotFoundError: As :func:`from_file`.
     """
     init, path = config.prompt_tuning_init, config.prompt_tuning_init_state_dict_path
     if path is None:
-        raise ValueError(
+        raise UserError(
             f"prompt_tuning_init_state_dict_path: is missing, and {init} starts from it; give the file of "
             "a source prompt, or pass the source"
         )
     if isinstance(config.prompt_tuning_init_task, str):
-        raise ValueError(
+        raise UserError(
             f"prompt_tuning_init_task: is {config.prompt_tuning_init_task!r}; a file knows no names, so give the "
             "position"
         )
@@ -90,7 +91,7 @@ def start_from_source(
         fresh: The targets' rows as drawn, ``(T, R, D)``; None where the targets' form has no factors.
 
     Raises:
-        ValueError: As :func:`from_source`, or the weights or the task do not fit the source.
+        UserError: As :func:`from_source`, or the weights or the task do not fit the source.
     """
     weights = _weights(config, source, source_weights)
     return from_source(config.prompt_tuning_init, source, weights, config.form, fresh)
@@ -105,7 +106,7 @@ def _weights(config: MultitaskPromptTuningConfig, source: Source, weights: Tenso
             found = "missing"
             if weights is not None:
                 found = f"of shape {tuple(weights.shape)}, sums {weights.sum(1).tolist()}"
-            raise ValueError(
+            raise UserError(
                 f"source_weights: are {found}; {init} needs shape {shape}, each row summing to 1, as "
                 "mpt.similarity.source_weights gives them"
             )
@@ -115,10 +116,10 @@ def _weights(config: MultitaskPromptTuningConfig, source: Source, weights: Tenso
     task = config.prompt_tuning_init_task
     if isinstance(task, str) and source.task_names is not None:
         if task not in source.task_names:
-            raise ValueError(f"prompt: no task {task!r}; choose one of {', '.join(source.task_names)}")
+            raise UserError(f"prompt: no task {task!r}; choose one of {', '.join(source.task_names)}")
         task = source.task_names.index(task)
     if not isinstance(task, int) or not 0 <= task < S:
-        raise ValueError(f"prompt_tuning_init_task: is {task}; {source.where} has the tasks 0 to {S - 1}")
+        raise UserError(f"prompt_tuning_init_task: is {task}; {source.where} has the tasks 0 to {S - 1}")
     return torch.nn.functional.one_hot(torch.tensor([task]), S).float().expand(shape)
 
 
@@ -133,13 +134,13 @@ def from_file(path: str | Path, num_virtual_tokens: int, form: str, shared_only:
 
     Raises:
         FileNotFoundError: There is no such file.
-        ValueError: A tensor is missing or has another shape.
+        UserError: A tensor is missing or has another shape.
     """
     tensors = read_tensors(path)
     wanted = NAMES[:1] if shared_only else NAMES
     shared, cols, rows = check_tensors(tensors, wanted, str(path))
     if len(shared) != num_virtual_tokens:
-        raise ValueError(
+        raise UserError(
             f"{path}: prompt_embeddings has shape {tuple(shared.shape)}, {len(shared)} tokens; "
             f"it must have num_virtual_tokens={num_virtual_tokens}"
         )
@@ -223,7 +224,7 @@ def from_source(
         where the factors stay fresh.
 
     Raises:
-        ValueError: The source does not have what the init takes, or the average is a start that cannot learn.
+        UserError: The source does not have what the init takes, or the average is a start that cannot learn.
     """
     if init == "ONLY_SOURCE_SHARED":
         return source.shared(), None, None
@@ -234,17 +235,17 @@ def from_source(
         mixed = torch.einsum("ts,snd->tnd", weights, source.effective())
         return (mixed if form == "independent" else _one_of(mixed, source.where)), None, None
     if source.form != form:
-        raise ValueError(
+        raise UserError(
             f"{source.where}: its form is {source.form!r}, the target's {form!r}; give both the same"
         )
     if fresh.shape[2] != source.rows.shape[2]:
-        raise ValueError(
+        raise UserError(
             f"{source.where}: has token_dim {source.rows.shape[2]}, the target {fresh.shape[2]}; give both the same"
         )
     if init == "AVERAGE_SOURCE_TASKS":
         cols, rows = source.cols.mean(0, keepdim=True), source.rows.mean(0, keepdim=True)
         if not cols.any() and not rows.any():
-            raise ValueError(
+            raise UserError(
                 f"{source.where}: the factors of its tasks average to exactly 0, where every gradient is 0; "
                 "use AVERAGE_PRODUCT, EXACT_SOURCE_TASK or ONLY_SOURCE_SHARED"
             )
@@ -267,7 +268,7 @@ def from_source(
 def _one_of(prompts: Tensor, where: str) -> Tensor:
     """The one P ``(N, D)`` of several targets, which can only share what is the same for all, ``(T, N, D)``."""
     if not (prompts == prompts[:1]).all():
-        raise ValueError(
+        raise UserError(
             f"{where}: its plain prompts give each target another P, and the targets share one; adapt them one by one, "
             "or with form=independent"
         )

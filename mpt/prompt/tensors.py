@@ -12,6 +12,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from mpt.errors import UserError
+
 NAMES = ["prompt_embeddings", "prefix_task_cols", "prefix_task_rows"]
 
 
@@ -20,7 +22,7 @@ def read_tensors(path: str | Path) -> dict[str, Tensor]:
 
     Raises:
         FileNotFoundError: There is no such file.
-        ValueError: The file is damaged, or holds something else than named tensors.
+        UserError: The file is damaged, or holds something else than named tensors.
     """
     path = Path(path)
     if not path.is_file():
@@ -31,11 +33,11 @@ def read_tensors(path: str | Path) -> dict[str, Tensor]:
         tensors = torch.load(path, map_location="cpu", weights_only=True)
     except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise ValueError(
+        raise UserError(
             f"{path}: not a file of tensors ({reason}); give one that a run has written"
         ) from error
     if not isinstance(tensors, dict) or not all(isinstance(value, Tensor) for value in tensors.values()):
-        raise ValueError(f"{path}: holds {type(tensors).__name__}, not named tensors; give a state dict")
+        raise UserError(f"{path}: holds {type(tensors).__name__}, not named tensors; give a state dict")
     return tensors
 
 
@@ -53,15 +55,15 @@ def check_tensors(
         The three as float32; None in the place of factors that are not wanted.
 
     Raises:
-        ValueError: One is missing, or a shape is wrong.
+        UserError: One is missing, or a shape is wrong.
     """
     if missing := [name for name in wanted if name not in tensors]:
-        raise ValueError(
+        raise UserError(
             f"{where}: no tensor {', '.join(missing)}; it holds {', '.join(sorted(tensors)) or 'none'}"
         )
     shared = tensors["prompt_embeddings"]
     if shared.dim() != 2:
-        raise ValueError(f"{where}: prompt_embeddings has shape {tuple(shared.shape)}; it must be (N, D)")
+        raise UserError(f"{where}: prompt_embeddings has shape {tuple(shared.shape)}; it must be (N, D)")
     if len(wanted) == 1:
         return shared.float(), None, None
     cols, rows = tensors["prefix_task_cols"], tensors["prefix_task_rows"]
@@ -72,7 +74,7 @@ def check_tensors(
         or rows.shape[1:] != (cols.shape[2], D)
         or 0 in cols.shape
     ):
-        raise ValueError(
+        raise UserError(
             f"{where}: prefix_task_cols has shape {tuple(cols.shape)}, prefix_task_rows {tuple(rows.shape)}; "
             f"with prompt_embeddings {tuple(shared.shape)} they must be (T, {N}, R) and (T, R, {D})"
         )
@@ -99,10 +101,10 @@ def as_residual(cols: Tensor, rows: Tensor, where: str) -> tuple[Tensor, Tensor]
     """Undo :func:`as_product`.
 
     Raises:
-        ValueError: The last column or the last row is not all ones.
+        UserError: The last column or the last row is not all ones.
     """
     if cols.shape[2] < 2 or not ((cols[:, :, -1] == 1).all() and (rows[:, -1, :] == 1).all()):
-        raise ValueError(
+        raise UserError(
             f"{where}: the factors are a product, not 1 plus a product; start form=product from them, "
             "or train the source with form=residual"
         )

@@ -9,8 +9,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mpt.atomic import write_atomically
-from mpt.report.estimate import Estimate, bounds, compare, summarize
+from mpt.atomic import check_file_replaceable, write_atomically
+from mpt.errors import UserError
+from mpt.report.estimate import Estimate, compare, summarize
 from mpt.report.figures import KINDS, draw
 from mpt.report.gather import Line, default_groups
 from mpt.report.labels import Labels
@@ -34,6 +35,9 @@ def report(arguments: argparse.Namespace) -> str:
     labels = Labels(arguments.label)
     if arguments.html:
         check_libraries()
+        check_file_replaceable(arguments.html, b'name="generator" content="mpt', "a page")
+    if arguments.output:
+        check_file_replaceable(arguments.output / "runs.csv", b"run,task,metric,", "a report's table")
     study = read_study(arguments.folders, arguments.split)
     lines, metric = study.lines, arguments.metric
     labels.check(lines, metric)
@@ -43,25 +47,27 @@ def report(arguments: argparse.Namespace) -> str:
     table = _table(groups, by, arguments.across, metric, labels)
     parts = [*_notes(study)]
     parts.append(
-        f"{labels.show(metric)}: mean ± half of the 95 % interval over runs (number of runs)\n"
-        + markdown(*table)
+        f"{labels.show(metric)}: mean [95 % interval of the mean over runs] (number of runs); rows are those that a "
+        "run was "
+        "scored on\n" + markdown(*table)
     )
+    parts += _pooled_notes(groups, by)
     if arguments.against:
         key, _, base = arguments.against.partition("=")
         grouping, pairs = compare(lines, key, base, metric)
-        header = ["task", *map(labels.show, grouping), labels.show(key), "difference"]
+        header = ["task", *map(labels.show, grouping), labels.show(key), "difference", "rows"]
         keys = ["task", *grouping, key]
-        rows = [[*map(labels.show_value, keys, pair), found] for pair, found in pairs.items()]
+        rows = [[*map(labels.show_value, keys, pair), found, found.tested] for pair, found in pairs.items()]
         parts.append(
-            f"{labels.show(metric)} minus that of {labels.show_pair(key, base)} on the same draws and seeds "
-            "(number of pairs)\n" + markdown(header, rows)
+            f"{labels.show(metric)} minus that of {labels.show_pair(key, base)} on the same draws and seeds: mean "
+            "[95 % interval] (number of pairs)\n" + markdown(header, rows)
         )
     text = "\n\n".join(parts) + "\n"
     if arguments.output:
         _write_files(arguments.output, lines, groups, by, text, latex(*table))
     if arguments.x:
         figures = [arguments.output / f"figure.{kind}" for kind in KINDS]
-        draw(groups, by, arguments.x, metric, figures, labels, bounds(lines, metric))
+        draw(groups, by, arguments.x, metric, figures, labels)
     if arguments.html:
         title = arguments.title or f"{', '.join(map(str, arguments.folders))}"
         write_page(
@@ -71,12 +77,24 @@ def report(arguments: argparse.Namespace) -> str:
     return text
 
 
+def _pooled_notes(groups: Mapping[tuple[Any, ...], Estimate], by: Sequence[str]) -> list[str]:
+    """Name what groups pool that are no repetitions of one run."""
+    pooled = list(dict.fromkeys(key for found in groups.values() if found.runs > 1 for key in found.pooled))
+    if not pooled:
+        return []
+    return [
+        f"pooled: runs that differ in {', '.join(pooled)}, so their mean has no interval; add these keys: --by "
+        f"{' '.join([*by, *pooled])}"
+    ]
+
+
 def _notes(study: Study) -> list[str]:
     """What a reader has to know before the numbers."""
     notes = [f"{len(study.origins)} finished runs"]
     if len(study.versions) > 1:
         notes.append(f"of different versions: {'; '.join(study.versions)}; what differs may be the code")
     notes += [f"left out, not finished: {run}" for run in study.unfinished]
+    notes += [f"left out, a copy of another run: {run}" for run in study.copies]
     notes += [f"failed: {' '.join(failure.overrides)}: {failure.error}" for failure in study.failures]
     return notes
 
@@ -90,16 +108,19 @@ def _table(
 ) -> tuple[list[str], list[list[str]]]:
     """The table of all groups, with the values of one key side by side where one is asked for."""
     if across is None:
-        header = [*map(labels.show, by), labels.show(metric)]
-        return header, [[*map(labels.show_value, by, group), str(found)] for group, found in groups.items()]
+        header = [*map(labels.show, by), labels.show(metric), "rows"]
+        return header, [
+            [*map(labels.show_value, by, group), str(found), found.tested] for group, found in groups.items()
+        ]
     columns, rows = pivot(groups, by, across)
     others = [key for key in by if key != across]
-    header = [*map(labels.show, others), *(labels.show_pair(across, each) for each in columns)]
+    header = [*map(labels.show, others), *(labels.show_pair(across, each) for each in columns), "rows"]
     count = len(others)
     return header, [
         [
             *map(labels.show_value, others, row[:count]),
             *("–" if found is None else str(found) for found in row[count:]),
+            ", ".join(dict.fromkeys(found.tested for found in row[count:] if found is not None)),
         ]
         for row in rows
     ]
@@ -116,8 +137,20 @@ def _write_files(
     """Write runs.csv and table.csv, .md and .tex."""
     columns = list(dict.fromkeys(key for line in lines for key in line))
     write_csv(folder / "runs.csv", columns, ([line.get(key, "") for key in columns] for line in lines))
-    header = [*by, "mean", "sd", "half_width", "runs"]
-    rows = ([*group, found.mean, found.sd, found.half_width, found.runs] for group, found in groups.items())
+    header = [*by, "mean", "sd", "half_width", "low", "high", "runs", "rows", "pooled"]
+    rows = (
+        [
+            *group,
+            found.mean,
+            found.sd,
+            found.half_width,
+            *found.interval,
+            found.runs,
+            found.tested,
+            *[" ".join(found.pooled)],
+        ]
+        for group, found in groups.items()
+    )
     write_csv(folder / "table.csv", header, rows)
     for name, content in {"table.md": text, "table.tex": latex_table}.items():
         with write_atomically(folder / name) as temporary:
@@ -182,7 +215,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.error("--against: write KEY=VALUE, as in prompt.init=RANDOM")
     try:
         print(report(arguments), end="")
-    except (OSError, ValueError) as error:
+    except (OSError, UserError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     return 0

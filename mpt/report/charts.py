@@ -7,7 +7,7 @@ from typing import Any
 import altair
 
 from mpt.report.estimate import Estimate, estimate
-from mpt.report.figures import dodge
+from mpt.report.figures import dodge, shift
 from mpt.report.study import Heat
 from mpt.report.style import MARKERS, PALETTE
 
@@ -58,13 +58,15 @@ def score_over(
     connected = any(len(of_method) > 1 for of_method in points.values())
     ticks = sorted({value for of_method in points.values() for value, _ in of_method})
     values = []
-    for index, (name, of_method) in enumerate(points.items()):
+    ends = [end for of_method in points.values() for _, found in of_method for end in found.interval]
+    moved = dodge(points, max(ends) - min(ends))
+    for name, of_method in points.items():
         for value, found in of_method:
-            low, high = found.interval(bounds)
+            low, high = found.interval
             values.append(
                 {
                     "method": name,
-                    "x": dodge(value, index, len(points), ticks),
+                    "x": shift(value, moved[name, value], ticks),
                     "at": value,
                     "mean": found.mean,
                     "low": low,
@@ -115,8 +117,8 @@ def learning_curves(
     """
     values = []
     for name, of_runs in curves.items():
-        for step, found in _mean_curve(of_runs):
-            low, high = found.interval(bounds or (float("-inf"), float("inf")))
+        for step, found in _mean_curve(of_runs, bounds or (float("-inf"), float("inf"))):
+            low, high = found.interval
             values.append(
                 {
                     "method": name,
@@ -170,7 +172,9 @@ def heat_map(heat: Heat, show: Mapping[str, str]) -> Spec:
     return _spec(altair.layer(cells, numbers), height=max(size, 40 * len(order)))
 
 
-def _mean_curve(curves: Sequence[Mapping[int, float]]) -> Iterator[tuple[int, Estimate]]:
+def _mean_curve(
+    curves: Sequence[Mapping[int, float]], bounds: tuple[float, float]
+) -> Iterator[tuple[int, Estimate]]:
     """The mean of some curves at each step that all of those that come so far have."""
     at: dict[int, list[float]] = defaultdict(list)
     for curve in curves:
@@ -180,7 +184,7 @@ def _mean_curve(curves: Sequence[Mapping[int, float]]) -> Iterator[tuple[int, Es
     steps = [step for step in sorted(at) if len(at[step]) == whole]
     every = -(-len(steps) // MOST_STEPS) or 1
     for step in sorted({*steps[::every], *steps[-1:]}):
-        yield step, estimate(at[step])
+        yield step, estimate(at[step], bounds)
 
 
 def _color(names: Sequence[str]) -> altair.Color:

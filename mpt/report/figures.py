@@ -23,17 +23,39 @@ DODGE = 0.02
 """How far apart the intervals of two groups stand at one value, as a share of the axis."""
 
 
-def dodge(value: float, index: int, count: int, values: Sequence[float]) -> float:
-    """Shift one of several groups at the same value aside, on an axis where each step doubles the value.
+def dodge(points: Mapping[str, Sequence[tuple[Any, Estimate]]], span: float) -> dict[tuple[str, Any], float]:
+    """Decide how far each point is moved aside: not at all, unless it would hide another one at the same value.
 
     Args:
-        value: Where the group stands.
-        index: Which of the groups it is.
-        count: How many there are.
-        values: All values on the axis.
+        points: Of each group: the value on the axis, and the estimate there.
+        span: Of the other axis; means that are nearer than a fiftieth of it hide each other.
+
+    Returns:
+        (group, value) to the steps to the right, around 0.
     """
+    at: dict[Any, list[tuple[float, str]]] = {}
+    for name, of_group in points.items():
+        for value, found in of_group:
+            at.setdefault(value, []).append((found.mean, name))
+    moved: dict[tuple[str, Any], float] = {}
+    for value, found_there in at.items():
+        clusters: list[list[tuple[float, str]]] = []
+        for mean, name in sorted(found_there):
+            if clusters and mean - clusters[-1][-1][0] < span / 50:
+                clusters[-1].append((mean, name))
+            else:
+                clusters.append([(mean, name)])
+        for cluster in clusters:
+            names = sorted((name for _, name in cluster), key=list(points).index)
+            for index, name in enumerate(names):
+                moved[name, value] = index - (len(names) - 1) / 2
+    return moved
+
+
+def shift(value: float, steps: float, values: Sequence[float]) -> float:
+    """Move a point on an axis where each step doubles the value, by some steps of :data:`DODGE` of the axis."""
     doublings = max(1.0, math.log2(max(values) / min(values)))
-    return float(value * 2 ** (DODGE * doublings * (index - (count - 1) / 2)))
+    return float(value * 2 ** (DODGE * doublings * steps))
 
 
 def draw(
@@ -43,12 +65,11 @@ def draw(
     metric: str,
     paths: Iterable[Path],
     labels: Labels | None = None,
-    bounds: tuple[float, float] = (0.0, 1.0),
 ) -> None:
     """Draw means and intervals over one key: a panel per task, a line per group of the other keys.
 
-    Numbers that double, such as k, lie on an axis of their logarithms; the intervals of several groups stand side by
-    side, and end where the metric does.
+    Numbers that double, such as k, lie on an axis of their logarithms. A point stands at its value, and beside it only
+    where it would hide another one. Intervals end where the metric does.
 
     Args:
         groups: From :func:`mpt.report.estimate.summarize`.
@@ -57,7 +78,6 @@ def draw(
         metric: What the estimates are of.
         paths: Files to write; the kind follows from the ending.
         labels: What to show in place of keys, values and tasks.
-        bounds: What the metric can be.
     """
     import matplotlib
 
@@ -78,9 +98,10 @@ def draw(
             height, width, figsize=size, squeeze=False, sharey=True, layout="constrained"
         )
         for axis, (task, drawn) in zip(axes.flat, panels.items(), strict=False):
+            ends = [end for points in drawn.values() for _, found in points for end in found.interval]
+            moved = dodge(drawn, max(ends) - min(ends))
             for name, points in drawn.items():
-                index = names.index(name)
-                _draw_group(axis, points, name, index, len(names), values, doubling, bounds)
+                _draw_group(axis, points, name, names.index(name), moved, values, doubling)
             axis.set(title=task, xlabel=labels.show(x))
             axis.spines[["top", "right"]].set_visible(False)
             if doubling:
@@ -126,17 +147,16 @@ def _draw_group(
     points: Sequence[tuple[Any, Estimate]],
     name: str,
     index: int,
-    count: int,
+    moved: Mapping[tuple[str, Any], float],
     values: Sequence[Any],
     doubling: bool,
-    bounds: tuple[float, float],
 ) -> None:
     if doubling:
-        places = [dodge(value, index, count, values) for value, _ in points]
+        places = [shift(value, moved[name, value], values) for value, _ in points]
     else:
-        places = [values.index(value) + 4 * DODGE * (index - (count - 1) / 2) for value, _ in points]
+        places = [values.index(value) + 4 * DODGE * moved[name, value] for value, _ in points]
     means = [found.mean for _, found in points]
-    intervals = [found.interval(bounds) for _, found in points]
+    intervals = [found.interval for _, found in points]
     spread = [
         [mean - low for mean, (low, _) in zip(means, intervals, strict=True)],
         [high - mean for mean, (_, high) in zip(means, intervals, strict=True)],

@@ -1,11 +1,13 @@
 """Read what runs left: a line for each task of each run, with its scores, its costs and what it differs in."""
 
 import csv
+import json
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from mpt.errors import UserError
 from mpt.run.folder import read_config
 from mpt.run.identity import flatten, identity
 from mpt.run.record import read_metrics
@@ -22,12 +24,16 @@ OWN = ("run", "task", "metric", "n", "n_available")
 """What a line says besides its metrics and its configuration; ``metric`` is the one that ``score`` is."""
 
 
-def gather(folders: Iterable[Path], split: str = "test") -> tuple[list[Line], list[Path]]:
+def gather(
+    folders: Iterable[Path], split: str = "test", copies: list[Path] | None = None
+) -> tuple[list[Line], list[Path]]:
     """Read the runs in and below some folders.
 
     Args:
         folders: Run folders, folders of them, or records of sweeps (``sweeps/NAME.jsonl``).
         split: test or validation.
+        copies: Takes the folders of runs that are left out, since another one has the same configuration, data and
+            version: one run says what it says once.
 
     Returns:
         A line per run and task, the average of several tasks among them, and the folders of runs that are not
@@ -35,9 +41,10 @@ def gather(folders: Iterable[Path], split: str = "test") -> tuple[list[Line], li
 
     Raises:
         FileNotFoundError: A folder is not there, or there is no finished run.
-        ValueError: A run's files are damaged.
+        UserError: A run's files are damaged.
     """
     configs: dict[Path, dict[str, Any]] = {}
+    known: dict[str, Path] = {}
     unfinished = []
     folders = list(folders)
     for folder in folders:
@@ -46,8 +53,16 @@ def gather(folders: Iterable[Path], split: str = "test") -> tuple[list[Line], li
             if read is None or run in configs:
                 continue
             if (run / "metrics.json").is_file():
+                values, about = read
                 where = {"folder": str(folder)} if len(folders) > 1 else {}
-                configs[run] = where | flatten(identity(read[0]))
+                if values.get("experiment_name"):
+                    where["experiment"] = str(values["experiment_name"])
+                decisive = flatten(identity(values))
+                if (first := known.setdefault(_key_of(decisive, about), run)) != run:
+                    if copies is not None and run.resolve() != first.resolve():
+                        copies.append(run)
+                    continue
+                configs[run] = where | decisive
             else:
                 unfinished.append(run)
     if not configs:
@@ -59,7 +74,7 @@ def gather(folders: Iterable[Path], split: str = "test") -> tuple[list[Line], li
     for run, config in configs.items():
         metrics = read_metrics(run) or {}
         if split not in metrics:
-            raise ValueError(f"{run}/metrics.json: has no {split!r}; choose one of test, validation")
+            raise UserError(f"{run}/metrics.json: has no {split!r}; choose one of test, validation")
         keys = {key: _plain(config.get(key)) for key in differing}
         keys |= {key: _plain(config[key]) for key in of_tasks if key in config}
         scores, named = metrics[split], metrics.get("metric", {})
@@ -75,12 +90,18 @@ def gather(folders: Iterable[Path], split: str = "test") -> tuple[list[Line], li
     return lines, unfinished
 
 
+def _key_of(decisive: Mapping[str, Any], about: Mapping[str, Any]) -> str:
+    """What two runs share that are one: what was asked, of which rows, of which code."""
+    code = (about.get("versions") or {}).get("mpt"), about.get("git")
+    return json.dumps([decisive, (about.get("rows") or {}).get("digests"), code], sort_keys=True, default=str)
+
+
 def find_runs(folder: Path) -> list[Path]:
     """Find the runs in and below a folder, or those of the record of a sweep.
 
     Raises:
         FileNotFoundError: There is no such folder.
-        ValueError: The file is not the record of a sweep.
+        UserError: The file is not the record of a sweep.
     """
     if folder.is_file() and folder.suffix == ".jsonl":
         runs = dict.fromkeys(Path(outcome.folder) for outcome in read_record(folder))
@@ -99,7 +120,7 @@ def find_failures(folders: Iterable[Path]) -> list[Outcome]:
     """Find the jobs of the sweeps in and below some folders that failed, and whose run was not finished later.
 
     Raises:
-        ValueError: A record is damaged.
+        UserError: A record is damaged.
     """
     records: dict[Path, None] = {}
     for folder in folders:
@@ -221,4 +242,7 @@ def default_groups(lines: Sequence[Line]) -> list[str]:
     keys = keys_of(lines)
     if "folder" in keys:
         keys = ["stage", "folder", *varying_within(lines, "folder")]
-    return ["task", *distinguish(lines, [key for key in keys if key not in (*REPLICATES, "task")])]
+    return [
+        "task",
+        *distinguish(lines, [key for key in keys if key not in (*REPLICATES, "task", "experiment")]),
+    ]

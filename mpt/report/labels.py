@@ -4,6 +4,7 @@ from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 from typing import Any
 
+from mpt.errors import UserError
 from mpt.report.gather import Line, keys_of
 
 
@@ -14,7 +15,7 @@ class Labels:
         texts: ``NAME=TEXT`` each. NAME is a key, a value, a task, or ``key=value`` as a whole.
 
     Raises:
-        ValueError: One has no ``=``, or an empty side.
+        UserError: One has no ``=``, or an empty side.
     """
 
     def __init__(self, texts: Sequence[str] = ()) -> None:
@@ -22,7 +23,7 @@ class Labels:
         for text in texts:
             name, _, label = text.rpartition("=")
             if not name or not label:
-                raise ValueError(
+                raise UserError(
                     f"--label: is {text!r}; write NAME=TEXT, as in VOCABULARY='no source' or few_shot.k=k"
                 )
             self.texts[name] = label
@@ -31,7 +32,7 @@ class Labels:
         """Refuse a label for something that no run has.
 
         Raises:
-            ValueError: As said.
+            UserError: As said.
         """
         keys = keys_of(lines)
         values = {(key, str(line[key])) for line in lines for key in keys if key in line}
@@ -40,7 +41,7 @@ class Labels:
             if name not in known:
                 close = get_close_matches(name, known, n=1)
                 hint = f" (did you mean {close[0]!r}?)" if close else ""
-                raise ValueError(f"--label: the runs have no {name!r}{hint}; there is {', '.join(keys)}")
+                raise UserError(f"--label: the runs have no {name!r}{hint}; there is {', '.join(keys)}")
 
     def show(self, name: Any) -> str:
         """Return what to show for a key, a value or a task."""

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from mpt import __version__
 from mpt.atomic import write_atomically
+from mpt.errors import UserError
 from mpt.report.labels import Labels
 from mpt.report.sections import add_method, build_differences, build_runs_table, build_sections
 from mpt.report.study import Sample, Study, read_samples
@@ -26,10 +27,10 @@ def check_libraries() -> None:
     """Refuse early where the libraries of a page are missing.
 
     Raises:
-        ValueError: As said.
+        UserError: As said.
     """
     if missing := [package for name, package in LIBRARIES.items() if find_spec(name) is None]:
-        raise ValueError(f"--html: {', '.join(missing)} is not installed; pip install 'mpt[report]'")
+        raise UserError(f"--html: {', '.join(missing)} is not installed; pip install 'mpt[report]'")
 
 
 def write_page(
@@ -47,7 +48,7 @@ def write_page(
         title: Of the page.
 
     Raises:
-        ValueError: As :func:`mpt.report.estimate.summarize`; or a run's files are damaged.
+        UserError: As :func:`mpt.report.estimate.summarize`; or a run's files are damaged.
     """
     import altair
     import vl_convert

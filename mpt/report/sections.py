@@ -121,19 +121,24 @@ def _results(lines: Sequence[Line], by: Sequence[str], metric: str, labels: Labe
         [
             *(_cell(key, value, labels) for key, value in zip(by, group, strict=True)),
             Cell(f"{found.mean:.3f}", found.mean),
-            _number(found.half_width),
+            _interval(found),
             _number(found.sd),
             Cell(str(found.runs), found.runs),
+            Cell(found.tested, found.rows[0] if found.rows else -1),
         ]
         for group, found in groups.items()
     ]
-    header = [*(labels.show(key) for key in by), labels.show(metric), "± 95 %", "sd", "runs"]
+    header = [*(labels.show(key) for key in by), labels.show(metric), "95 % interval", "sd", "runs", "rows"]
+    pooled = list(dict.fromkeys(key for found in groups.values() if found.runs > 1 for key in found.pooled))
+    note = (
+        f"Pooled: runs that differ in {', '.join(pooled)}, so their mean has no interval." if pooled else ""
+    )
     return Section(
         "results",
         "Results",
-        "Mean over runs, half of its 95 % interval by Student's t, standard deviation, number of runs. "
-        "Click a column to sort by it.",
-        table=Table(header, rows),
+        "Mean over runs, its 95 % interval by Student's t within what the metric can be, standard deviation, number of "
+        "runs, and of the rows that each was scored on. Click a column to sort by it.",
+        table=Table(header, rows, note),
     )
 
 
@@ -163,7 +168,11 @@ def _over(
         Chart(name, charts.score_over(of_panel, methods, x=x, y=y, bounds=limits))
         for name, of_panel in points.items()
     ]
-    about = "Mean and 95 % interval over runs; each step of the axis doubles."
+    about = (
+        "Mean and 95 % interval over runs; each step of the axis doubles. Points stand at their value; those that "
+        "would "
+        "hide each other stand side by side."
+    )
     shown = {method for of_panel in points.values() for method in of_panel}
     return Section("over-" + x.split()[0], title, about, _legend(methods, shown), drawn)
 
@@ -233,13 +242,14 @@ def _differences_to(lines: Sequence[Line], key: str, base: str, metric: str, lab
         [
             *(_cell(name, part, labels) for name, part in zip(keys, group, strict=True)),
             Cell(f"{found.mean:+.3f}", found.mean),
-            _number(found.half_width),
+            _interval(found),
             Cell(str(found.runs), found.runs),
+            Cell(found.tested, found.rows[0] if found.rows else -1),
             Cell(read_difference(found), read_difference(found)),
         ]
         for group, found in pairs.items()
     ]
-    return Table([*map(labels.show, keys), "difference", "± 95 %", "pairs", "reading"], rows)
+    return Table([*map(labels.show, keys), "difference", "95 % interval", "pairs", "rows", "reading"], rows)
 
 
 def build_runs_table(study: Study) -> Table:
@@ -250,6 +260,7 @@ def build_runs_table(study: Study) -> Table:
             Cell(origin.stage, origin.stage),
             Cell(origin.tasks, origin.tasks),
             _number(origin.score),
+            _number(origin.rows, ",d"),
             _number(origin.trained, ",d"),
             _number(origin.seconds, ".0f"),
             Cell(origin.started, origin.started),
@@ -259,7 +270,8 @@ def build_runs_table(study: Study) -> Table:
         for origin in study.origins
     ]
     return Table(
-        ["run", "stage", "tasks", "average", "trained", "seconds", "started", "revision", "command"], rows
+        ["run", "stage", "tasks", "average", "rows", "trained", "seconds", "started", "revision", "command"],
+        rows,
     )
 
 
@@ -270,6 +282,11 @@ def _legend(methods: Sequence[str], shown: Container[str]) -> list[tuple[str, st
         for index, method in enumerate(methods)
         if method in shown
     ]
+
+
+def _interval(found: Estimate) -> Cell:
+    """The interval, sorted by its width."""
+    return Cell(found.spread or "–", -1.0 if math.isnan(found.half_width) else found.half_width)
 
 
 def _cell(key: str, value: Any, labels: Labels) -> Cell:

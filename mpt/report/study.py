@@ -4,10 +4,11 @@ import csv
 import itertools
 import json
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from mpt.errors import UserError
 from mpt.report.gather import Line, find_failures, gather
 from mpt.run.folder import read_config
 from mpt.run.record import read_metrics
@@ -32,6 +33,8 @@ class Origin(NamedTuple):
     """Trained parameters."""
     score: float | None
     """The average over its tasks."""
+    rows: int | None
+    """Test rows, of all tasks together."""
 
 
 class Sample(NamedTuple):
@@ -64,6 +67,7 @@ class Study:
         origins: A line per finished run.
         unfinished: Folders of runs that are not finished.
         failures: Jobs of sweeps that failed.
+        copies: Folders of runs that are left out, since another one is the same run.
         split: The split that the scores are of.
     """
 
@@ -72,6 +76,7 @@ class Study:
     unfinished: list[Path]
     failures: list[Outcome]
     split: str
+    copies: list[Path] = field(default_factory=list)
 
     @property
     def runs(self) -> list[Path]:
@@ -89,11 +94,13 @@ def read_study(folders: Sequence[Path], split: str = "test") -> Study:
 
     Raises:
         FileNotFoundError: As :func:`mpt.report.gather.gather`.
-        ValueError: A run's files are damaged.
+        UserError: A run's files are damaged.
     """
-    lines, unfinished = gather(folders, split)
+    copies: list[Path] = []
+    lines, unfinished = gather(folders, split, copies)
     runs = dict.fromkeys(Path(line["run"]) for line in lines)
-    return Study(lines, [_origin(run, split) for run in runs], unfinished, find_failures(folders), split)
+    origins = [_origin(run, split) for run in runs]
+    return Study(lines, origins, unfinished, find_failures(folders), split, copies)
 
 
 def _origin(run: Path, split: str) -> Origin:
@@ -113,6 +120,7 @@ def _origin(run: Path, split: str) -> Origin:
         seconds=(metrics.get("seconds") or {}).get("fit"),
         trained=(metrics.get("parameters") or {}).get("trained"),
         score=(metrics[split].get("average") or {}).get("score"),
+        rows=(metrics[split].get("average") or {}).get("n"),
     )
 
 
@@ -120,7 +128,7 @@ def read_similarities(runs: Iterable[Path]) -> list[Heat]:
     """Read ``similarity.csv`` of the runs that have one.
 
     Raises:
-        ValueError: The file is damaged.
+        UserError: The file is damaged.
     """
     heats = []
     for run in runs:
@@ -132,7 +140,7 @@ def read_similarities(runs: Iterable[Path]) -> list[Heat]:
         try:
             cosines = [[float(value) for value in row[1:]] for row in rows]
         except ValueError as error:
-            raise ValueError(f"{path}: damaged ({error}); overwrite=true runs the run again") from error
+            raise UserError(f"{path}: damaged ({error}); overwrite=true runs the run again") from error
         heats.append(Heat(str(run), header[1:], cosines))
     return heats
 
@@ -145,7 +153,7 @@ def read_samples(runs: Iterable[Path], each: int) -> Iterator[Sample]:
         each: How many of a task of a run.
 
     Raises:
-        ValueError: A file is damaged.
+        UserError: A file is damaged.
     """
     for run in runs:
         for path in sorted((run / "predictions").glob("*.jsonl")):
@@ -154,7 +162,7 @@ def read_samples(runs: Iterable[Path], each: int) -> Iterator[Sample]:
                     try:
                         yield _sample(str(run), path.stem, json.loads(text))
                     except (ValueError, KeyError, TypeError) as error:
-                        raise ValueError(f"{path}:{number}: not a prediction ({error})") from error
+                        raise UserError(f"{path}:{number}: not a prediction ({error})") from error
 
 
 def _sample(run: str, task: str, line: dict[str, Any]) -> Sample:

@@ -48,15 +48,24 @@ def say_what_starts(
 
 
 def say_tasks(data: "MixtureDataModule") -> None:
-    """Print a table of the tasks: λ, sizes, and what is cut or unknown to the tokenizer."""
+    """Print a table of the tasks: λ, sizes, and what the tokenizer cuts, does not know, or gives back."""
     table = Table()
     table.add_column("task")
-    for column in ("λ", "train", "validation", "test", "inputs cut", "targets cut", "unknown tokens"):
+    for column in (
+        "λ",
+        "train",
+        "validation",
+        "test",
+        "inputs cut",
+        "targets cut",
+        "unknown tokens",
+        "targets kept",
+    ):
         table.add_column(column, justify="right")
     for task_id, (name, task) in enumerate(zip(data.task_names, data.configs, strict=True)):
         sizes = [str(len(data.examples[split][task_id])) for split in ("train", "validation", "test")]
         cut, unknown = data.truncation["train"][name], max(data.unknown[name].values())
-        shares = (cut["input"], cut["target"], unknown)
+        shares = (cut["input"], cut["target"], unknown, data.kept[name]["test"])
         table.add_row(name, f"{task.weight:g}", *sizes, *(f"{share:.1%}" for share in shares))
     say(table)
 
@@ -76,6 +85,23 @@ def warn_of_unknown_tokens(unknown: Mapping[str, Mapping[str, float]], backbone:
         f"unknown to {backbone}; use a backbone whose tokenizer knows these words"
         for name, share in unknown.items()
         if share["input"] > 0.05 or share["target"] > 0
+    ]
+
+
+def warn_of_lost_targets(kept: Mapping[str, Mapping[str, float]], backbone: str) -> list[str]:
+    """Name the tasks some of whose targets the tokenizer does not give back, so that no answer equals them.
+
+    Args:
+        kept: Task to split to the share that it gives back.
+        backbone: The backbone's name.
+    """
+    return [
+        f"tasks.{name}: the tokenizer of {backbone} gives back {min(shares.values()):.1%} of the {split} targets as "
+        "they "
+        "are (it changes spaces, accents or signs of the others, or they are cut), so an exact match cannot exceed that"
+        for name, shares in kept.items()
+        for split in [min(shares, key=lambda split: shares[split])]
+        if shares[split] < 0.995
     ]
 
 

@@ -9,7 +9,7 @@ import shlex
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
@@ -20,7 +20,8 @@ from omegaconf import OmegaConf
 
 from mpt import __version__
 from mpt.atomic import write_atomically
-from mpt.run.identity import identity
+from mpt.errors import UserError
+from mpt.run.identity import identity, reads_source
 from mpt.run.record import read_metrics
 
 # Runs that a run starts from or learns from.
@@ -29,13 +30,19 @@ LIBRARIES = ("torch", "lightning", "transformers", "datasets", "tokenizers")
 FILES = ("config.yaml", "metrics.json", "metrics.csv", "draws.json", "similarity.csv", "similarity.png")
 FOLDERS = ("prompt", "adapter", "predictions", "checkpoints", "wandb", "tensorboard")
 """Names that a run leaves in its folder; ``overwrite=true`` removes these and nothing else."""
+WRITTEN = {
+    "prompt": r"adapter_config\.json|(adapter_model|mpt)\.safetensors|mpt\.json",
+    "predictions": r"((train|validation)/)?[\w.-]+\.jsonl",
+    "checkpoints": r"last\.ckpt|best\.safetensors|before\.json",
+}
+"""What the names of the files in these folders look like; the others are written by libraries."""
 
 
 def state_of(folder: Path, config: Mapping[str, Any]) -> str:
     """Return how far a run has come: new, unfinished or finished.
 
     Raises:
-        ValueError: The folder holds the run of another configuration; the keys that differ are named.
+        UserError: The folder holds the run of another configuration; the keys that differ are named.
     """
     written = read_config(folder)
     if written is None:
@@ -46,7 +53,7 @@ def state_of(folder: Path, config: Mapping[str, Any]) -> str:
             f"{key} ({there.get(key)!r} there, {here.get(key)!r} here)" for key in differing[:5]
         )
         more = f" and {len(differing) - 5} more" if len(differing) > 5 else ""
-        raise ValueError(
+        raise UserError(
             f"{folder}: holds the run of another configuration, with another {differences}{more}; "
             "give another hydra.run.dir, or overwrite=true"
         )
@@ -57,26 +64,75 @@ def finished(folder: Path, config: Mapping[str, Any]) -> dict[str, Any] | None:
     """The metrics of a run that is finished already and need not run again; otherwise None.
 
     Raises:
-        ValueError: The folder holds another run, or what it learned from was trained anew since.
+        UserError: The folder holds another run, or what it learned from was trained anew since.
     """
     refuse_foreign(folder)
     if config["overwrite"] or state_of(folder, config) != "finished":
         return None
+    check_others(folder, config, "overwrite=true runs it again")
+    return read_metrics(folder)
+
+
+def check_others(folder: Path, config: Mapping[str, Any], remedy: str) -> None:
+    """Refuse a run that learned from another one, where that was trained anew since.
+
+    Args:
+        folder: The run folder.
+        config: The configuration.
+        remedy: What would be right, for the error.
+
+    Raises:
+        UserError: As said.
+    """
     _, run = read_config(folder) or ({}, {})
     for key, digest in _digests(config).items():
         if run.get(key) != digest:
-            raise ValueError(
-                f"{folder}: learned from {config[key.removesuffix('_prompt')]} before that was trained anew; "
-                "overwrite=true runs it again"
+            raise UserError(
+                f"{folder}: learned from {config[key.removesuffix('_prompt')]} before that was trained anew; {remedy}"
             )
-    return read_metrics(folder)
+
+
+def check_rows(folder: Path, digests: Mapping[str, Mapping[str, str]], remedy: str) -> None:
+    """Refuse a run over other rows than it began with.
+
+    Args:
+        folder: The run folder; one of before this was recorded is not refused.
+        digests: Task to split to the digest of its rows, of those that are read now.
+        remedy: What would be right, for the error.
+
+    Raises:
+        UserError: Some of them have another digest.
+    """
+    _, run = read_config(folder) or ({}, {})
+    recorded = (run.get("rows") or {}).get("digests") or {}
+    changed = [
+        f"tasks.{name} ({', '.join(others)})"
+        for name, splits in digests.items()
+        if (
+            others := [
+                split
+                for split, digest in splits.items()
+                if recorded.get(name, {}).get(split, digest) != digest
+            ]
+        )
+    ]
+    if changed:
+        raise UserError(
+            f"{folder}: was run over other rows of {', '.join(changed)}, which changed since; {remedy}"
+        )
+
+
+def recorded_stamps(folder: Path) -> dict[str, str | None]:
+    """Task to what :func:`mpt.tasks.stamp_rows` said when the run began; empty where nothing was recorded."""
+    _, run = read_config(folder) or ({}, {})
+    return dict((run.get("rows") or {}).get("stamps") or {})
 
 
 def refuse_foreign(folder: Path) -> None:
     """Refuse a folder that holds something and is not a run: its files might be lost.
 
     Raises:
-        ValueError: As said.
+        UserError: As said.
         NotADirectoryError: It is a file.
     """
     if not folder.exists() or (folder / "config.yaml").is_file():
@@ -84,19 +140,20 @@ def refuse_foreign(folder: Path) -> None:
     # What a run that was killed while it wrote its config.yaml leaves.
     others = [path.name for path in folder.iterdir() if not re.match(r"\.[0-9a-f]{12}\.", path.name)]
     if others:
-        raise ValueError(
+        raise UserError(
             f"{folder}: is not the folder of a run (it has {', '.join(sorted(others)[:3])}, but no config.yaml); "
             "give hydra.run.dir a folder that is new, empty, or a run's"
         )
 
 
-def begin(folder: Path, config: Mapping[str, Any], *, fingerprint: str) -> None:
+def begin(folder: Path, config: Mapping[str, Any], *, fingerprint: str, rows: Mapping[str, Any]) -> None:
     """Make a folder that of a new run: empty of an older one's files, with ``config.yaml``.
 
     Args:
         folder: The run folder.
         config: The resolved configuration.
         fingerprint: The backbone's.
+        rows: Digests and stamps of the data.
     """
     clear(folder)
     versions = {"mpt": __version__, "python": platform.python_version()}
@@ -104,9 +161,10 @@ def begin(folder: Path, config: Mapping[str, Any], *, fingerprint: str) -> None:
     run = {
         "id": secrets.token_hex(4),
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
-        "command": shlex.join(sys.argv),
+        "command": describe_command(sys.argv),
         "fingerprint": fingerprint,
         **_digests(config),
+        "rows": dict(rows),
         "versions": versions,
         "machine": _describe_machine(),
         "git": _git_revision(),
@@ -116,26 +174,76 @@ def begin(folder: Path, config: Mapping[str, Any], *, fingerprint: str) -> None:
     (folder / "checkpoints").mkdir()
 
 
+def describe_command(arguments: Sequence[str]) -> str:
+    """Write a command line so that it can be shown to others: no environment, no place of this machine.
+
+    What ``hydra.job.env_set`` sets is left out; a path below the working folder is written from there, of any other one
+    its last part.
+    """
+    program = Path(arguments[0]).name
+    words = (
+        ["python", "-m", "mpt"]
+        if program == "__main__.py"
+        else ["python", program]
+        if program[-3:] == ".py"
+        else [program]
+    )
+    for text in arguments[1:]:
+        if re.match(r"[+~]*hydra\.job\.env", text):
+            continue
+        words.append(re.sub(r"(?<![\w.~:/])/[^\s,\[\]{}'\"=]+", lambda found: _shorten(found.group()), text))
+    return shlex.join(words)
+
+
+def _shorten(path: str) -> str:
+    below = os.path.relpath(path)
+    return below if not below.startswith("..") else f".../{Path(path).name}"
+
+
 def check_backbone(folder: Path, name: str, fingerprint: str) -> None:
     """Refuse to go on with other weights of the backbone than a run began with.
 
     Raises:
-        ValueError: As said.
+        UserError: As said.
     """
     _, run = read_config(folder) or ({}, {})
     if run.get("fingerprint") != fingerprint:
-        raise ValueError(
+        raise UserError(
             f"{folder}: began with other weights of {name}, fingerprint {run.get('fingerprint')}, "
             f"not {fingerprint}; resume=never starts again"
         )
 
 
 def clear(folder: Path) -> None:
-    """Remove what a run left in its folder, and nothing else."""
+    """Remove what a run left in its folder, and nothing else.
+
+    Raises:
+        UserError: One of its folders holds something that no run writes, or is a link, whose target may be anybody's.
+    """
+    for name in FOLDERS:
+        path = folder / name
+        if path.is_symlink():
+            raise UserError(
+                f"{path}: is a link, and a run begins by emptying its folders; remove the link, or give another "
+                "hydra.run.dir"
+            )
+        pattern = WRITTEN.get(name)
+        others = [] if pattern is None or not path.is_dir() else _others(path, pattern)
+        if others:
+            raise UserError(
+                f"{path}: holds {', '.join(others[:3])}, which no run writes; move it away, or give "
+                "another hydra.run.dir"
+            )
     for name in FILES:
         (folder / name).unlink(missing_ok=True)
     for name in FOLDERS:
         shutil.rmtree(folder / name, ignore_errors=True)
+
+
+def _others(folder: Path, pattern: str) -> list[str]:
+    """The files below a folder that are not named as a run's; those of an interrupted write are."""
+    named = (path.relative_to(folder).as_posix() for path in sorted(folder.rglob("*")) if not path.is_dir())
+    return [name for name in named if not re.fullmatch(rf"(.*/)?\.[0-9a-f]{{12}}\..*|{pattern}", name)]
 
 
 def write_config(folder: Path, config: Mapping[str, Any], run: Mapping[str, Any]) -> None:
@@ -151,7 +259,7 @@ def read_config(folder: Path) -> tuple[dict[str, Any], dict[str, Any]] | None:
         The configuration and its ``run`` part; None where the folder has no such file.
 
     Raises:
-        ValueError: The file is not what :func:`write_config` writes.
+        UserError: The file is not what :func:`write_config` writes.
     """
     path = folder / "config.yaml"
     if not path.is_file():
@@ -159,9 +267,9 @@ def read_config(folder: Path) -> tuple[dict[str, Any], dict[str, Any]] | None:
     try:
         config = OmegaConf.to_container(OmegaConf.load(path))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path}: damaged; overwrite=true runs the run again") from error
+        raise UserError(f"{path}: damaged; overwrite=true runs the run again") from error
     if not isinstance(config, dict) or not isinstance(config.get("run"), dict):
-        raise ValueError(f"{path}: not the configuration of a run; it must be a mapping with the key 'run'")
+        raise UserError(f"{path}: not the configuration of a run; it must be a mapping with the key 'run'")
     values = {str(key): value for key, value in config.items()}
     run = values.pop("run")
     return values, run
@@ -179,7 +287,9 @@ def prompt_digest(folder: Path) -> str | None:
 def _digests(config: Mapping[str, Any]) -> dict[str, str | None]:
     """Hash the prompts that a run starts from or learns from."""
     return {
-        f"{key}_prompt": prompt_digest(Path(config[key])) for key in OTHER_RUNS if config.get(key) is not None
+        f"{key}_prompt": prompt_digest(Path(config[key]))
+        for key in OTHER_RUNS
+        if config.get(key) is not None and (key != "source" or reads_source(config))
     }
 
 

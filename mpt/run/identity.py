@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from mpt.config import uses_source
+
 # Keys that may differ between two commands for the same run.
 INCIDENTAL = {
     "logger",
@@ -19,6 +21,7 @@ INCIDENTAL = {
     "optimized_metric",
     "predict",
     "fused",
+    "experiment_name",
 }
 LONGEST_NAME = 80
 
@@ -35,12 +38,25 @@ def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def identity(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the dotted keys of a configuration that decide what a run computes, with their values."""
-    return {
+    """Return the dotted keys of a configuration that decide what a run computes, with their values.
+
+    A source that is not read decides nothing: a control is the same run in a sweep over sources.
+    """
+    decisive = {
         key: value
         for key, value in flatten(config).items()
         if key not in INCIDENTAL and key.split(".", 1)[0] not in INCIDENTAL and not key.endswith(".about")
     }
+    if not reads_source(config):
+        decisive["source"] = None
+    return decisive
+
+
+def reads_source(config: Mapping[str, Any]) -> bool:
+    """Tell whether a run reads its ``source``, by the plain values of its configuration."""
+    prompt, method = config.get("prompt") or {}, config.get("method") or {}
+    init, extend = str(prompt.get("init")), bool(prompt.get("extend"))
+    return uses_source(str(config.get("stage")), str(method.get("name")), init, extend)
 
 
 def run_name(config: Mapping[str, Any]) -> str:

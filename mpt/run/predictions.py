@@ -6,7 +6,7 @@ from typing import Any
 
 from mpt import metrics
 from mpt.config import TaskConfig
-from mpt.predict import Prediction, Predictions
+from mpt.predict import Prediction, Predictions, rules_of
 from mpt.run.record import write_lines
 
 OF_ONE_EXAMPLE = ("accuracy", "exact_match", "token_f1", "rouge", "chrf", "squad")
@@ -23,13 +23,15 @@ def write_predictions(
     place = folder / "predictions" / ("" if split == "test" else split)
     for name, of_task in predictions.items():
         names = [metric for metric in tasks[name].metrics if metric in OF_ONE_EXAMPLE]
-        write_lines(place / f"{name}.jsonl", (_line(each, names) for each in of_task))
+        rules = rules_of(tasks[name], [each.references for each in of_task])
+        write_lines(place / f"{name}.jsonl", (_line(each, names, rules) for each in of_task))
 
 
-def _line(prediction: Prediction, names: list[str]) -> dict[str, Any]:
+def _line(prediction: Prediction, names: list[str], rules: metrics.Rules) -> dict[str, Any]:
     line = prediction._asdict()
     del line["task"]
-    scores = metrics.score(names, [prediction.prediction], [prediction.references]) if names else {}
+    answer, references = [prediction.prediction], [prediction.references]
+    scores = metrics.score(names, answer, references, rules) if names else {}
     return line | {"scores": {key: value for key, value in scores.items() if key not in ("n", "score")}}
 
 

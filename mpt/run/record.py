@@ -3,11 +3,14 @@
 import csv
 import io
 import json
+import math
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from mpt.atomic import write_atomically
+from mpt.errors import UserError
 
 Scores = dict[str, dict[str, float]]
 """Task (or ``average``) to its numbers."""
@@ -26,15 +29,33 @@ def add_average(scores: Scores) -> Scores:
 
 
 def write_metrics(folder: Path, metrics: Mapping[str, Any]) -> None:
-    """Write ``metrics.json``; it stands only when the run is finished."""
-    write_json(folder / "metrics.json", metrics)
+    """Write ``metrics.json``; it stands only when the run is finished.
+
+    A side figure that is no finite number becomes null, with a warning: it never costs the result.
+    """
+    lost: list[str] = []
+    finite = _finite(metrics, "", lost)
+    if lost:
+        warnings.warn(f"{folder}/metrics.json: {', '.join(lost)} is not finite, and null there", stacklevel=2)
+    write_json(folder / "metrics.json", finite)
+
+
+def _finite(value: Any, path: str, lost: list[str]) -> Any:
+    if isinstance(value, Mapping):
+        return {
+            key: _finite(item, f"{path}/{key}" if path else str(key), lost) for key, item in value.items()
+        }
+    if isinstance(value, float) and not math.isfinite(value):
+        lost.append(path)
+        return None
+    return value
 
 
 def read_metrics(folder: Path) -> dict[str, Any] | None:
     """Read ``metrics.json``; None where the run is not finished.
 
     Raises:
-        ValueError: The file is damaged.
+        UserError: The file is damaged.
     """
     path = folder / "metrics.json"
     if not path.is_file():
@@ -42,9 +63,9 @@ def read_metrics(folder: Path) -> dict[str, Any] | None:
     try:
         metrics = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise ValueError(f"{path}: not JSON ({error}); overwrite=true runs the run again") from error
+        raise UserError(f"{path}: not JSON ({error}); overwrite=true runs the run again") from error
     if not isinstance(metrics, dict):
-        raise ValueError(f"{path}: not the metrics of a run; overwrite=true runs the run again")
+        raise UserError(f"{path}: not the metrics of a run; overwrite=true runs the run again")
     return metrics
 
 

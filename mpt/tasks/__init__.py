@@ -2,8 +2,31 @@
 
 from mpt.tasks.catalogue import catalogue
 from mpt.tasks.check import check_task
-from mpt.tasks.examples import Example, label_words, load_split
-from mpt.tasks.rows import SPLITS
+from mpt.tasks.examples import (
+    Example,
+    choose_rows,
+    digest_examples,
+    fill_input,
+    label_words,
+    load_split,
+)
+from mpt.tasks.files import read_csv
+from mpt.tasks.rows import SPLITS, stamp_rows
+from mpt.tasks.settings import AnswerSettings
 from mpt.tasks.template import Template
 
-__all__ = ["SPLITS", "Example", "Template", "catalogue", "check_task", "label_words", "load_split"]
+__all__ = [
+    "SPLITS",
+    "AnswerSettings",
+    "Example",
+    "Template",
+    "catalogue",
+    "check_task",
+    "choose_rows",
+    "digest_examples",
+    "fill_input",
+    "label_words",
+    "load_split",
+    "read_csv",
+    "stamp_rows",
+]

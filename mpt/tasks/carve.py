@@ -6,6 +6,8 @@ from collections.abc import Hashable, Mapping, Sequence
 from random import Random
 from typing import NamedTuple
 
+from mpt.errors import UserError
+
 _BOUND = r"(\d+%?)?"
 _PATTERN = re.compile(rf"([^\[\]]+?)(?:\[{_BOUND}:{_BOUND}\])?")
 
@@ -40,15 +42,13 @@ def parse(text: str) -> Part:
     """Read ``NAME``, ``NAME[100:]``, ``NAME[:10%]`` or ``NAME[10%:20%]``.
 
     Raises:
-        ValueError: It is none of these.
+        UserError: It is none of these.
     """
     found = _PATTERN.fullmatch(text.strip())
     if found is None or any(
         bound and bound.endswith("%") and int(bound[:-1]) > 100 for bound in found.groups()[1:]
     ):
-        raise ValueError(
-            f"{text!r} is no part of a file; write NAME, NAME[100:], NAME[:10%] or NAME[10%:20%]"
-        )
+        raise UserError(f"{text!r} is no part of a file; write NAME, NAME[100:], NAME[:10%] or NAME[10%:20%]")
     return Part(*found.groups())
 
 
@@ -65,28 +65,28 @@ def carve(split: str, parts: Mapping[str, Part], classes: Sequence[Hashable], se
         seed: Of the order.
 
     Returns:
-        Positions of rows in the file, ascending.
+        Positions of rows in the file, in the drawn order, of which every stretch stands for the whole.
 
     Raises:
-        ValueError: Two splits overlap, or this one is empty.
+        UserError: Two splits overlap, or this one is empty.
     """
     count = len(classes)
     start, stop = parts[split].bounds(count)
     if start >= stop:
-        raise ValueError(f"rows.splits.{split}: {parts[split]} is empty; the file has {count} rows")
+        raise UserError(f"rows.splits.{split}: {parts[split]} is empty; the file has {count} rows")
     for other, part in parts.items():
         first, last = part.bounds(count)
         if other != split and max(start, first) < min(stop, last):
-            raise ValueError(
+            raise UserError(
                 f"rows.splits: {split} ({parts[split]}) and {other} ({part}) share "
                 f"{min(stop, last) - max(start, first)} of {count} rows; give each rows of its own"
             )
-    return sorted(_spread(classes, seed)[start:stop])
+    return spread(classes, f"splits/{seed}")[start:stop]
 
 
-def _spread(classes: Sequence[Hashable], seed: int) -> list[int]:
-    """Shuffle, and spread each class evenly over the whole."""
-    random = Random(f"splits/{seed}")
+def spread(classes: Sequence[Hashable], seed: str) -> list[int]:
+    """Shuffle positions, and spread each class evenly, so that every stretch has about the proportions of the whole."""
+    random = Random(seed)
     sizes = Counter(classes)
     taken: Counter[Hashable] = Counter()
     places = []

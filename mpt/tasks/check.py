@@ -2,19 +2,36 @@
 
 import codecs
 import re
+import unicodedata
 from collections.abc import Iterator
 from difflib import get_close_matches
 
 from mpt import world
-from mpt.config import PAPER_SPLITS, RowsConfig, TaskConfig
-from mpt.metrics import LOWER_IS_BETTER, METRICS
+from mpt.config import PAPER_SPLITS, PREPROCESSINGS, QUOTINGS, RowsConfig, TaskConfig
+from mpt.errors import UserError, unknown
+from mpt.metrics import LOWER_IS_BETTER, METRICS, TOKENIZERS
 from mpt.tasks.carve import parse
 from mpt.tasks.examples import label_words
+from mpt.tasks.generation import check_generation
 from mpt.tasks.rows import SPLITS
 from mpt.tasks.template import Template
 
 # What metrics.json keeps beside the names of tasks.
 RESERVED_NAMES = ("average", "prompt")
+
+
+NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*")
+NO_NAMES = ("true", "false", "null", "none", "nan", "inf", "on", "off", "yes", "no", "y", "n")
+"""Words that a command line or YAML reads as something else than a text."""
+
+
+def propose_name(name: str) -> str:
+    """Turn a name into one that a task can have."""
+    plain = unicodedata.normalize("NFKD", name).encode("ascii", "ignore").decode()
+    word = re.sub(r"[^A-Za-z0-9_-]+", "_", plain).strip("_-")
+    if not word or not re.match(r"[A-Za-z_]", word) or word.lower() in (*NO_NAMES, *RESERVED_NAMES):
+        word = f"task_{word}" if word else "my_task"
+    return word
 
 
 def check_task(name: str, config: TaskConfig) -> list[str]:
@@ -29,8 +46,11 @@ def check_task(name: str, config: TaskConfig) -> list[str]:
 def _name_errors(name: str) -> Iterator[str]:
     if name in RESERVED_NAMES:
         yield f": metrics.json keeps the name {name!r} for its own; give the task another"
-    if not re.fullmatch(r"\w[\w.-]*", name):
-        yield ": the name becomes a file's name; use letters, digits, '_', '-' and '.'"
+    if not NAME.fullmatch(name) or name.lower() in NO_NAMES:
+        yield (
+            ": the name becomes that of a key and of a file; use ASCII letters, digits, '_' and '-', and begin with a "
+            f"letter, as in {propose_name(name)!r}"
+        )
 
 
 def _errors(config: TaskConfig) -> Iterator[str]:
@@ -45,16 +65,21 @@ def _errors(config: TaskConfig) -> Iterator[str]:
         yield (
             f".rows.paper_split: unknown {config.rows.paper_split!r}; choose one of {', '.join(PAPER_SPLITS)}"
         )
-    if unknown := sorted(set(config.rows.splits) - set(SPLITS)):
-        yield f".rows.splits: unknown split {', '.join(map(repr, unknown))}; choose from {', '.join(SPLITS)}"
+    if others := sorted(set(config.rows.splits) - set(SPLITS)):
+        yield f".rows.splits: unknown split {', '.join(map(repr, others))}; choose from {', '.join(SPLITS)}"
     if config.rows.files is not None:
         yield from _file_errors(config.rows)
+    if config.rows.preprocess not in (None, *PREPROCESSINGS):
+        yield unknown(".rows.preprocess", str(config.rows.preprocess), PREPROCESSINGS)
+    for column, step in config.rows.round.items():
+        if not 0 < step < float("inf"):
+            yield f".rows.round.{column}: is {step}; it must be a number above 0"
     well_formed = True
     for key in ("input", "target"):
         try:
             if not Template(getattr(config, key)).columns:
                 yield f".{key}: {getattr(config, key)!r} names no column; every row would be the same"
-        except ValueError as error:
+        except UserError as error:
             yield f".{key}: {error}"
             well_formed = False
     if well_formed and config.constrained and not label_words(config):
@@ -73,9 +98,27 @@ def _errors(config: TaskConfig) -> Iterator[str]:
         yield f".metrics: {config.metrics[0]} is an error, and the first metric is the score; put another before it"
     if not config.weight > 0 or config.weight == float("inf"):
         yield f".weight: is {config.weight}; λ must be a number above 0"
+    yield from check_generation(config.generation)
+    yield from _metric_errors(config)
     for key in ("max_source_tokens", "max_target_tokens"):
         if getattr(config, key) < 2:
             yield f".{key}: is {getattr(config, key)}; it must be at least 2, a token and the end"
+
+
+def _metric_errors(config: TaskConfig) -> Iterator[str]:
+    """Find metrics that could not say anything about the task."""
+    if config.metric_tokenizer not in TOKENIZERS:
+        yield unknown(".metric_tokenizer", config.metric_tokenizer, TOKENIZERS)
+    try:
+        words = label_words(config)
+    except UserError:
+        return  # the template is broken, which is said elsewhere
+    if "f1_true" in config.metrics and words and "true" not in words:
+        yield (
+            f".metrics: f1_true is the F1 of the label word 'true', and the words are {', '.join(words)}; name one "
+            "of them "
+            "'true', or choose macro_f1"
+        )
 
 
 def _file_errors(rows: RowsConfig) -> Iterator[str]:
@@ -83,8 +126,10 @@ def _file_errors(rows: RowsConfig) -> Iterator[str]:
     for split, text in rows.splits.items():
         try:
             parse(text)
-        except ValueError as error:
+        except UserError as error:
             yield f".rows.splits.{split}: {error}"
+    if rows.quoting not in (None, *QUOTINGS):
+        yield unknown(".rows.quoting", str(rows.quoting), QUOTINGS)
     if rows.delimiter is not None and (len(rows.delimiter) != 1 or rows.delimiter in '"\r\n'):
         yield f".rows.delimiter: is {rows.delimiter!r}; give one character, such as ';' or \"\\t\""
     try:

@@ -5,6 +5,7 @@ import math
 import os
 import re
 import statistics
+import warnings
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,7 +14,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from mpt.config import RowsConfig
+from mpt.errors import UserError
 from mpt.tasks.files import DELIMITERS, find_file, list_files, read_file
+from mpt.tasks.text import is_missing, to_text
 
 MOST_ROWS = 20_000
 """Rows of the training file that are looked at."""
@@ -61,7 +64,7 @@ def draft(
 
     Raises:
         FileNotFoundError: There is no data file.
-        ValueError: It cannot be read, or there is no such column.
+        UserError: It cannot be read, or there is no such column.
     """
     where = Path(files)
     splits = _splits(where)
@@ -69,16 +72,17 @@ def draft(
     source = RowsConfig(files=files)
     source.encoding = encoding or _guess_encoding(path)
     source.delimiter = delimiter or _guess_delimiter(path, source.encoding)
+    source.quoting = _guess_quoting(path, source)
     rows = [row.values for row in islice(read_file(path, source), MOST_ROWS)]
     if not rows:
-        raise ValueError(f"{path}: has no rows; give at least one")
+        raise UserError(f"{path}: has no rows; give at least one")
     columns = list(dict.fromkeys(column for row in rows for column in row))
     answer = _target_of(columns, rows, target, path)
     names = _rename(columns)
     references = next((column for column in columns if _holds_all_answers(column, answer, rows)), None)
     inputs = [column for column in columns if column not in (answer, references) and _is_input(column, rows)]
     if not inputs:
-        raise ValueError(
+        raise UserError(
             f"{path}: no column that could be an input beside {answer!r}; it has {', '.join(columns)}"
         )
     writer = _Writer(name, source, splits, rows, columns, inputs, answer, references, names, config_dir)
@@ -92,7 +96,7 @@ def _splits(where: Path) -> dict[str, str]:
         find_file(where, "train")  # says what is wrong
     train = "train" if "train" in found else next(iter(found)) if len(found) == 1 else None
     if train is None:
-        raise ValueError(
+        raise UserError(
             f"{where}: has {', '.join(found)}, and none is named train; give files=FILE, or name the files train, "
             "validation and test"
         )
@@ -124,6 +128,18 @@ def _guess_encoding(path: Path) -> str:
     return "latin-1"  # in which every byte is a character
 
 
+def _guess_quoting(path: Path, source: RowsConfig) -> str | None:
+    """Quotes are text where a file cannot be read otherwise."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            for _ in read_file(path, source):
+                pass
+    except UserError as error:
+        return "none" if "rows.quoting" in str(error) else None
+    return None
+
+
 def _guess_delimiter(path: Path, encoding: str) -> str | None:
     """The delimiter that makes several columns of the header; None where the ending says it already."""
     if ".csv" not in path.name and ".tsv" not in path.name:
@@ -144,7 +160,7 @@ def _target_of(
 ) -> str:
     if wanted is not None:
         if wanted not in columns:
-            raise ValueError(f"target: {path} has no column {wanted!r}; it has {', '.join(columns)}")
+            raise UserError(f"target: {path} has no column {wanted!r}; it has {', '.join(columns)}")
         return wanted
     by_name = {column.lower(): column for column in columns}
     named = next((by_name[name] for name in TARGETS if name in by_name), None)
@@ -154,7 +170,12 @@ def _target_of(
 def _is_input(column: str, rows: Sequence[Mapping[str, Any]]) -> bool:
     """Tell whether every row has a text, or a list of texts, in a column that may matter."""
     values = [row.get(column) for row in rows]
-    if NO_INPUT.fullmatch(column) or any(value is None or isinstance(value, Mapping) for value in values):
+    if NO_INPUT.fullmatch(column) or any(
+        value is None
+        or isinstance(value, (Mapping, bytes))
+        or (isinstance(value, float) and is_missing(value))
+        for value in values
+    ):
         return False
     return any(isinstance(value, (str, list)) and value for value in values)
 
@@ -203,7 +224,7 @@ class _Writer:
     notes: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.values = [row[self.answer] for row in self.rows if row.get(self.answer) is not None]
+        self.values = [row[self.answer] for row in self.rows if not is_missing(row.get(self.answer))]
         if len(self.values) < len(self.rows):
             missing = len(self.rows) - len(self.values)
             self.notes.append(f"{missing} rows have no {self.answer!r}; a run refuses them")
@@ -234,6 +255,9 @@ class _Writer:
             yield from (f"    {split}: {json.dumps(part)}" for split, part in self.splits.items())
         if self.source.delimiter is not None:
             yield f"  delimiter: {json.dumps(self.source.delimiter)}"
+        if self.source.quoting is not None:
+            yield f"  quoting: {self.source.quoting}"
+            self.notes.append("quotes are read as text, since they do not fit together as those of fields")
         if self.source.encoding != "utf-8":
             yield f"  encoding: {self.source.encoding}"
             self.notes.append(
@@ -259,7 +283,7 @@ class _Writer:
             short = statistics.fmean(len(_flat(_first(value)).split()) for value in self.values) <= 5
             yield f"metrics: [{'squad' if short else 'rouge'}]   # the first one is the score"
             return
-        texts = [str(value).lower() if isinstance(value, bool) else str(value) for value in self.values]
+        texts = [_flat(value) for value in self.values]
         counts = Counter(texts)
         if self._are_classes(counts, texts):
             yield from self._classes(answer, counts)
@@ -310,11 +334,13 @@ def _first(value: Any) -> Any:
 
 
 def _flat(value: Any) -> str:
-    return " ".join(map(_flat, value)) if isinstance(value, list) else str(value)
+    if isinstance(value, list):
+        return " ".join(map(_flat, value))
+    return str(value) if isinstance(value, (Mapping, bytes)) or is_missing(value) else to_text(value, " ", "")
 
 
 def _is_number(text: str) -> bool:
-    return bool(re.fullmatch(r"[-+]?\d+(\.\d+)?", text))
+    return bool(re.fullmatch(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?", text))
 
 
 def _round(count: int, step: int, most: int) -> int:

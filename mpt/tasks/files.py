@@ -4,12 +4,14 @@ import codecs
 import csv
 import gzip
 import json
+import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
 from mpt.config import RowsConfig
+from mpt.errors import UserError
 
 KINDS = ("jsonl", "csv", "tsv", "parquet")
 ENDINGS = tuple(
@@ -20,13 +22,37 @@ LONGEST_FIELD = 2**24
 """Characters of one CSV field; Python's own limit is 131,072."""
 
 
+NOT_A_NUMBER = ("NaN", "nan", "NAN")
+"""What programs write into a delimited file where a number is missing."""
+
+
 @dataclass(frozen=True)
 class Row:
-    """One row of data, and where it stands."""
+    """One row of data, and where it stands.
+
+    Attributes:
+        number: From 0, in the data.
+        where: File and line, for errors.
+        values: Column to value.
+        part: Which of several examples that one row gives; 0 where it gives one.
+    """
 
     number: int
     where: str
     values: Mapping[str, Any]
+    part: int = 0
+
+
+class Digits(float):
+    """A number that remembers how its file writes it."""
+
+    text: str
+
+    def __new__(cls, text: str) -> "Digits":
+        """Read the digits of a file."""
+        number = super().__new__(cls, text)
+        number.text = text
+        return number
 
 
 def stem(path: Path) -> str:
@@ -51,7 +77,7 @@ def find_file(where: Path, name: str) -> Path:
 
     Raises:
         FileNotFoundError: There is none.
-        ValueError: There are several.
+        UserError: There are several.
     """
     found = list_files(where)
     if not found:
@@ -64,7 +90,7 @@ def find_file(where: Path, name: str) -> Path:
             f"carve it out of another: rows.splits: {{{name}: '{next(iter(found))}[:10%]', ...}}"
         )
     if len(paths) > 1:
-        raise ValueError(
+        raise UserError(
             f"{where} has {' and '.join(path.name for path in paths)}; keep the one that is meant"
         )
     return paths[0]
@@ -75,31 +101,31 @@ def read_file(path: Path, source: RowsConfig) -> Iterator[Row]:
 
     Args:
         path: A file of one of :data:`ENDINGS`.
-        source: For ``delimiter`` and ``encoding``.
+        source: For ``delimiter``, ``quoting`` and ``encoding``.
 
     Raises:
-        ValueError: The file is damaged, or the delimiter or the encoding does not fit; the message says where.
+        UserError: The file is damaged, or the delimiter or the encoding does not fit; the message says where.
     """
     name = path.name.removesuffix(".gz")
     try:
         if name.endswith(".parquet"):
             yield from _read_parquet(path)
         elif name.endswith((".csv", ".tsv")):
-            yield from _read_csv(
-                path, source.delimiter or ("\t" if name.endswith(".tsv") else ","), source.encoding
-            )
+            delimiter = source.delimiter or ("\t" if name.endswith(".tsv") else ",")
+            with _open(path, source.encoding, newline="") as file:
+                yield from read_csv(file, str(path), delimiter, source.quoting, source.encoding)
         else:
             yield from _read_jsonl(path, source.encoding)
     except (gzip.BadGzipFile, EOFError) as error:
-        raise ValueError(f"{path}: not a whole gzip file ({error})") from error
+        raise UserError(f"{path}: not a whole gzip file ({error})") from error
 
 
-def _open(path: Path, encoding: str) -> IO[str]:
+def _open(path: Path, encoding: str, newline: str) -> IO[str]:
     # With this codec a byte-order mark is no part of the first column's name.
     encoding = "utf-8-sig" if codecs.lookup(encoding).name == "utf-8" else encoding
     if path.suffix == ".gz":
-        return gzip.open(path, "rt", encoding=encoding, newline="")
-    return path.open(encoding=encoding, newline="")
+        return gzip.open(path, "rt", encoding=encoding, newline=newline)
+    return path.open(encoding=encoding, newline=newline)
 
 
 def _read_parquet(path: Path) -> Iterator[Row]:
@@ -108,58 +134,105 @@ def _read_parquet(path: Path) -> Iterator[Row]:
     try:
         table = parquet.read_table(path).to_pylist()
     except (OSError, ValueError) as error:
-        raise ValueError(f"{path}: not a Parquet file ({error})") from error
+        raise UserError(f"{path}: not a Parquet file ({error})") from error
     for number, values in enumerate(table):
         yield Row(number, f"{path} row {number + 1}", values)
 
 
-def _read_csv(path: Path, delimiter: str, encoding: str) -> Iterator[Row]:
+def read_csv(
+    file: IO[str], path: str, delimiter: str, quoting: str | None, encoding: str = "utf-8"
+) -> Iterator[Row]:
+    """Read the rows of a delimited file.
+
+    Args:
+        file: Opened with ``newline=""``.
+        path: Its name, for errors.
+        delimiter: One character.
+        quoting: As :attr:`mpt.config.RowsConfig.quoting`.
+        encoding: Of the file, for errors.
+
+    Raises:
+        UserError: The file is damaged, or something does not fit; the message says where.
+
+    Warns:
+        UserWarning: A quoted field holds lines that look like rows: its quotes may be text.
+    """
     csv.field_size_limit(LONGEST_FIELD)
-    with _open(path, encoding) as file:
-        reader = csv.DictReader(file, delimiter=delimiter, strict=True)
-        try:
-            _check_header(path, list(reader.fieldnames or []), delimiter)
-            for number, values in enumerate(reader):
-                if None in values or None in values.values():
-                    raise ValueError(
-                        f"{path}:{reader.line_num}: the row has not as many values as the header has names; fields "
-                        f"are separated by {DELIMITERS.get(delimiter, repr(delimiter))}, and one that contains it "
-                        "needs quotes"
+    style: Any = {"quoting": csv.QUOTE_NONE} if quoting == "none" else {"strict": True}
+    reader = csv.DictReader(file, delimiter=delimiter, **style)
+    suspicious: list[str] = []
+    try:
+        names = list(reader.fieldnames or [])
+        _check_header(Path(path), names, delimiter)
+        before = reader.line_num
+        for number, values in enumerate(reader):
+            where = f"{path}:{reader.line_num}"
+            several = reader.line_num > before + 1 and quoting is None
+            if several and any(_looks_like_a_row(value, len(names), delimiter) for value in values.values()):
+                lines = f"{path}:{before + 1}-{reader.line_num}"
+                if delimiter == "\t":
+                    raise UserError(
+                        f"{lines}: a field in quotes holds lines that look like rows of their own; where quotes are "
+                        "text in "
+                        "this file, set rows.quoting: none, and where the field is meant so, rows.quoting: double"
                     )
-                yield Row(number, f"{path}:{reader.line_num}", values)
-        except UnicodeError as error:
-            raise _wrong_encoding(path, encoding, error) from error
-        except csv.Error as error:
-            raise ValueError(f"{path}:{reader.line_num}: not CSV ({error})") from error
+                suspicious.append(lines)
+            before = reader.line_num
+            if None in values or None in values.values():
+                raise UserError(
+                    f"{where}: the row has not as many values as the header has names; fields are separated by "
+                    f"{DELIMITERS.get(delimiter, repr(delimiter))}, and one that contains it needs quotes"
+                )
+            found = {key: None if value in NOT_A_NUMBER else value for key, value in values.items()}
+            yield Row(number, where, found)
+    except UnicodeError as error:
+        raise _wrong_encoding(Path(path), encoding, error) from error
+    except csv.Error as error:
+        raise UserError(
+            f"{path}:{reader.line_num}: not CSV ({error}); where quotes are text in this file, set rows.quoting: none"
+        ) from error
+    if suspicious:
+        warnings.warn(
+            f"{suspicious[0]}: a field in quotes holds lines that look like rows of their own ({len(suspicious)} such "
+            "fields); where quotes are text in this file, set rows.quoting: none, and where they are meant so, double",
+            stacklevel=2,
+        )
+
+
+def _looks_like_a_row(value: Any, columns: int, delimiter: str) -> bool:
+    """Tell whether a line within a field has as many fields as a row, or the field begins and ends within rows."""
+    if not isinstance(value, str) or columns < 2:
+        return False
+    return any(line.count(delimiter) >= columns - 1 for line in value.split("\n"))
 
 
 def _check_header(path: Path, names: list[str], delimiter: str) -> None:
     if len(names) == 1:
         for other, words in DELIMITERS.items():
             if other != delimiter and other in names[0]:
-                raise ValueError(
+                raise UserError(
                     f"{path}:1: the header is one column, {names[0]!r}, and has {words} in it; if that separates the "
                     f"columns, set rows.delimiter: {json.dumps(other)}"
                 )
     if twice := sorted({name for name in names if names.count(name) > 1}):
-        raise ValueError(
+        raise UserError(
             f"{path}:1: the header has {', '.join(map(repr, twice))} twice; name each column once"
         )
 
 
 def _read_jsonl(path: Path, encoding: str) -> Iterator[Row]:
-    with _open(path, encoding) as file:
+    with _open(path, encoding, newline="\n") as file:
         number, line = 0, 0
         try:
             for line, text in enumerate(file, start=1):
                 if not text.strip():
                     continue
                 try:
-                    values = json.loads(text)
+                    values = json.loads(text, parse_float=Digits)
                 except ValueError as error:
-                    raise ValueError(f"{path}:{line}: not JSON ({error}); each line is one object") from error
+                    raise UserError(f"{path}:{line}: not JSON ({error}); each line is one object") from error
                 if not isinstance(values, dict):
-                    raise ValueError(
+                    raise UserError(
                         f"{path}:{line}: is a {type(values).__name__}; each line is one object with columns"
                     )
                 yield Row(number, f"{path}:{line}", values)
@@ -168,12 +241,12 @@ def _read_jsonl(path: Path, encoding: str) -> Iterator[Row]:
             raise _wrong_encoding(path, encoding, error) from error
 
 
-def _wrong_encoding(path: Path, encoding: str, error: UnicodeError) -> ValueError:
+def _wrong_encoding(path: Path, encoding: str, error: UnicodeError) -> UserError:
     """Say on which line the first bytes lie that are no text, and what may be meant."""
     with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
         content = file.read()
     line = 1
-    for number, raw in enumerate(content.splitlines(), start=1):
+    for number, raw in enumerate(content.split(b"\n"), start=1):
         try:
             raw.decode(encoding)
         except UnicodeError:
@@ -181,4 +254,4 @@ def _wrong_encoding(path: Path, encoding: str, error: UnicodeError) -> ValueErro
             break
     utf16 = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
     hint = "set rows.encoding: utf-16" if utf16 else "set rows.encoding, such as cp1252 or latin-1"
-    return ValueError(f"{path}:{line}: not {encoding} ({error}); {hint}")
+    return UserError(f"{path}:{line}: not {encoding} ({error}); {hint}")

@@ -1,14 +1,18 @@
 """Read the rows of a task from the embedded world, files or the hub, each with its place for error messages."""
 
+import hashlib
 from collections.abc import Hashable, Iterable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from mpt import world
 from mpt.config import PAPER_SPLITS, RowsConfig, TaskConfig
+from mpt.errors import UserError
 from mpt.metrics import OF_CLASSES
-from mpt.tasks.carve import carve, parse
-from mpt.tasks.files import Row, find_file, read_file
+from mpt.tasks.carve import Part, carve, parse
+from mpt.tasks.files import Row, find_file, list_files, read_file
+from mpt.tasks.preprocess import preprocess
 from mpt.tasks.template import Template
 
 SPLITS = ("train", "validation", "test")
@@ -26,25 +30,54 @@ def read_rows(name: str, config: TaskConfig, split: str, data_root: str | None) 
 
     Raises:
         FileNotFoundError: There is no such file or hub data set.
-        ValueError: A file is damaged; the message says where.
+        UserError: A file is damaged; the message says where.
     """
     source = config.rows
-    root = source.root or data_root
     if source.world is not None:
         for number, values in enumerate(world.rows(source.world, split)):
             yield Row(number, f"world task {source.world}, {split} row {number}", values)
         return
+    root = source.root or data_root
     if root is not None:
         path = Path(root) / name / f"{split}.jsonl"
         if not path.is_file():
             key = f"tasks.{name}.rows.root" if source.root else "data_root"
             raise FileNotFoundError(f"tasks.{name}: no file {path}; {key} needs one for each split")
-        rows = _renamed(source.rename, read_file(path, RowsConfig()))
+        rows = rename_columns(source.rename, read_file(path, RowsConfig()))
     elif source.files is not None:
         rows = _read_files(name, config, split)
     else:
-        rows = _renamed(source.rename, _read_hub(name, config, split))
-    yield from rows if source.turns is None else _unfolded(source.turns, rows)
+        rows = _read_hub(name, config, split)
+    if source.turns is not None:
+        rows = _unfolded(source.turns, rows)
+    yield from rows if source.preprocess is None else preprocess(source.preprocess, rows, split)
+
+
+def list_sources(name: str, config: TaskConfig, data_root: str | None) -> list[Path]:
+    """List the files of a task's rows that are there; of the embedded world and the hub there are none."""
+    source = config.rows
+    if source.world is not None:
+        return []
+    if (root := source.root or data_root) is not None:
+        paths = [Path(root) / name / f"{split}.jsonl" for split in SPLITS]
+        return [path for path in paths if path.is_file()]
+    if source.files is None:
+        return []
+    return [path for paths in list_files(Path(source.files)).values() for path in paths]
+
+
+def stamp_rows(name: str, config: TaskConfig, data_root: str | None) -> str | None:
+    """Hash the sizes and times of the files of a task's rows; None of the hub, which has none here.
+
+    While it stays the same, nobody has to read the rows to know that they are the same.
+    """
+    if config.rows.hub is not None and not (config.rows.root or data_root):
+        return None
+    found = [
+        (path.name, path.stat().st_size, path.stat().st_mtime_ns)
+        for path in list_sources(name, config, data_root)
+    ]
+    return hashlib.sha256(repr(sorted(found)).encode()).hexdigest()[:16]
 
 
 def _read_files(name: str, config: TaskConfig, split: str) -> Iterator[Row]:
@@ -52,23 +85,29 @@ def _read_files(name: str, config: TaskConfig, split: str) -> Iterator[Row]:
     source = config.rows
     assert source.files is not None
     parts = {each: parse(source.splits.get(each, each)) for each in SPLITS}
-    part = parts[split]
     try:
-        path = find_file(Path(source.files), part.name)
+        path = find_file(Path(source.files), parts[split].name)
     except FileNotFoundError as error:
         raise FileNotFoundError(f"tasks.{name}.rows.files: {error}") from error
-    except ValueError as error:
-        raise ValueError(f"tasks.{name}.rows.files: {error}") from error
-    rows = _renamed(source.rename, read_file(path, source))
-    of_file = {each: found for each, found in parts.items() if found.name == part.name}
-    if part.is_whole and len(of_file) == 1:
+    except UserError as error:
+        raise UserError(f"tasks.{name}.rows.files: {error}") from error
+    return _carved(name, config, split, parts, rename_columns(source.rename, read_file(path, source)))
+
+
+def _carved(
+    name: str, config: TaskConfig, split: str, parts: Mapping[str, Part], rows: Iterator[Row]
+) -> Iterator[Row]:
+    """Take a split's part of the rows of its file."""
+    of_file = {each: part for each, part in parts.items() if part.name == parts[split].name}
+    if parts[split].is_whole and len(of_file) == 1:
         yield from rows
         return
     listed = list(rows)
+    classes = [_class_of(config, row) for row in listed]
     try:
-        chosen = carve(split, of_file, [_class_of(config, row) for row in listed], source.split_seed)
-    except ValueError as error:
-        raise ValueError(f"tasks.{name}.{error}") from error
+        chosen = carve(split, of_file, classes, config.rows.split_seed)
+    except UserError as error:
+        raise UserError(f"tasks.{name}.{error}") from error
     yield from (listed[position] for position in chosen)
 
 
@@ -79,7 +118,7 @@ def _class_of(config: TaskConfig, row: Row) -> Hashable:
     return tuple(str(row.values.get(column)) for column in Template(config.target).columns)
 
 
-def _renamed(rename: Mapping[str, str], rows: Iterable[Row]) -> Iterator[Row]:
+def rename_columns(rename: Mapping[str, str], rows: Iterable[Row]) -> Iterator[Row]:
     """Give columns the names of the templates; a column that has such a name already stays."""
     for row in rows:
         values = dict(row.values)
@@ -88,27 +127,33 @@ def _renamed(rename: Mapping[str, str], rows: Iterable[Row]) -> Iterator[Row]:
             if value is None:
                 value = row.values
                 for key in old.split("."):
-                    value = value.get(key) if isinstance(value, Mapping) else None
+                    value = _reach(value, key)
             if value is not None:
                 values[new] = value
         yield Row(row.number, row.where, values)
 
 
+def _reach(value: Any, key: str) -> Any:
+    """Take a key of a mapping, or of each mapping of a list."""
+    if isinstance(value, list) and value and all(isinstance(item, Mapping) for item in value):
+        return [item.get(key) for item in value]
+    return value.get(key) if isinstance(value, Mapping) else None
+
+
 def _unfolded(column: str, rows: Iterable[Row]) -> Iterator[Row]:
     """Make one row of each turn but the first of a dialogue."""
-    number = 0
     for row in rows:
         turns = row.values.get(column)
         if "context" in row.values and "response" in row.values:
-            turns = [row.values["context"], row.values["response"]]
-        elif not isinstance(turns, list):
-            raise ValueError(
+            yield row
+            continue
+        if not isinstance(turns, list):
+            raise UserError(
                 f"{row.where}: column {column!r} is not a list of turns; the row has {', '.join(row.values)}"
             )
         for index in range(1, len(turns)):
-            before = turns[0] if isinstance(turns[0], list) else turns[:index]
-            yield Row(number, row.where, {**row.values, "context": before, "response": turns[index]})
-            number += 1
+            values = {**row.values, "context": turns[:index], "response": turns[index]}
+            yield replace(row, values=values, part=index)
 
 
 def _read_hub(name: str, config: TaskConfig, split: str) -> Iterator[Row]:
@@ -116,17 +161,27 @@ def _read_hub(name: str, config: TaskConfig, split: str) -> Iterator[Row]:
 
     source = config.rows
     assert source.hub is not None
-    splits = PAPER_SPLITS[source.paper_split] if source.paper_split else {}
-    there = (splits | source.splits).get(split, split)
+    paper = PAPER_SPLITS[source.paper_split] if source.paper_split else {}
+    named = {each: (paper | source.splits).get(each, each) for each in SPLITS}
+    parts = {each: _parse_hub(text) for each, text in named.items()}
+    where = parts[split].name
     datasets.disable_progress_bars()
     try:
-        data = datasets.load_dataset(source.hub, source.subset, split=there, revision=source.revision)
+        data = datasets.load_dataset(source.hub, source.subset, split=where, revision=source.revision)
     # A RuntimeError where the data set is a script, which is never run.
     except (OSError, RuntimeError, ValueError, datasets.exceptions.DatasetsError) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise FileNotFoundError(
-            f"tasks.{name}: the hub does not give {source.hub} {source.subset or ''} {there} ({reason}); "
+            f"tasks.{name}: the hub does not give {source.hub} {source.subset or ''} {where} ({reason}); "
             f"use data_root=FOLDER with {name}/{split}.jsonl"
         ) from error
-    for number, values in enumerate(data):
-        yield Row(number, f"{source.hub} {there} row {number}", values)
+    rows = (Row(number, f"{source.hub} {where} row {number}", values) for number, values in enumerate(data))
+    yield from _carved(name, config, split, parts, rename_columns(source.rename, rows))
+
+
+def _parse_hub(text: str) -> Part:
+    """A part of a hub split; what only the hub's own library understands is one whole."""
+    try:
+        return parse(text)
+    except UserError:
+        return Part(text)

@@ -3,6 +3,8 @@
 import re
 from collections.abc import Mapping
 
+from mpt.errors import UserError
+
 
 class Template:
     """A text with ``{column}`` in it; ``{{`` and ``}}`` are braces.
@@ -10,7 +12,7 @@ class Template:
     A template is data: it reaches into no attribute, index or format.
 
     Raises:
-        ValueError: A brace without its partner, or more than a column's name between braces.
+        UserError: A brace without its partner, or more than a column's name between braces.
     """
 
     def __init__(self, text: str) -> None:
@@ -26,11 +28,11 @@ class Template:
             if found.group() in ("{{", "}}"):
                 self._parts.append((literal + found.group()[0], None))
             elif column is None:
-                raise ValueError(
+                raise UserError(
                     f"{text!r}: a lone {found.group()!r}; write {found.group() * 2!r} for the character"
                 )
             elif not re.fullmatch(r"[A-Za-z_]\w*", column):
-                raise ValueError(
+                raise UserError(
                     f"{text!r}: '{{{column}}}' is not the name of a column; write {{column}} alone"
                 )
             else:
