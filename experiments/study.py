@@ -18,10 +18,13 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
+from mpt import __version__  # noqa: E402
 from mpt.report import gather  # noqa: E402
 
 Line = dict[str, Any]
 """One task of one cell: what the cell is called, ``task``, and its numbers."""
+VERSION = "mpt"
+"""Column that says which version of the code a line is of."""
 NUMBERS = (
     *("n", "score", "before", "oracle", "exact_match", "accuracy", "token_f1"),
     *("curve_mean", "best_step", "fit_seconds", "trained_parameters"),
@@ -77,6 +80,7 @@ def run_study(
     Raises:
         SystemExit: A run failed; what had finished is in the CSV.
     """
+    refuse_other_versions(path)
     finished = {_key(line, cell.names) for line in read_lines(path) for cell in cells[:1]}
     missing = [cell for cell in cells if tuple(cell.names.items()) not in finished]
     threads = ("trainer.threads=1",) if jobs > 1 else ()
@@ -97,6 +101,20 @@ def run_study(
     return [line for line in read_lines(path) if any(_key(line, cell.names) in wanted for cell in cells[:1])]
 
 
+def refuse_other_versions(path: Path) -> None:
+    """Refuse to go on with a CSV of another version: its numbers and the new ones would not be of one study.
+
+    Raises:
+        SystemExit: As said.
+    """
+    found = {line.get(VERSION, "0.1.0") for line in read_lines(path)} - {__version__}
+    if found:
+        raise SystemExit(
+            f"{path}: has lines of mpt {', '.join(sorted(found))}, and this is {__version__}, whose numbers differ "
+            "(CHANGELOG.md); move the file away to run the study anew"
+        )
+
+
 def train(overrides: Iterable[str], folder: Path) -> None:
     """Run `train.py` into a folder; a run that is finished already only prints its table.
 
@@ -114,11 +132,13 @@ def train(overrides: Iterable[str], folder: Path) -> None:
 def append_lines(path: Path, names: Mapping[str, str], lines: Iterable[Mapping[str, Any]]) -> None:
     """Append the lines of one finished cell in one piece, and have the system put them on the disk."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    columns = [*names, "task", *NUMBERS]
+    columns = [*names, "task", VERSION, *NUMBERS]
     begins = not path.is_file()
     with path.open("a", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
-        rows = [[{**line, **names}.get(column, "") for column in columns] for line in lines]
+        rows = [
+            [{**line, **names, VERSION: __version__}.get(column, "") for column in columns] for line in lines
+        ]
         writer.writerows([columns, *rows] if begins else rows)
         file.flush()
         os.fsync(file.fileno())

@@ -91,12 +91,21 @@ def register() -> None:
     """Make the schema and the resolvers of ``conf/`` known to Hydra."""
     ConfigStore.instance().store(name="run_schema", node=RunConfig)
     OmegaConf.register_new_resolver("mpt_run_name", _run_name, replace=True)
+    OmegaConf.register_new_resolver("mpt_experiment", _experiment_name, replace=True)
     launcher.FusedLauncher.read, launcher.FusedLauncher.run = typed, job_of_sweep
     launcher.register()
 
 
 def _run_name(*, _root_: DictConfig) -> str:
     return run_name(plain(_root_))
+
+
+def _experiment_name() -> str | None:
+    """The experiment that the command line, or a sweep's job, has chosen."""
+    if not HydraConfig.initialized():
+        return None
+    name = HydraConfig.get().runtime.choices.get("experiment")
+    return None if name in (None, "null") else str(name)
 
 
 def plain(composed: DictConfig) -> dict[str, Any]:
@@ -144,6 +153,7 @@ def job(composed: DictConfig) -> float:
     folder = Path(hydra_config.runtime.output_dir)
     in_sweep = hydra_config.mode == RunMode.MULTIRUN
     config_dirs.anchor_paths(composed, config_dirs.searched_by(hydra_config))
+    composed.experiment_name = composed.experiment_name  # resolved while Hydra still knows
     _make_other_processes_run_this_job(folder)
     if not in_sweep:
         try:

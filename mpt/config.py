@@ -444,6 +444,9 @@ class RunConfig:
     """Run a finished run again."""
     output_root: str = "runs"
     """Folder that holds the runs."""
+    experiment_name: str | None = None
+    """Set by the command line to the experiment that was chosen, for reports: ``python -m mpt.report --by
+    experiment``."""
     optimized_metric: str = "validation/average/score"
     """The number that a job returns to a sweeper, as a path into metrics.json."""
 

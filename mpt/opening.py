@@ -101,6 +101,28 @@ def start_loggers(
     )
 
 
+def warn_of_other_rows(distill: str, digests: Mapping[str, Mapping[str, str]]) -> None:
+    """Warn where teachers were trained on other rows of a task than a source learns from.
+
+    Args:
+        distill: The teachers' run folder.
+        digests: Task to split to the digest of its rows.
+    """
+    _, run = run_folder.read_config(Path(distill)) or ({}, {})
+    theirs = (run.get("rows") or {}).get("digests") or {}
+    others = [
+        name
+        for name, splits in digests.items()
+        if theirs.get(name, {}).get("train", splits["train"]) != splits["train"]
+    ]
+    if others:
+        rank_zero_warn(
+            f"distill: the teachers of {', '.join(others)} were trained on other rows than are there now; train them "
+            "anew, "
+            "unless that is meant"
+        )
+
+
 def announce(folder: Path, stage: str, module: MPTModule, parts: TrainerParts) -> None:
     """Print what is about to be trained, and warn of words that the backbone does not know."""
     trainer, backbone, data = parts.trainer, module.backbone.name, module.data

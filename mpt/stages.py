@@ -108,6 +108,8 @@ def train(config: RunConfig, folder: Path, host: Host | None = None) -> dict[str
             status = "failed"
             try:
                 opening.announce(folder, config.stage, module, parts)
+                if config.distill is not None:
+                    opening.warn_of_other_rows(config.distill, loaded.digests)
                 start.read()
                 setup_seconds = clock() - began
                 fit(config, module, parts, loggers, checkpoint)

@@ -193,7 +193,7 @@ def test_an_offline_run_that_goes_on_has_all_curves_in_its_last_folder(no_accoun
     assert len(folders) == 2
     seen = []
     for data in records(next(folders[-1].glob("*.wandb")).read_bytes()):
-        record = wandb_internal_pb2.Record.FromString(data)
+        record = wandb_internal_pb2.Record.FromString(data)  # type: ignore[attr-defined]  # made from a schema
         items = {".".join(item.nested_key) or item.key: item.value_json for item in record.history.item}
         if "train/loss" in items:
             seen.append(float(items["train/loss"]))

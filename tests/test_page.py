@@ -238,7 +238,7 @@ def test_differences_are_to_the_base_that_is_chosen(opened: Any) -> None:
     base = Select(opened.find_element("id", "base"))
     base.select_by_visible_text("no source")
     rows = opened.execute_script(read)
-    assert ["Task A", "4", "AVERAGE_SOURCE_TASKS", "+0.050", "all equal", "6", "50", "all equal"] in rows
+    assert ["Task A", "4", "AVERAGE_SOURCE_TASKS", "+0.050", "all equal", "6", "10", "all equal"] in rows
     assert [
         "Task A",
         "64",
@@ -246,7 +246,7 @@ def test_differences_are_to_the_base_that_is_chosen(opened: Any) -> None:
         "+0.050",
         "all equal",
         "5",
-        "50",
+        "10",
         "fewer than 6 pairs",
     ] in rows
     base.select_by_visible_text("AVERAGE_SOURCE_TASKS")
@@ -257,7 +257,7 @@ def test_differences_are_to_the_base_that_is_chosen(opened: Any) -> None:
         "-0.050",
         "all equal",
         "6",
-        "50",
+        "10",
         "all equal",
     ] in opened.execute_script(read)
 

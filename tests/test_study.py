@@ -9,6 +9,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "experiments"))
 
 from study import NUMBERS, Cell, append_lines, read_lines, run_study, table_of
 
+from mpt import __version__
+
 SMALL = (
     "task=source", "tasks=[who,where]", "trainer.max_steps=1", "evaluation.test_rows=4", "evaluation.validation_rows=4",
     "evaluation.before=false", "evaluation.oracle=false",
@@ -40,6 +42,13 @@ def test_lines_are_read_back(tmp_path: Path) -> None:
     for seed in ("0", "1"):
         append_lines(path, {"method": "a, b", "seed": seed}, [{"task": "sum", "score": 0.5, "unknown": 3}])
     assert read_lines(path) == [
-        {"method": "a, b", "seed": seed, "task": "sum", "score": 0.5} for seed in ("0", "1")
+        {"method": "a, b", "seed": seed, "task": "sum", "mpt": __version__, "score": 0.5} for seed in ("0", "1")
     ]
-    assert path.read_text().splitlines()[0] == ",".join(["method", "seed", "task", *NUMBERS])
+    assert path.read_text().splitlines()[0] == ",".join(["method", "seed", "task", "mpt", *NUMBERS])
+
+
+def test_a_study_of_another_version_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "runs.csv"
+    path.write_text("method,seed,task,n,score\nmpt,0,sum,4,0.5\n")
+    with pytest.raises(SystemExit, match=r"has lines of mpt 0\.1\.0, and this is .*move the file away"):
+        run_study(path, [cell(tmp_path, "1")])

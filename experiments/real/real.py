@@ -71,7 +71,7 @@ def main() -> None:
     oracle = next(line["oracle"] for line in lines if "oracle" in line)
     text = (
         f"sst2, 16 examples, 200 test rows; a written instruction without a prompt scores {oracle:.3f}\n"
-        "mean ± half of the 95 % interval over draws (number of draws)\n"
+        "mean [95 % interval over draws] (number of draws)\n"
         f"{markdown(['method', 'before', 'score', 'seconds of training'], summary)}\n\n"
         "score minus that of plain prompt tuning on the same draws (number of pairs)\n"
         f"{markdown(['task', 'method', 'difference'], [[*pair, found] for pair, found in pairs.items()])}\n"

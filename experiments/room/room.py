@@ -62,7 +62,7 @@ def main() -> None:
     slim = [{key: line[key] for key in ("task", "method", "seed", "score")} for line in lines]
     _, pairs = compare(slim, "method", "plain", "score")
     text = (
-        "score: mean ± half of the 95 % interval over draws (number of draws)\n"
+        "score: mean [95 % interval over draws] (number of draws)\n"
         f"{markdown(header, rows)}\n\nscore minus that of plain on the same draws (number of pairs)\n"
         f"{markdown(['task', 'method', 'difference'], [[*pair, found] for pair, found in pairs.items()])}\n"
     )

@@ -58,7 +58,7 @@ def main() -> None:
     slim = [{key: line[key] for key in ("task", "start", "seed", "score")} for line in lines]
     _, pairs = compare(slim, "start", CONTROL, "score")
     text = (
-        "score: mean ± half of the 95 % interval over draws (number of draws)\n"
+        "score: mean [95 % interval over draws] (number of draws)\n"
         f"{markdown(header, rows)}\n\nscore minus that of {CONTROL} on the same draws (number of pairs)\n"
         f"{markdown(['task', 'start', 'difference'], [[*pair, found] for pair, found in pairs.items()])}\n"
     )
