@@ -281,3 +281,15 @@ def test_each_part_of_each_method_learns_alone(part: str) -> None:
         optimizer.step()
         losses.append(loss.item())
     assert losses[-1] <= share * losses[0], losses
+
+
+def test_dept_starts_and_scales_as_its_authors_code() -> None:
+    """A within 1 / sqrt(R), Kaiming's bound for a matrix (max_tokens, R), B at zero, alpha / sqrt(R) with alpha 8."""
+    torch.manual_seed(0)
+    made = DePT(["a"], torch.zeros(1, 3, 16), num_ranks=4, max_tokens=500)
+    own = torch.empty(500, 4)
+    nn.init.kaiming_uniform_(own, a=5**0.5)
+    assert float(made.A.abs().max()) <= 0.5
+    assert float(made.A.std()) == pytest.approx(float(own.std()), rel=0.05)
+    assert not made.B.any()
+    assert made.scaling == 4.0

