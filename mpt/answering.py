@@ -17,6 +17,8 @@ from mpt.progress import Pace, print_line
 from mpt.prompted import PromptedModel
 from mpt.tasks import Template, read_csv
 
+LINE = b'{"index": '
+"""What each line of the output begins with."""
 BATCHES_AT_ONCE = 8
 """Batches that are read, sorted by length and written together: what an interruption loses at most."""
 
@@ -190,7 +192,12 @@ def skip_answered(path: Path, inputs: Iterator[Input], made_by: str) -> int:
         return 0
     content = path.read_bytes()
     whole = content[: content.rfind(b"\n") + 1]
-    for number, line in enumerate(whole.decode("utf-8").split("\n")[:-1], start=1):
+    tail = content[len(whole) :]
+    if tail and not (tail.startswith(LINE) or LINE.startswith(tail)):
+        raise UserError(
+            f"{path}: ends in a line that is no answer of ours; give another predict.output, or remove the file"
+        )
+    for number, line in enumerate(whole.decode("utf-8", "replace").split("\n")[:-1], start=1):
         expected = next(inputs, None)
         try:
             answered = json.loads(line)

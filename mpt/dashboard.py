@@ -11,7 +11,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from mpt.atomic import write_atomically
+from mpt.atomic import check_file_replaceable, write_atomically
+from mpt.errors import UserError
 
 NAME = "mpt"
 STEP = "trainer/global_step"
@@ -167,6 +168,11 @@ def main(argv: Sequence[str] | None = None) -> int:
             return 2
         print(workspace.url)
     elif arguments.output:
+        try:
+            check_file_replaceable(arguments.output, b'"panelBankConfig"', "a workspace")
+        except (OSError, UserError) as error:
+            print(f"error: {error}", file=sys.stderr)
+            return 2
         arguments.output.parent.mkdir(parents=True, exist_ok=True)
         with write_atomically(arguments.output) as temporary:
             temporary.write_text(serialize(workspace), encoding="utf-8")

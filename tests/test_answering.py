@@ -279,3 +279,16 @@ class TestAsItWasScored:
         (tmp_path / "prompt" / "mpt.json").write_text(json.dumps(about))
         with pytest.raises(ValueError, match=r"answers\.one\.generation: no key 'custom_generate'"):
             PromptedModel.load(tmp_path)
+
+
+class TestNothingOfOthersIsLost:
+    @pytest.mark.parametrize("content", [b"my notes", b"my notes\n", b"\xff\xfe\x00", b'{"index": 0}\nnotes'])
+    def test_a_file_of_somebody_else_is_no_output(self, predict, content):
+        write_jsonl("texts.jsonl")
+        Path("notes.txt").write_bytes(content)
+        code, _, err = predict("predict.input=texts.jsonl", output="notes.bin")
+        assert code == 0, err
+        monkey = predict("predict.input=texts.jsonl", "predict.output=notes.txt", output=None)
+        assert monkey[0] == 2
+        assert "notes.txt" in monkey[2]
+        assert Path("notes.txt").read_bytes() == content

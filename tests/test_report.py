@@ -388,7 +388,10 @@ def test_a_page_or_a_table_of_somebody_else_is_not_replaced(
     assert main([str(runs), "--output", str(folder)]) == 2
     assert page.read_text() == "<h1>My thesis</h1>"
     assert (folder / "runs.csv").read_text() == "name,age\n"
-    (folder / "runs.csv").unlink()
+    (folder / "runs.csv").rename(folder / "table.csv")
+    assert main([str(runs), "--output", str(folder)]) == 2
+    assert "has a table.csv that no report wrote" in capsys.readouterr().err
+    (folder / "table.csv").unlink()
     page.unlink()
     for _ in range(2):  # its own
         assert main([str(runs), "--html", str(page), "--output", str(folder)]) == 0

@@ -9,7 +9,15 @@ import pytest
 from rich.console import Console
 
 from mpt.run.console import results_table
-from mpt.run.folder import begin, clear, prompt_digest, read_config, state_of, write_config
+from mpt.run.folder import (
+    begin,
+    clear,
+    prompt_digest,
+    read_config,
+    refuse_foreign,
+    state_of,
+    write_config,
+)
 from mpt.run.record import add_average, read_metrics, write_lines, write_metrics
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -136,3 +144,20 @@ def test_digest_changes_with_the_prompt(tmp_path):
         digests.add(prompt_digest(tmp_path))
     assert len(digests) == 2
     assert prompt_digest(tmp_path / "prompt") in digests
+
+
+@pytest.mark.parametrize("content", ["a: 1\n", "[1, 2]\n", "project: mine\nstage: 3\n", ""])
+def test_the_config_of_another_program_is_not_a_runs(tmp_path, content):
+    """``overwrite=true`` empties a run's folder, and somebody else's program has a config.yaml too."""
+    (tmp_path / "config.yaml").write_text(content)
+    (tmp_path / "metrics.json").write_text("{}")
+    with pytest.raises(ValueError, match="is not the folder of a run"):
+        refuse_foreign(tmp_path)
+    assert (tmp_path / "config.yaml").read_text() == content
+
+
+def test_a_damaged_config_is_still_a_runs(tmp_path):
+    write_config(tmp_path, {"stage": "source", "tasks": {"a": {}}}, {"id": "x"})
+    text = (tmp_path / "config.yaml").read_text()
+    (tmp_path / "config.yaml").write_text(text + "\n  : [")
+    refuse_foreign(tmp_path)

@@ -20,6 +20,9 @@ from mpt.report.study import Study, read_study
 from mpt.report.tables import latex, markdown, pivot
 from mpt.run.record import write_csv
 
+WRITTEN = ("table.csv", "table.md", "table.tex", *(f"figure.{kind}" for kind in KINDS))
+"""Files that ``--output`` writes beside runs.csv, by which it knows its own."""
+
 
 def report(arguments: argparse.Namespace) -> str:
     """Carry out one command line.
@@ -38,6 +41,11 @@ def report(arguments: argparse.Namespace) -> str:
         check_file_replaceable(arguments.html, b'name="generator" content="mpt', "a page")
     if arguments.output:
         check_file_replaceable(arguments.output / "runs.csv", b"run,task,metric,", "a report's table")
+        written = [name for name in WRITTEN if (arguments.output / name).exists()]
+        if written and not (arguments.output / "runs.csv").is_file():
+            raise UserError(
+                f"--output: {arguments.output} has a {written[0]} that no report wrote; give another folder"
+            )
     study = read_study(arguments.folders, arguments.split)
     lines, metric = study.lines, arguments.metric
     labels.check(lines, metric)

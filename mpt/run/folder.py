@@ -135,8 +135,17 @@ def refuse_foreign(folder: Path) -> None:
         UserError: As said.
         NotADirectoryError: It is a file.
     """
-    if not folder.exists() or (folder / "config.yaml").is_file():
+    if not folder.exists():
         return
+    config = folder / "config.yaml"
+    if config.is_file():
+        text = config.read_text(encoding="utf-8", errors="replace")
+        if all(re.search(rf"^{key}:", text, re.MULTILINE) for key in ("stage", "tasks", "run")):
+            return
+        raise UserError(
+            f"{folder}: is not the folder of a run (its config.yaml is that of another program); give hydra.run.dir a "
+            "folder that is new, empty, or a run's"
+        )
     # What a run that was killed while it wrote its config.yaml leaves.
     others = [path.name for path in folder.iterdir() if not re.match(r"\.[0-9a-f]{12}\.", path.name)]
     if others:
