@@ -12,20 +12,8 @@ from typing import NamedTuple
 from torch import Tensor, nn
 
 from mpt.backbone import Backbone
+from mpt.inputs import Inputs
 from mpt.tasks import AnswerSettings
-
-
-@dataclass(frozen=True)
-class Conditions:
-    """Everything that the backbone reads besides the tokens of each input.
-
-    Attributes:
-        prompts: Put before the embedded tokens, ``(B, N, D)``; None: nothing.
-        shifts: Added to the embedded tokens, ``(B, S, D)``; None: nothing.
-    """
-
-    prompts: Tensor | None = None
-    shifts: Tensor | None = None
 
 
 class LearnerGroup(NamedTuple):
@@ -98,14 +86,11 @@ class Adapter(nn.Module, ABC):
         """N, the tokens that it puts before each input; 0 where it puts none."""
 
     @abstractmethod
-    def condition(
-        self, input_ids: Tensor, attention_mask: Tensor, task_ids: Tensor, word_embeddings: nn.Module
-    ) -> Conditions:
-        """Compute what the backbone reads for a batch.
+    def condition(self, inputs: Inputs, task_ids: Tensor, word_embeddings: nn.Module) -> Inputs:
+        """Add to the tokens of a batch what the backbone reads besides them.
 
         Args:
-            input_ids: ``(B, S)``.
-            attention_mask: ``(B, S)``, 1 on tokens.
+            inputs: The tokens of B examples.
             task_ids: ``(B,)``.
             word_embeddings: The backbone's.
         """

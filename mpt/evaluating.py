@@ -11,13 +11,13 @@ import lightning
 import torch
 from torch import Tensor, nn
 
-from mpt.adapter import Conditions
 from mpt.backbone import Backbone, load_backbone
 from mpt.batches import EvalLoader, TokenizedExamples, tokenize
 from mpt.config import BackboneConfig, RunConfig, TaskConfig
 from mpt.data import check_positives, generation_settings
 from mpt.errors import UserError
 from mpt.hub import local_copy
+from mpt.inputs import Inputs
 from mpt.predict import Conditioner, Predictions, predict, score
 from mpt.progress import track_batches
 from mpt.prompted import PromptedModel
@@ -44,11 +44,9 @@ class Renumbered(nn.Module):
         self.adapter = adapter
         self.register_buffer("positions", torch.tensor(positions))
 
-    def condition(
-        self, input_ids: Tensor, attention_mask: Tensor, task_ids: Tensor, word_embeddings: nn.Module
-    ) -> Conditions:
+    def condition(self, inputs: Inputs, task_ids: Tensor, word_embeddings: nn.Module) -> Inputs:
         """Condition each example as the adapter does for the task that stands for its own."""
-        return self.adapter.condition(input_ids, attention_mask, self.positions[task_ids], word_embeddings)
+        return self.adapter.condition(inputs, self.positions[task_ids], word_embeddings)
 
 
 def evaluate(config: RunConfig, folder: Path, explicit: Collection[str] = ()) -> dict[str, Any]:

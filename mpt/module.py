@@ -93,14 +93,13 @@ class MPTModule(lightning.LightningModule):
         rows, counts = batch, None
         if self.distiller is None and not self.backbone.drops_out:
             rows, counts = distinct_examples(batch) or (batch, None)
-        fields = (rows["input_ids"], rows["attention_mask"], rows["labels"])
-        conditions = condition(self.adapter, self.backbone, rows)
+        inputs, labels = condition(self.adapter, self.backbone, rows), rows["labels"]
         outputs = None
         if self.distiller is None:
-            of_examples = self.backbone.example_losses(*fields, conditions.prompts, conditions.shifts)  # B
+            of_examples = self.backbone.example_losses(inputs, labels)  # B
         else:
-            outputs = self.backbone.outputs(*fields, conditions.prompts, conditions.shifts, hidden=True)
-            of_examples = token_losses(outputs.logits, batch["labels"])
+            outputs = self.backbone.outputs(inputs, labels, hidden=True)
+            of_examples = token_losses(outputs.logits, labels)
         if not torch.isfinite(of_examples).all():
             self._refuse(rows, of_examples)
         if counts is not None:

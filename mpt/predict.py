@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, distributed, nn
 
 from mpt import metrics
-from mpt.adapter import Conditions
 from mpt.backbone import Backbone
 from mpt.batches import Batch
 from mpt.config import TaskConfig
+from mpt.inputs import Inputs
 from mpt.tasks import Example, label_words
 
 Scores = dict[str, dict[str, float]]
@@ -23,9 +23,7 @@ Scores = dict[str, dict[str, float]]
 class Conditioner(Protocol):
     """Whatever says what the backbone reads besides a batch's own tokens, such as an adapter."""
 
-    def condition(
-        self, input_ids: Tensor, attention_mask: Tensor, task_ids: Tensor, word_embeddings: nn.Module
-    ) -> Conditions:
+    def condition(self, inputs: Inputs, task_ids: Tensor, word_embeddings: nn.Module) -> Inputs:
         """Compute it, as :meth:`mpt.adapter.Adapter.condition`."""
 
     def to(self, device: torch.device) -> Any:
@@ -58,12 +56,12 @@ Predictions = dict[str, list[Prediction]]
 """Task to the predictions of its examples."""
 
 
-def condition(adapter: Conditioner | None, backbone: Backbone, batch: Batch) -> Conditions:
-    """Compute what the backbone reads besides the batch's own tokens; without an adapter, nothing."""
-    if adapter is None:
-        return Conditions()
-    fields = (batch["input_ids"], batch["attention_mask"], batch["task_ids"])
-    return adapter.condition(*fields, backbone.word_embeddings)
+def condition(adapter: Conditioner | None, backbone: Backbone, batch: Batch) -> Inputs:
+    """Collect what the backbone reads of a batch; without an adapter, its tokens."""
+    inputs = Inputs(batch["input_ids"], batch["attention_mask"])
+    return (
+        inputs if adapter is None else adapter.condition(inputs, batch["task_ids"], backbone.word_embeddings)
+    )
 
 
 @torch.no_grad()
@@ -78,14 +76,11 @@ def answer_batch(
         batch: Of an :class:`~mpt.batches.EvalLoader`, on the backbone's device.
         with_losses: Compute the losses of the targets too.
     """
-    conditions = condition(adapter, backbone, batch)
-    inputs = (batch["input_ids"], batch["attention_mask"])
-    texts = backbone.generate(*inputs, conditions.prompts, conditions.shifts, **batch["generation"])
+    inputs = condition(adapter, backbone, batch)
+    texts = backbone.generate(inputs, **batch["generation"])
     losses = [0.0] * len(texts)
     if with_losses:
-        losses = backbone.example_losses(
-            *inputs, batch["labels"], conditions.prompts, conditions.shifts
-        ).tolist()
+        losses = backbone.example_losses(inputs, batch["labels"]).tolist()
     ids, indices = batch["task_ids"].tolist(), batch["example_indices"].tolist()
     tokens = (batch["labels"] != -100).sum(1).tolist()
     return [Answer(*fields) for fields in zip(ids, indices, texts, losses, tokens, strict=True)]

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mpt.adapter import Adapter, Conditions
+from mpt.adapter import Adapter
 from mpt.artifact import check_fits, input_settings, load_prompt, read_answers
 from mpt.backbone import Backbone, load_backbone
 from mpt.baselines import load_baseline
@@ -20,6 +20,7 @@ from mpt.batches import Batch, pad
 from mpt.config import BackboneConfig
 from mpt.errors import UserError
 from mpt.hub import local_copy
+from mpt.inputs import Inputs
 from mpt.predict import condition
 from mpt.tasks import AnswerSettings
 
@@ -152,12 +153,8 @@ class PromptedModel:
             allowed = own.choices if choices is None else (list(choices) or None)
             some, of_some = [texts[each] for each in members], [names[each] for each in members]
             for positions, batch in self._batches(some, of_some, batch_size, longest):
-                conditions = condition(self.adapter, self.backbone, batch)
                 found = self.backbone.generate(
-                    batch["input_ids"],
-                    batch["attention_mask"],
-                    conditions.prompts,
-                    conditions.shifts,
+                    condition(self.adapter, self.backbone, batch),
                     choices=allowed,
                     seed=seed,
                     **({"max_new_tokens": longest} | dict(own.generation) | generation),
@@ -198,15 +195,13 @@ class PromptedModel:
         longest = max(map(len, ids), default=0)
         for positions, batch in self._batches(texts, names, batch_size, longest):
             labels = pad([ids[position] for position in positions], -100).to(self.backbone.device)
-            conditions = condition(self.adapter, self.backbone, batch)
-            inputs = (batch["input_ids"], batch["attention_mask"])
-            losses = self.backbone.example_losses(*inputs, labels, conditions.prompts, conditions.shifts)
+            losses = self.backbone.example_losses(condition(self.adapter, self.backbone, batch), labels)
             for position, loss in zip(positions, losses.tolist(), strict=True):
                 scores[position] = -loss
         return scores
 
-    def condition(self, ids: Sequence[Sequence[int]], tasks: Sequence[str]) -> Conditions:
-        """Compute what the backbone reads besides the tokens of some inputs of one length.
+    def condition(self, ids: Sequence[Sequence[int]], tasks: Sequence[str]) -> Inputs:
+        """Collect what the backbone reads of some inputs of one length.
 
         Args:
             ids: Token ids of each input.
@@ -235,8 +230,7 @@ class PromptedModel:
             ``(B, L, V)`` in the backbone's dtype.
         """
         batch = {"input_ids": input_ids, "attention_mask": attention_mask, "task_ids": task_ids}
-        conditions = condition(self.adapter, self.backbone, batch)
-        return self.backbone.logits(input_ids, attention_mask, labels, conditions.prompts, conditions.shifts)
+        return self.backbone.logits(condition(self.adapter, self.backbone, batch), labels)
 
     def write_input(self, text: str | Mapping[str, Any], name: str, where: str) -> str:
         """Write an input as the template of a task does, where it is given as columns.

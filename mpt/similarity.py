@@ -13,6 +13,7 @@ from mpt.atomic import write_atomically
 from mpt.backbone import Backbone
 from mpt.batches import Batch
 from mpt.config import TrainerConfig
+from mpt.inputs import Inputs
 from mpt.module import MPTModule
 from mpt.prompt import MultitaskPromptEmbedding
 from mpt.run.record import write_csv
@@ -110,12 +111,12 @@ def source_losses(
         for batch in batches:
             for start in range(0, len(batch["labels"]), max(1, examples_at_once // S)):
                 part = slice(start, start + max(1, examples_at_once // S))
-                fields = {
-                    key: batch[key][part].to(backbone.device).repeat_interleave(S, dim=0)
+                ids, mask, labels = (
+                    batch[key][part].to(backbone.device).repeat_interleave(S, dim=0)
                     for key in ("input_ids", "attention_mask", "labels")
-                }
-                task_ids = torch.arange(S, device=backbone.device).repeat(len(fields["labels"]) // S)
-                losses = backbone.example_losses(**fields, prompts=source(None, task_ids))
+                )
+                task_ids = torch.arange(S, device=backbone.device).repeat(len(labels) // S)
+                losses = backbone.example_losses(Inputs(ids, mask, source(None, task_ids)), labels)
                 summed += losses.view(-1, S).sum(0)
                 tokens += int((batch["labels"][part] != -100).sum())
     finally:

@@ -11,11 +11,12 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForSeq2SeqLM
 
-from mpt.backbone import Backbone, buckets, interface, load_backbone, load_tokenization
+from mpt.backbone import Backbone, buckets, frozen, load_backbone, load_tokenization
 from mpt.backbone.sampling import sample_by_row
 from mpt.backbone.tokenization import CausalTokenization
 from mpt.batches import check_labels, tokenize
 from mpt.config import BackboneConfig, TaskConfig
+from mpt.inputs import Inputs
 from mpt.tasks import Example
 
 
@@ -41,32 +42,30 @@ def test_nothing_requires_a_gradient_and_the_width_is_the_embeddings(backbone: B
 def test_loss_without_prompt_is_the_models_own(backbone: Backbone) -> None:
     input_ids, mask, labels = batch(backbone)
     own = backbone.model(input_ids=input_ids, attention_mask=mask, labels=labels).loss
-    ours = backbone.example_losses(input_ids, mask, labels).sum() / (labels != -100).sum()
+    ours = backbone.example_losses(Inputs(input_ids, mask), labels).sum() / (labels != -100).sum()
     torch.testing.assert_close(ours, own)
 
 
 def test_row_does_not_depend_on_what_pads_it(backbone: Backbone) -> None:
     input_ids, mask, labels = batch(backbone)
     prompts = torch.randn(2, 5, 32)
-    together = backbone.example_losses(input_ids, mask, labels, prompts)
+    together = backbone.example_losses(Inputs(input_ids, mask, prompts), labels)
     length = int(mask[1].sum())
-    alone = backbone.example_losses(input_ids[1:, :length], mask[1:, :length], labels[1:], prompts[1:])
+    alone = backbone.example_losses(
+        Inputs(input_ids[1:, :length], mask[1:, :length], prompts[1:]), labels[1:]
+    )
     torch.testing.assert_close(together[1:], alone)
 
 
 def test_prompt_of_embedded_tokens_equals_those_tokens_in_front(backbone: Backbone) -> None:
     input_ids, mask, labels = batch(backbone)
     front = torch.tensor([[5, 9, 12]]).expand(2, 3)
-    prompted = backbone.logits(input_ids, mask, labels, backbone.word_embeddings(front))
-    typed = backbone.logits(
-        torch.cat([front, input_ids], 1), torch.cat([front.new_ones(2, 3), mask], 1), labels
-    )
+    prompted = backbone.logits(Inputs(input_ids, mask, backbone.word_embeddings(front)), labels)
+    whole = Inputs(torch.cat([front, input_ids], 1), torch.cat([front.new_ones(2, 3), mask], 1))
+    typed = backbone.logits(whole, labels)
     torch.testing.assert_close(prompted, typed)
-    generated = backbone.generate(input_ids, mask, backbone.word_embeddings(front), max_new_tokens=6)
-    written = backbone.generate(
-        torch.cat([front, input_ids], 1), torch.cat([front.new_ones(2, 3), mask], 1), max_new_tokens=6
-    )
-    assert generated == written
+    generated = backbone.generate(Inputs(input_ids, mask, backbone.word_embeddings(front)), max_new_tokens=6)
+    assert generated == backbone.generate(whole, max_new_tokens=6)
 
 
 def test_generation_equals_the_encoder_outputs_route(backbone: Backbone) -> None:
@@ -79,12 +78,13 @@ def test_generation_equals_the_encoder_outputs_route(backbone: Backbone) -> None
         encoder_outputs=encoded, attention_mask=whole, max_new_tokens=8, do_sample=False
     )
     expected = [text.strip() for text in backbone.tokenizer.batch_decode(answers, skip_special_tokens=True)]
-    assert backbone.generate(input_ids, mask, prompts, max_new_tokens=8) == expected
+    assert backbone.generate(Inputs(input_ids, mask, prompts), max_new_tokens=8) == expected
 
 
 def test_gradient_reaches_the_prompt_alone(backbone: Backbone) -> None:
     prompts = torch.randn(2, 5, 32, requires_grad=True)
-    backbone.example_losses(*batch(backbone), prompts).sum().backward()
+    ids, mask, labels = batch(backbone)
+    backbone.example_losses(Inputs(ids, mask, prompts), labels).sum().backward()
     assert prompts.grad is not None
     assert prompts.grad.abs().sum() > 0
     assert all(parameter.grad is None for parameter in backbone.parameters())
@@ -94,9 +94,9 @@ def test_dropout_is_an_option_and_generation_leaves_the_mode(tiny_t5_folder: Pat
     for dropout in (True, False):
         backbone = load_backbone(BackboneConfig(name="t5", path=str(tiny_t5_folder), dropout=dropout)).train()
         input_ids, mask, labels = batch(backbone)
-        losses = [backbone.example_losses(input_ids, mask, labels) for _ in range(2)]
+        losses = [backbone.example_losses(Inputs(input_ids, mask), labels) for _ in range(2)]
         assert torch.equal(*losses) != dropout
-        backbone.generate(input_ids, mask, max_new_tokens=2)
+        backbone.generate(Inputs(input_ids, mask), max_new_tokens=2)
         assert backbone.model.training == dropout
 
 
@@ -190,7 +190,7 @@ class TestCost:
     def losses(self, backbone: Backbone) -> tuple[Tensor, Tensor]:
         ids, mask, labels, prompts = self.ragged(backbone)
         prompts.requires_grad_()
-        found = backbone.example_losses(ids, mask, labels, prompts)
+        found = backbone.example_losses(Inputs(ids, mask, prompts), labels)
         found.sum().backward()
         assert prompts.grad is not None
         return found.detach(), prompts.grad
@@ -206,15 +206,15 @@ class TestCost:
         calls: list[int] = []
         logits = type(backbone).logits
 
-        def count(self: Backbone, *rows: Tensor) -> Tensor:
-            calls.append(len(rows[0]))
-            return logits(self, *rows)
+        def count(self: Backbone, inputs: Inputs, labels: Tensor) -> Tensor:
+            calls.append(len(inputs))
+            return logits(self, inputs, labels)
 
         monkeypatch.setattr(type(backbone), "logits", count)
-        for per_forward, at_once in ((1, interface.LOGITS_AT_ONCE), (10**9, 700), (1, 700)):
+        for per_forward, at_once in ((1, frozen.LOGITS_AT_ONCE), (10**9, 700), (1, 700)):
             calls.clear()
             monkeypatch.setattr(buckets, "PER_FORWARD", per_forward)
-            monkeypatch.setattr(interface, "LOGITS_AT_ONCE", at_once)
+            monkeypatch.setattr(frozen, "LOGITS_AT_ONCE", at_once)
             found = self.losses(backbone)
             assert sum(calls) == 8
             assert (len(calls) > 1) == (per_forward == 1)
@@ -241,7 +241,7 @@ class TestCost:
                 found.append(self.losses(backbone))
             kept.append(sum(saved))
             ids, mask, _, prompts = self.ragged(backbone)
-            backbone.generate(ids, mask, prompts, max_new_tokens=2)
+            backbone.generate(Inputs(ids, mask, prompts), max_new_tokens=2)
             assert not any(m.training for m in backbone.model.modules() if isinstance(m, torch.nn.Dropout))
             assert any(m.training for m in backbone.model.modules()) == checkpointing
         torch.testing.assert_close(found[0], found[1])
@@ -337,24 +337,23 @@ def test_greedy_is_greedy_whatever_the_model_is_wont_to(tiny_t5_folder: Path, tm
     path.write_text(json.dumps(json.loads(path.read_text()) | habits))
     plain, other = (load_backbone(BackboneConfig("t", path=str(each))) for each in (tiny_t5_folder, folder))
     ids, _ = plain.tokenization.encode_inputs(["anna found the red hat in the mill ."])
-    inputs = (torch.tensor(ids), torch.ones(1, len(ids[0]), dtype=torch.long))
+    tokens = (torch.tensor(ids), torch.ones(1, len(ids[0]), dtype=torch.long))
     prompts = torch.randn(1, 5, plain.token_dim, generator=torch.Generator().manual_seed(0)) * 3
-    assert other.generate(*inputs, prompts, max_new_tokens=20) == plain.generate(
-        *inputs, prompts, max_new_tokens=20
-    )
+    inputs = Inputs(*tokens, prompts)
+    assert other.generate(inputs, max_new_tokens=20) == plain.generate(inputs, max_new_tokens=20)
     # By hand: the likeliest token after the other.
     written: list[int] = []
     while len(written) < 20 and (not written or written[-1] != plain.tokenizer.eos_token_id):
-        logits = plain.logits(*inputs, torch.tensor([[*written, 0]]), prompts)
+        logits = plain.logits(inputs, torch.tensor([[*written, 0]]))
         written.append(int(logits[0, -1].argmax()))
-    assert plain.generate(*inputs, prompts, max_new_tokens=20) == plain.tokenization.decode([written])
+    assert plain.generate(inputs, max_new_tokens=20) == plain.tokenization.decode([written])
 
 
 def test_what_is_sampled_has_the_models_own_probabilities(backbone: Backbone) -> None:
     """The first token of many samples against the softmax; each row alike in every batch."""
     ids, _ = backbone.tokenization.encode_inputs(["anna found the red hat ."])
-    rows = torch.tensor(ids), torch.ones(1, len(ids[0]), dtype=torch.long)
-    logits = backbone.logits(*rows, torch.zeros(1, 1, dtype=torch.long))[0, 0]
+    inputs = Inputs(torch.tensor(ids), torch.ones(1, len(ids[0]), dtype=torch.long))
+    logits = backbone.logits(inputs, torch.zeros(1, 1, dtype=torch.long))[0, 0]
     expected = torch.softmax(logits / 0.5, 0)
     processor = sample_by_row({"do_sample": True, "temperature": 0.5}, ids * 4000, 0)["logits_processor"]
     # Rows of one text have one seed, so the text is told apart by a number here.

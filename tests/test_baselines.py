@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from mpt.backbone import Backbone, load_backbone
 from mpt.baselines import Attempt, DePT, FullFineTuning, LoRA, build_baseline, load_baseline
 from mpt.config import BackboneConfig, MethodConfig, MixtureConfig, OptimConfig, TaskConfig
 from mpt.data import MixtureDataModule
+from mpt.inputs import Inputs
 from mpt.module import MPTModule
 from mpt.prompt import MultitaskPromptEmbedding, MultitaskPromptTuningConfig
 from mpt.tasks import SPLITS, Example
@@ -55,10 +57,14 @@ def dept(max_tokens: int = 40) -> DePT:
     return DePT(["a", "b"], torch.randn(T, N, D), R, max_tokens)
 
 
+def tokens(batch: dict[str, Tensor]) -> Inputs:
+    return Inputs(batch["input_ids"], batch["attention_mask"])
+
+
 class TestAttempt:
     def test_is_the_papers_equations_row_by_row(self, backbone: Backbone, inputs: dict[str, Tensor]) -> None:
         made = attempt(temperature=3.0)
-        prompts = made.condition(**inputs, word_embeddings=backbone.word_embeddings).prompts
+        prompts = made.condition(tokens(inputs), inputs["task_ids"], backbone.word_embeddings).prompts
         for row, task in enumerate(inputs["task_ids"].tolist()):
             # In numpy, one row without its pads.
             length = int(inputs["attention_mask"][row].sum())
@@ -82,7 +88,7 @@ class TestAttempt:
     def test_a_task_moves_nothing_of_another(self, backbone: Backbone, inputs: dict[str, Tensor]) -> None:
         made = attempt()
         inputs["task_ids"][:] = 1
-        prompts = made.condition(**inputs, word_embeddings=backbone.word_embeddings).prompts
+        prompts = made.condition(tokens(inputs), inputs["task_ids"], backbone.word_embeddings).prompts
         prompts.square().sum().backward()
         for name, param in made.named_parameters():
             assert param.grad is not None, name
@@ -100,7 +106,7 @@ class TestDePT:
     ) -> None:
         made = dept()
         nn.init.normal_(made.B)
-        conditions = made.condition(**inputs, word_embeddings=backbone.word_embeddings)
+        conditions = made.condition(tokens(inputs), inputs["task_ids"], backbone.word_embeddings)
         for row, task in enumerate(inputs["task_ids"].tolist()):
             assert torch.equal(conditions.prompts[row], made.prompt[task])
             for place in range(inputs["input_ids"].shape[1]):
@@ -109,9 +115,7 @@ class TestDePT:
                 torch.testing.assert_close(conditions.shifts[row, place], expected)
         # What the backbone makes of it, against the same put together by hand.
         labels = inputs["input_ids"][:, :3].contiguous()
-        found = backbone.logits(
-            inputs["input_ids"], inputs["attention_mask"], labels, conditions.prompts, conditions.shifts
-        )
+        found = backbone.logits(conditions, labels)
         assert conditions.prompts is not None
         assert conditions.shifts is not None
         embeds = torch.cat(
@@ -123,14 +127,13 @@ class TestDePT:
 
     def test_starts_as_its_prompt_alone(self, backbone: Backbone, inputs: dict[str, Tensor]) -> None:
         made = dept()
-        conditions = made.condition(**inputs, word_embeddings=backbone.word_embeddings)
-        fields = (inputs["input_ids"], inputs["attention_mask"], inputs["input_ids"])
-        alone = backbone.example_losses(*fields, prompts=conditions.prompts)
-        assert torch.equal(backbone.example_losses(*fields, conditions.prompts, conditions.shifts), alone)
+        conditions = made.condition(tokens(inputs), inputs["task_ids"], backbone.word_embeddings)
+        alone = backbone.example_losses(replace(conditions, shifts=None), inputs["input_ids"])
+        assert torch.equal(backbone.example_losses(conditions, inputs["input_ids"]), alone)
 
     def test_longer_input_is_refused(self, backbone: Backbone, inputs: dict[str, Tensor]) -> None:
         with pytest.raises(ValueError, match="DePT has updates for 2; cut them"):
-            dept(2).condition(**inputs, word_embeddings=backbone.word_embeddings)
+            dept(2).condition(tokens(inputs), inputs["task_ids"], backbone.word_embeddings)
 
 
 def lora(backbone: Backbone) -> LoRA:
@@ -146,11 +149,11 @@ class TestLoRA:
         self, backbone: Backbone, inputs: dict[str, Tensor], tiny_t5_folder: Path, tmp_path: Path
     ) -> None:
         made = lora(backbone)
-        before = backbone.logits(inputs["input_ids"], inputs["attention_mask"], inputs["input_ids"])
+        before = backbone.logits(tokens(inputs), inputs["input_ids"])
         with torch.no_grad():
             for param in made.learned().values():
                 param.normal_(0, 0.3)
-        ours = backbone.logits(inputs["input_ids"], inputs["attention_mask"], inputs["input_ids"])
+        ours = backbone.logits(tokens(inputs), inputs["input_ids"])
         assert not torch.allclose(ours, before)
         made.save(tmp_path, backbone, {})
         model = AutoModelForSeq2SeqLM.from_pretrained(tiny_t5_folder)
@@ -182,7 +185,7 @@ class TestFullFineTuning:
         with torch.no_grad():
             for param in made.learned().values():
                 param.add_(0.1 * torch.randn_like(param))
-        fields = (inputs["input_ids"], inputs["attention_mask"], inputs["input_ids"])
+        fields = (tokens(inputs), inputs["input_ids"])
         made.save(tmp_path, backbone, {})
         again = load_backbone(BackboneConfig("again", path=str(tmp_path / "adapter"))).eval()
         torch.testing.assert_close(again.logits(*fields), backbone.logits(*fields))
@@ -199,8 +202,8 @@ def test_saved_and_read_back(
     made.save(tmp_path / "run", backbone, {})
     again = load_baseline(tmp_path / "run")
     assert again.task_names == ["a", "b"]
-    arguments = {**inputs, "word_embeddings": backbone.word_embeddings}
-    ours, theirs = made.condition(**arguments), again.condition(**arguments)
+    arguments = (tokens(inputs), inputs["task_ids"], backbone.word_embeddings)
+    ours, theirs = made.condition(*arguments), again.condition(*arguments)
     assert torch.equal(theirs.prompts, ours.prompts)
     assert ours.shifts is None or torch.equal(theirs.shifts, ours.shifts)
     about = tmp_path / "run" / "adapter" / "adapter.json"

@@ -11,6 +11,7 @@ from mpt.backbone import load_backbone
 from mpt.backbone.causal import FAMILY
 from mpt.backbone.tokenization import CausalTokenization
 from mpt.config import BackboneConfig
+from mpt.inputs import Inputs
 from mpt.run.record import read_metrics
 from tests.conftest import make_causal, world_texts
 from tests.runs import assert_equal, curves, tensors
@@ -54,7 +55,7 @@ class TestEveryFamily:
             whole = torch.cat([text, target])[None]
             masked = torch.cat([torch.full_like(text, -100), target])[None]
             own = backbone.model(input_ids=whole, labels=masked).loss * len(target)
-            ours = backbone.example_losses(ids, mask, labels)[row]
+            ours = backbone.example_losses(Inputs(ids, mask), labels)[row]
             torch.testing.assert_close(ours, own, rtol=1e-5, atol=1e-5)
 
     def test_neither_side_nor_neighbours_change_an_answer(self, backbone):
@@ -63,23 +64,25 @@ class TestEveryFamily:
         right = batch(backbone)
         for row in range(3):
             keep, seen = right[1][row] == 1, right[2][row] != -100
-            alone = (right[0][row][keep][None], right[1][row][keep][None])
+            tokens = (right[0][row][keep][None], right[1][row][keep][None])
+            alone = Inputs(*tokens, prompts[row : row + 1])
             labels = right[2][row][seen][None]
-            expected.append(backbone.example_losses(*alone, labels, prompts[row : row + 1]).item())
-            answers += backbone.generate(*alone, prompts[row : row + 1], min_new_tokens=6, max_new_tokens=6)
+            expected.append(backbone.example_losses(alone, labels).item())
+            answers += backbone.generate(alone, min_new_tokens=6, max_new_tokens=6)
         assert len({round(loss, 3) for loss in expected}) == 3
         for side in ("right", "left"):
             ids, mask, labels = batch(backbone, side)
-            losses = backbone.example_losses(ids, mask, labels, prompts)
+            losses = backbone.example_losses(Inputs(ids, mask, prompts), labels)
             torch.testing.assert_close(losses, torch.tensor(expected), rtol=1e-4, atol=1e-4)
-            found = backbone.generate(ids, mask, prompts, min_new_tokens=6, max_new_tokens=6)
+            found = backbone.generate(Inputs(ids, mask, prompts), min_new_tokens=6, max_new_tokens=6)
             assert found == answers
 
     def test_prompt_of_embedded_tokens_equals_those_tokens_in_front(self, backbone):
         ids, mask, labels = batch(backbone)
         front = torch.tensor([[5, 9, 12]]).expand(3, 3)
-        prompted = backbone.logits(ids, mask, labels, backbone.word_embeddings(front))
-        typed = backbone.logits(torch.cat([front, ids], 1), torch.cat([mask.new_ones(3, 3), mask], 1), labels)
+        prompted = backbone.logits(Inputs(ids, mask, backbone.word_embeddings(front)), labels)
+        whole = Inputs(torch.cat([front, ids], 1), torch.cat([mask.new_ones(3, 3), mask], 1))
+        typed = backbone.logits(whole, labels)
         torch.testing.assert_close(prompted, typed)
 
 
@@ -88,7 +91,7 @@ class TestStates:
     def test_they_stand_where_their_tokens_do(self, backbone):
         ids, mask, labels = batch(backbone)
         prompts = prompts_for(backbone)
-        together = backbone.outputs(ids, mask, labels, prompts, hidden=True)
+        together = backbone.outputs(Inputs(ids, mask, prompts), labels, hidden=True)
         for row in range(3):
             keep, seen = mask[row] == 1, labels[row] != -100
             text, target = ids[row][keep], labels[row][seen]
@@ -108,7 +111,8 @@ class TestStates:
 
     def test_gradient_reaches_the_prompt_alone(self, backbone):
         prompts = prompts_for(backbone).requires_grad_()
-        backbone.example_losses(*batch(backbone), prompts).sum().backward()
+        ids, mask, labels = batch(backbone)
+        backbone.example_losses(Inputs(ids, mask, prompts), labels).sum().backward()
         assert all(row.abs().sum() > 0 for row in prompts.grad)
         assert all(parameter.grad is None for parameter in backbone.parameters())
 

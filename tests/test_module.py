@@ -15,6 +15,7 @@ from mpt.backbone import load_backbone
 from mpt.callbacks import BestPrompt
 from mpt.config import BackboneConfig, MixtureConfig, OptimConfig, TaskConfig
 from mpt.data import MixtureDataModule
+from mpt.inputs import Inputs
 from mpt.module import MPTModule
 from mpt.predict import predict
 from mpt.prompt import MultitaskPromptEmbedding, MultitaskPromptTuningConfig
@@ -229,9 +230,8 @@ def test_rows_are_answered_under_their_own_prompt(folder: Path) -> None:
     for index, answer in enumerate(answers):
         encoded = data.tokenization.tokenizer([answer.input], return_tensors="pt")
         prompts = module.adapter(None, torch.tensor([index // 3]))
-        alone = module.backbone.generate(
-            encoded["input_ids"], encoded["attention_mask"], prompts, max_new_tokens=4
-        )
+        inputs = Inputs(encoded["input_ids"], encoded["attention_mask"], prompts)
+        alone = module.backbone.generate(inputs, max_new_tokens=4)
         assert alone == [answer.prediction]
 
 

@@ -7,6 +7,7 @@ import torch
 
 from mpt.backbone import load_backbone
 from mpt.config import BackboneConfig
+from mpt.inputs import Inputs
 from mpt.prompt import MultitaskPromptEmbedding, MultitaskPromptTuningConfig
 from mpt.similarity import source_losses, source_weights, task_cosines, write_similarity
 
@@ -68,7 +69,8 @@ def test_losses_of_all_candidates_are_those_of_each_by_itself(
         summed = tokens = 0.0
         for batch in batches:
             prompts = source(None, torch.full((len(batch["labels"]),), task))
-            summed += float(backbone.example_losses(**batch, prompts=prompts).detach().sum())
+            inputs = Inputs(batch["input_ids"], batch["attention_mask"], prompts)
+            summed += float(backbone.example_losses(inputs, batch["labels"]).detach().sum())
             tokens += float((batch["labels"] != -100).sum())
         assert found[task] == pytest.approx(summed / tokens, rel=1e-5)
 

@@ -158,9 +158,8 @@ class TestTarget:
                 data = stages.load(exact).data
                 module = MPTModule(backbone, prompt, data, list(exact.tasks.values()), exact.optim, 1).eval()
                 (batch,) = data.eval_loader("train")
-                fields = (batch["input_ids"], batch["attention_mask"], batch["labels"])
-                prompts = condition(module.adapter, backbone, batch).prompts
-                losses[name] = backbone.example_losses(*fields, prompts).sum().item()
+                inputs = condition(module.adapter, backbone, batch)
+                losses[name] = backbone.example_losses(inputs, batch["labels"]).sum().item()
             assert weights[min(losses, key=losses.get)] == 1.0
 
     def test_extended_prompt_answers_the_old_tasks_to_the_last_bit(self, source_run, make_config, tmp_path):

@@ -8,6 +8,7 @@ import pytest
 from mpt import cli
 from mpt.backbone import TINY, Backbone, load_backbone
 from mpt.config import BackboneConfig
+from mpt.inputs import Inputs
 from mpt.run.record import read_metrics
 from mpt.world import rows
 from mpt.world.tasks import SOURCE_TASKS, TARGET_TASKS, TASKS
@@ -25,7 +26,7 @@ def tiny() -> Backbone:
 def exact_match(backbone: Backbone, task: str, prefix: str, limit: int = 100) -> float:
     data = rows(task, "test")[:limit]
     inputs = backbone.tokenizer([prefix + row["text"] for row in data], padding=True, return_tensors="pt")
-    answers = backbone.generate(inputs["input_ids"], inputs["attention_mask"], max_new_tokens=24)
+    answers = backbone.generate(Inputs(inputs["input_ids"], inputs["attention_mask"]), max_new_tokens=24)
     return sum(text == row["target"] for text, row in zip(answers, data, strict=True)) / limit
 
 

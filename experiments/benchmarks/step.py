@@ -19,8 +19,9 @@ import torch  # noqa: E402
 from torch import Tensor  # noqa: E402
 from transformers import T5Config, T5ForConditionalGeneration  # noqa: E402
 
-from mpt.backbone import Tokenization, buckets, interface  # noqa: E402
+from mpt.backbone import Tokenization, buckets, frozen  # noqa: E402
 from mpt.backbone.encoder_decoder import EncoderDecoder  # noqa: E402
+from mpt.inputs import Inputs  # noqa: E402
 from mpt.optim import RowAdamW  # noqa: E402
 from mpt.prompt import MultitaskPromptEmbedding, MultitaskPromptTuningConfig  # noqa: E402
 from mpt.report import markdown  # noqa: E402
@@ -70,8 +71,8 @@ def ours(*, checkpointing: bool = False) -> Callable[[Batch], None]:
     optimizer = RowAdamW(groups, clip=1.0)
 
     def step(batch: Batch) -> None:
-        fields = {key: batch[key] for key in ("input_ids", "attention_mask", "labels")}
-        losses = backbone.example_losses(**fields, prompts=prompt(None, batch["task_ids"]))
+        inputs = Inputs(batch["input_ids"], batch["attention_mask"], prompt(None, batch["task_ids"]))
+        losses = backbone.example_losses(inputs, batch["labels"])
         backbone.backward(losses.sum() / (batch["labels"] != -100).sum())
         optimizer.step()
         optimizer.zero_grad()
@@ -134,7 +135,7 @@ def one_large_step(way: str) -> None:
     """Do that step, and print the peak memory of this process in MiB."""
     buckets.PER_FORWARD = NEVER
     if way == "whole":
-        interface.LOGITS_AT_ONCE = NEVER
+        frozen.LOGITS_AT_ONCE = NEVER
     step = theirs() if way == "peft" else ours(checkpointing=way == "recomputed")
     generator = torch.Generator().manual_seed(0)
     ids = torch.randint(3, 32000, (32, 64), generator=generator)

@@ -1,5 +1,6 @@
 """The frozen backbone: one interface, and the architectures behind it."""
 
+from mpt.backbone.frozen import FrozenModel
 from mpt.backbone.interface import Backbone, Outputs
 from mpt.backbone.load import TINY, load_backbone, load_tokenization
 from mpt.backbone.losses import token_losses
@@ -8,6 +9,7 @@ from mpt.backbone.tokenization import Tokenization
 __all__ = [
     "TINY",
     "Backbone",
+    "FrozenModel",
     "Outputs",
     "Tokenization",
     "load_backbone",

@@ -8,7 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mpt.backbone.interface import Backbone, Outputs
+from mpt.backbone.frozen import FrozenModel
+from mpt.backbone.interface import Outputs
+from mpt.inputs import Inputs
 
 FAMILY = (
     "llama",
@@ -27,7 +29,7 @@ FAMILY = (
 """Values of ``model_type`` that are known to work; ``tests/test_causal.py`` runs each."""
 
 
-class Causal(Backbone):
+class Causal(FrozenModel):
     """A frozen causal model: Llama, Qwen, Mistral, GPT-2, OPT, Gemma and their like.
 
     Whatever side a batch is padded on, the model reads it padded on the left: the padding stands before the prompt, not
@@ -35,43 +37,28 @@ class Causal(Backbone):
     answer in every batch.
     """
 
-    task_type = "CAUSAL_LM"
+    kind = "CAUSAL_LM"
     start_tokens = 0
 
-    @property
-    def max_positions(self) -> int:
+    @staticmethod
+    def positions_of(settings: Any) -> int | None:
         """Tokens that the model was made for: virtual ones, input and target together."""
-        return int(self.model.config.max_position_embeddings)
+        return int(settings.max_position_embeddings)
 
-    def _inputs(
-        self, input_ids: Tensor, attention_mask: Tensor, prompts: Tensor | None, shifts: Tensor | None
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    def _aligned(self, inputs: Inputs) -> tuple[Tensor, Tensor, Tensor]:
         """Prompt and text at the right end of each row.
 
         Returns:
             Embeddings ``(B, N + S, D)``, their mask, and the order ``(B, N + S)`` that moved them.
         """
-        embeds: Tensor = self.word_embeddings(input_ids)  # B S D
-        if shifts is not None:
-            embeds = embeds + shifts.to(embeds.dtype)
-        if prompts is not None:
-            embeds = torch.cat([prompts.to(embeds.dtype), embeds], dim=1)  # B N+S D
-            attention_mask = torch.cat([attention_mask.new_ones(prompts.shape[:2]), attention_mask], dim=1)
-        order = attention_mask.argsort(dim=1, stable=True)  # padding first, all else as it was
+        embeds, mask = inputs.embed(self.word_embeddings)
+        order = mask.argsort(dim=1, stable=True)  # padding first, all else as it was
         embeds = embeds.gather(1, order[:, :, None].expand_as(embeds))
-        return embeds, attention_mask.gather(1, order), order
+        return embeds, mask.gather(1, order), order
 
-    def outputs(
-        self,
-        input_ids: Tensor,
-        attention_mask: Tensor,
-        labels: Tensor,
-        prompts: Tensor | None = None,
-        shifts: Tensor | None = None,
-        hidden: bool = False,
-    ) -> Outputs:
+    def outputs(self, inputs: Inputs, labels: Tensor, hidden: bool = False) -> Outputs:
         """Run prompt, input and target as one sequence; logits and states are those that predict a target token."""
-        embeds, mask, order = self._inputs(input_ids, attention_mask, prompts, shifts)
+        embeds, mask, order = self._aligned(inputs)
         L, before = labels.shape[1], embeds.shape[1] - 1
         # The last target token is predicted and never read.
         read = labels[:, :-1]
@@ -88,7 +75,7 @@ class Causal(Backbone):
         )
         if not hidden:
             return Outputs(outputs.logits)
-        places = order.argsort(dim=1)[:, -input_ids.shape[1] :, None]  # B S 1
+        places = order.argsort(dim=1)[:, -inputs.input_ids.shape[1] :, None]  # B S 1
         input_states = tuple(
             states.gather(1, places.expand(-1, -1, states.shape[2])) for states in outputs.hidden_states
         )
@@ -96,11 +83,9 @@ class Causal(Backbone):
             outputs.logits, input_states, tuple(states[:, before:] for states in outputs.hidden_states)
         )
 
-    def _generation_inputs(
-        self, input_ids: Tensor, attention_mask: Tensor, prompts: Tensor | None, shifts: Tensor | None
-    ) -> dict[str, Any]:
+    def generation_inputs(self, inputs: Inputs) -> dict[str, Any]:
         """Prompt and text; the answer ends where a target would, or where the model ends by itself."""
-        embeds, mask, _ = self._inputs(input_ids, attention_mask, prompts, shifts)
+        embeds, mask, _ = self._aligned(inputs)
         own = self.model.generation_config.eos_token_id
         ends = {self.tokenizer.eos_token_id, *(own if isinstance(own, list) else [own])} - {None}
         return {

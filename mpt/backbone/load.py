@@ -14,7 +14,7 @@ from mpt import world
 from mpt.backbone import causal, encoder_decoder, gguf
 from mpt.backbone.causal import Causal
 from mpt.backbone.encoder_decoder import EncoderDecoder
-from mpt.backbone.interface import Backbone
+from mpt.backbone.frozen import FrozenModel
 from mpt.backbone.tokenization import CausalTokenization, Tokenization
 from mpt.config import DTYPES, BackboneConfig
 from mpt.errors import UserError
@@ -23,7 +23,7 @@ TINY = Path(world.__file__).parent / "tiny"
 """The folder of the embedded backbone."""
 
 
-def load_backbone(config: BackboneConfig) -> Backbone:
+def load_backbone(config: BackboneConfig) -> FrozenModel:
     """Load the model that a configuration names.
 
     A model that the hub does not give, and that an installed package carries, is taken from there; a line says so.
@@ -133,7 +133,7 @@ def _tokenization(
     )
 
 
-def _open(where: str, name: str, config: BackboneConfig, options: dict[str, Any]) -> Backbone:
+def _open(where: str, name: str, config: BackboneConfig, options: dict[str, Any]) -> FrozenModel:
     """Open a folder or a model of the hub with the class that its architecture needs."""
     settings = AutoConfig.from_pretrained(where, **options)
     family = _family(where, settings)

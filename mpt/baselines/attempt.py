@@ -5,17 +5,19 @@ Shape legend: B examples in a batch, S input tokens, T tasks, C source prompts, 
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import layer_norm, silu
 
-from mpt.adapter import Conditions, LearnerGroup
+from mpt.adapter import LearnerGroup
 from mpt.backbone import Backbone
 from mpt.baselines.baseline import Baseline
 from mpt.baselines.saved import save_tensors
 from mpt.errors import UserError
+from mpt.inputs import Inputs
 from mpt.tasks import AnswerSettings
 
 
@@ -68,12 +70,10 @@ class Attempt(Baseline):
         """N."""
         return self.prompt.shape[1]
 
-    def attention(
-        self, input_ids: Tensor, attention_mask: Tensor, task_ids: Tensor, word_embeddings: nn.Module
-    ) -> Tensor:
+    def attention(self, inputs: Inputs, task_ids: Tensor, word_embeddings: nn.Module) -> Tensor:
         """Return how much each example takes of the C source prompts and, last, of its task's own, ``(B, C + 1)``."""
-        embeds = word_embeddings(input_ids).detach().to(self.prompt.dtype)  # B S D
-        pads = (attention_mask == 0)[:, :, None]
+        embeds = word_embeddings(inputs.input_ids).detach().to(self.prompt.dtype)  # B S D
+        pads = (inputs.attention_mask == 0)[:, :, None]
         pooled = embeds.masked_fill(pads, -math.inf).amax(1)  # B D
         down, up = self.down.index_select(0, task_ids), self.up.index_select(0, task_ids)
         query = layer_norm((silu(pooled[:, None] @ down) @ up)[:, 0], pooled.shape[1:])  # B D
@@ -82,15 +82,13 @@ class Attempt(Baseline):
         near = torch.cat([query @ self.sources.amax(1).T, (query * own).sum(1, keepdim=True)], dim=1)  # B C+1
         return torch.softmax(near / self.temperature, dim=1)
 
-    def condition(
-        self, input_ids: Tensor, attention_mask: Tensor, task_ids: Tensor, word_embeddings: nn.Module
-    ) -> Conditions:
+    def condition(self, inputs: Inputs, task_ids: Tensor, word_embeddings: nn.Module) -> Inputs:
         """Mix the prompts of each example, ``(B, N, D)``."""
         with torch.autocast(self.prompt.device.type, enabled=False):
-            shares = self.attention(input_ids, attention_mask, task_ids, word_embeddings)  # B C+1
+            shares = self.attention(inputs, task_ids, word_embeddings)  # B C+1
             own = self.prompt.index_select(0, task_ids)  # B N D
             mixed = torch.einsum("bc,cnd->bnd", shares[:, :-1], self.sources)
-            return Conditions(prompts=own * (1 + shares[:, -1, None, None]) + mixed)
+            return replace(inputs, prompts=own * (1 + shares[:, -1, None, None]) + mixed)
 
     def learned(self) -> dict[str, nn.Parameter]:
         """All parameters."""

@@ -5,16 +5,18 @@ Shape legend: B examples in a batch, S input tokens, T tasks, C source prompts, 
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from mpt.adapter import Conditions, LearnerGroup
+from mpt.adapter import LearnerGroup
 from mpt.backbone import Backbone
 from mpt.baselines.baseline import Baseline
 from mpt.baselines.saved import save_tensors
 from mpt.errors import UserError
+from mpt.inputs import Inputs
 from mpt.tasks import AnswerSettings
 
 
@@ -49,21 +51,19 @@ class DePT(Baseline):
         """N."""
         return self.prompt.shape[1]
 
-    def condition(
-        self, input_ids: Tensor, attention_mask: Tensor, task_ids: Tensor, word_embeddings: nn.Module
-    ) -> Conditions:
+    def condition(self, inputs: Inputs, task_ids: Tensor, word_embeddings: nn.Module) -> Inputs:
         """``prompts`` ``(B, N, D)`` and ``shifts`` ``(B, S, D)``.
 
         Raises:
             UserError: An input is longer than ``max_tokens``.
         """
-        length, longest = input_ids.shape[1], self.A.shape[1]
+        length, longest = inputs.input_ids.shape[1], self.A.shape[1]
         if length > longest:
             raise UserError(f"input_ids: have {length} tokens, and DePT has updates for {longest}; cut them")
         A = self.A.index_select(0, task_ids)[:, :length]  # B S R
         with torch.autocast(A.device.type, enabled=False):
             shifts = A @ self.B.index_select(0, task_ids) * self.scaling
-        return Conditions(self.prompt.index_select(0, task_ids), shifts)
+        return replace(inputs, prompts=self.prompt.index_select(0, task_ids), shifts=shifts)
 
     def learned(self) -> dict[str, nn.Parameter]:
         """All parameters."""

@@ -6,12 +6,13 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from mpt.adapter import Conditions, LearnerGroup
+from mpt.adapter import LearnerGroup
 from mpt.atomic import write_folder_atomically
 from mpt.backbone import Backbone
 from mpt.baselines.baseline import Baseline
 from mpt.config import MethodConfig
 from mpt.errors import UserError
+from mpt.inputs import Inputs
 from mpt.tasks import AnswerSettings
 
 
@@ -23,11 +24,9 @@ class WithinBackbone(Baseline):
         """None."""
         return 0
 
-    def condition(
-        self, input_ids: Tensor, attention_mask: Tensor, task_ids: Tensor, word_embeddings: nn.Module
-    ) -> Conditions:
+    def condition(self, inputs: Inputs, task_ids: Tensor, word_embeddings: nn.Module) -> Inputs:
         """Add nothing to the input."""
-        return Conditions()
+        return inputs
 
 
 class LoRA(WithinBackbone):

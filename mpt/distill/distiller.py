@@ -18,6 +18,7 @@ from mpt.config import DistillationConfig
 from mpt.distill.cache import AnswerCache, Answers
 from mpt.distill.losses import coarsened, hidden_losses, logit_losses
 from mpt.errors import UserError
+from mpt.inputs import Inputs
 from mpt.prompt import MultitaskPromptEmbedding
 
 
@@ -113,10 +114,8 @@ class Distiller:
         self.backbone.eval()
         try:
             outputs = self.backbone.outputs(
-                batch["input_ids"],
-                batch["attention_mask"],
+                Inputs(batch["input_ids"], batch["attention_mask"], self.prompts[batch["task_ids"]]),
                 batch["labels"],
-                self.prompts[batch["task_ids"]],
                 hidden=bool(self.config.hidden),
             )
         finally:

@@ -78,9 +78,5 @@ def embed(model: PromptedModel, text: str, task: str) -> Tensor:
             "models; bake the prompt for PEFT instead"
         )
     (ids,), _ = model.backbone.tokenization.encode_inputs([text])
-    conditions = model.condition([ids], [task])
-    embeds: Tensor = model.backbone.word_embeddings(torch.tensor([ids], device=model.backbone.device))
-    if conditions.shifts is not None:
-        embeds = embeds + conditions.shifts.to(embeds.dtype)
-    assert conditions.prompts is not None
-    return torch.cat([conditions.prompts.to(embeds.dtype), embeds], dim=1)[0].cpu()
+    embeds, _ = model.condition([ids], [task]).embed(model.backbone.word_embeddings)
+    return embeds[0].cpu()

@@ -1,6 +1,6 @@
 """The backbone of several runs: each sees one of its own, and what they ask at the same time is computed at once.
 
-Shape legend: B examples in a batch, S input tokens, N virtual tokens, D token_dim, L target tokens, V vocabulary.
+Shape legend: B examples in a batch, S input tokens, L target tokens.
 """
 
 import json
@@ -8,12 +8,11 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from mpt.backbone import Backbone, Outputs
+from mpt.backbone import Backbone, FrozenModel, Outputs
 from mpt.fused.turns import Request, Turn
-
-FIELDS = ("input_ids", "attention_mask", "labels", "prompts", "shifts")
+from mpt.inputs import Inputs, pad_to_longest
 
 
 class FusedBackbone(Backbone):
@@ -25,19 +24,10 @@ class FusedBackbone(Backbone):
         dropout: Whether the run's training mode reaches the model.
     """
 
-    def __init__(self, shared: Backbone, turn: Turn, dropout: bool) -> None:
-        nn.Module.__init__(self)
-        self.model = shared.model
-        self.shared, self.turn = (shared,), (turn,)  # in tuples: neither is a part of this module
-        self.tokenization, self.name, self.location = shared.tokenization, shared.name, shared.location
-        self.fingerprint, self.dropout = shared.fingerprint, dropout
-        self._has_dropout = shared._has_dropout
+    def __init__(self, shared: FrozenModel, turn: Turn, dropout: bool) -> None:
+        super().__init__(shared.model, shared.tokenization, shared.facts, dropout)
+        self.turn = turn
         self._rows = 1
-
-    @property
-    def task_type(self) -> str:  # type: ignore[override]
-        """As the shared one's."""
-        return self.shared[0].task_type
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "FusedBackbone":
         """Stay where the group is: Lightning moves a run's module when the run ends."""
@@ -48,85 +38,43 @@ class FusedBackbone(Backbone):
         self.training = mode
         return self
 
-    @property
-    def max_positions(self) -> int | None:
-        """As the shared one."""
-        return self.shared[0].max_positions
-
-    def outputs(
-        self,
-        input_ids: Tensor,
-        attention_mask: Tensor,
-        labels: Tensor,
-        prompts: Tensor | None = None,
-        shifts: Tensor | None = None,
-        hidden: bool = False,
-    ) -> Outputs:
+    def outputs(self, inputs: Inputs, labels: Tensor, hidden: bool = False) -> Outputs:
         """Ask for logits, and hidden states."""
-        values = dict(zip(FIELDS, (input_ids, attention_mask, labels, prompts, shifts), strict=True))
-        found: Outputs = self._ask("outputs", values, hidden)
+        found: Outputs = self._ask("outputs", inputs, {"labels": labels}, hidden)
         return found
 
-    def example_losses(
-        self,
-        input_ids: Tensor,
-        attention_mask: Tensor,
-        labels: Tensor,
-        prompts: Tensor | None = None,
-        shifts: Tensor | None = None,
-    ) -> Tensor:
+    def example_losses(self, inputs: Inputs, labels: Tensor) -> Tensor:
         """Ask for the losses of examples, ``(B,)``."""
-        values = dict(zip(FIELDS, (input_ids, attention_mask, labels, prompts, shifts), strict=True))
-        found: Tensor = self._ask("example_losses", values)
+        found: Tensor = self._ask("example_losses", inputs, {"labels": labels})
         return found
 
     def generate(
-        self,
-        input_ids: Tensor,
-        attention_mask: Tensor,
-        prompts: Tensor | None = None,
-        shifts: Tensor | None = None,
-        choices: Sequence[str] | None = None,
-        seed: int = 0,
-        **generation: Any,
+        self, inputs: Inputs, choices: Sequence[str] | None = None, seed: int = 0, **generation: Any
     ) -> list[str]:
         """Ask for answers."""
-        values = {
-            "input_ids": input_ids,
-            "attention_mask": attention_mask,
-            "prompts": prompts,
-            "shifts": shifts,
-        }
         settings = generation | ({} if choices is None else {"choices": list(choices)})
         if settings.get("do_sample"):  # of what is not sampled it says nothing
             settings["seed"] = seed
-        found: list[str] = self._ask(
-            "generate", values | {"settings": settings}, json.dumps(settings, sort_keys=True, default=str)
-        )
+        key = json.dumps(settings, sort_keys=True, default=str)
+        found: list[str] = self._ask("generate", inputs, {"settings": settings}, key)
         return found
 
     def backward(self, loss: Tensor) -> None:
         """Ask for the gradients of a loss."""
-        self.turn[0].ask(Request("backward", (), {"loss": loss}, rows=self._rows))
+        self.turn.ask(Request("backward", (), {"loss": loss}, rows=self._rows))
 
-    def _generation_inputs(
-        self, input_ids: Tensor, attention_mask: Tensor, prompts: Tensor | None, shifts: Tensor | None
-    ) -> dict[str, Any]:
-        return self.shared[0]._generation_inputs(input_ids, attention_mask, prompts, shifts)
-
-    def _ask(self, kind: str, values: dict[str, Any], *key: Any) -> Any:
-        prompts, shifts = values["prompts"], values["shifts"]
+    def _ask(self, kind: str, inputs: Inputs, values: dict[str, Any], *key: Any) -> Any:
         alike = (
-            None if prompts is None else tuple(prompts.shape[1:]),
-            shifts is None,
+            None if inputs.prompts is None else tuple(inputs.prompts.shape[1:]),
+            inputs.shifts is None,
             self.drops_out,
             torch.is_grad_enabled(),
             *key,
         )
-        self._rows = len(values["input_ids"])
+        self._rows = len(inputs)
         # The seed is what the run has seeded its masks with.
-        request = Request(kind, alike, values, seed=torch.initial_seed(), rows=self._rows)
-        return self.turn[0].ask(request)
+        seed = torch.initial_seed()
+        return self.turn.ask(Request(kind, alike, values | {"inputs": inputs}, seed=seed, rows=self._rows))
 
 
 class Computation:
@@ -144,7 +92,7 @@ class Computation:
     ORDER = ("backward", "generate", "outputs", "example_losses")
     """Gradients first, which frees memory; then what is validated, so that its runs join the others' next step."""
 
-    def __init__(self, backbone: Backbone, most_together: int, max_rows: int = 1024) -> None:
+    def __init__(self, backbone: FrozenModel, most_together: int, max_rows: int = 1024) -> None:
         self.backbone, self.most_together, self.max_rows = backbone, most_together, max_rows
 
     def choose(self, turns: Sequence[Turn]) -> list[Turn]:
@@ -180,13 +128,17 @@ class Computation:
                 answers += getattr(self, f"_{kind}")([request])
             return answers
 
+    def _join(self, requests: Sequence[Request]) -> Inputs:
+        """What the runs read, below each other."""
+        inputs = [request.values["inputs"] for request in requests]
+        return Inputs.join(inputs, self.backbone.tokenization.pad_token_id)
+
     def _outputs(self, requests: Sequence[Request]) -> list[Outputs]:
-        hidden = requests[0].key[-1]
-        rows = merge_rows([request.values for request in requests], self.backbone.tokenization.pad_token_id)
-        found = self.backbone.outputs(**rows, hidden=hidden)
+        labels = pad_to_longest([request.values["labels"] for request in requests], -100)
+        found = self.backbone.outputs(self._join(requests), labels, hidden=requests[0].key[-1])
         answers, begin = [], 0
         for request in requests:
-            (B, S), L = request.values["input_ids"].shape, request.values["labels"].shape[1]
+            (B, S), L = request.values["inputs"].input_ids.shape, request.values["labels"].shape[1]
             part = slice(begin, begin + B)
             # A causal model's targets stand at the right end, an encoder-decoder's at the left: both begin at 0 here.
             answers.append(
@@ -200,91 +152,42 @@ class Computation:
         return answers
 
     def _example_losses(self, requests: Sequence[Request]) -> list[Tensor]:
-        values = [request.values for request in requests]
-        rows = merge_rows(values, self.backbone.tokenization.pad_token_id)
-        losses = self.backbone.example_losses(**rows)
-        return list(torch.split(losses, [len(each["input_ids"]) for each in values]))
+        labels = pad_to_longest([request.values["labels"] for request in requests], -100)
+        losses = self.backbone.example_losses(self._join(requests), labels)
+        return list(torch.split(losses, [request.rows for request in requests]))
 
     def _generate(self, requests: Sequence[Request]) -> list[list[str]]:
-        values = [
-            {key: value for key, value in request.values.items() if key != "settings"} for request in requests
-        ]
         settings = requests[0].values["settings"]
         several = int(settings.get("num_return_sequences", 1))
+        inputs = self._join(requests)
+        places = list(range(len(inputs)))
         # Without a prompt, as for the oracle, the runs ask the same questions.
-        rows = merge_rows(values, self.backbone.tokenization.pad_token_id)
-        unique = None
-        if rows.get("prompts") is None and rows.get("shifts") is None and not settings.get("do_sample"):
-            unique = unique_rows(rows)
-            rows = pick_rows(rows, unique[0])
+        if inputs.prompts is None and inputs.shifts is None and not settings.get("do_sample"):
+            kept, places = unique_rows(inputs.input_ids)
+            inputs = inputs.pick(torch.tensor(kept, device=inputs.input_ids.device))
         answers: list[str] = []
-        for begin in range(0, len(rows["input_ids"]), self.max_rows):
-            part = {
-                key: None if value is None else value[begin : begin + self.max_rows]
-                for key, value in rows.items()
-            }
-            answers += self.backbone.generate(**trim(part), **settings)
-        groups = [answers[i : i + several] for i in range(0, len(answers), several)]
-        if unique is not None:
-            groups = [groups[position] for position in unique[1].tolist()]
+        for rows in torch.split(torch.arange(len(inputs), device=inputs.input_ids.device), self.max_rows):
+            answers += self.backbone.generate(inputs.pick(rows).trim(), **settings)
+        groups = [answers[place * several : (place + 1) * several] for place in places]
         found, begin = [], 0
-        for each in values:
-            B = len(each["input_ids"])
-            found.append([text for group in groups[begin : begin + B] for text in group])
-            begin += B
+        for request in requests:
+            found.append([text for group in groups[begin : begin + request.rows] for text in group])
+            begin += request.rows
         return found
 
 
-def merge_rows(values: Sequence[dict[str, Any]], pad_token_id: int) -> dict[str, Any]:
-    """Put batches below each other, padded on the right to the longest."""
-    merged: dict[str, Any] = {}
-    fill = {"input_ids": pad_token_id, "attention_mask": 0, "labels": -100}
-    for key in values[0]:
-        tensors = [each[key] for each in values]
-        if tensors[0] is None:
-            merged[key] = None
-        elif key == "prompts":
-            merged[key] = torch.cat(tensors)
-        else:
-            longest = max(tensor.shape[1] for tensor in tensors)
-            merged[key] = torch.cat([_widen(tensor, longest, fill.get(key, 0)) for tensor in tensors])
-    return merged
-
-
-def _widen(tensor: Tensor, length: int, value: int) -> Tensor:
-    missing = length - tensor.shape[1]
-    if not missing:
-        return tensor
-    return torch.cat([tensor, tensor.new_full((len(tensor), missing, *tensor.shape[2:]), value)], dim=1)
-
-
-def trim(rows: dict[str, Any]) -> dict[str, Any]:
-    """Cut off the columns that are padding in every row."""
-    length = int(rows["attention_mask"].sum(1).max())
-    kept = ("input_ids", "attention_mask", "shifts")
-    return {
-        key: value[:, :length] if key in kept and value is not None else value for key, value in rows.items()
-    }
-
-
-def unique_rows(values: dict[str, Any]) -> tuple[Tensor, Tensor]:
-    """Find the inputs that differ, of rows without a prompt.
+def unique_rows(input_ids: Tensor) -> tuple[list[int], list[int]]:
+    """Find the inputs that differ.
 
     Returns:
         Positions of the first of each, and for every row its place among them.
     """
     places: dict[tuple[int, ...], int] = {}
     kept: list[int] = []
-    inverse = []
-    for row, tokens in enumerate(map(tuple, values["input_ids"].tolist())):
+    inverse: list[int] = []
+    for row, tokens in enumerate(map(tuple, input_ids.tolist())):
         if tokens not in places:
             places[tokens] = len(kept)
             kept.append(row)
         inverse.append(places[tokens])
-    device = values["input_ids"].device
-    return torch.tensor(kept, device=device), torch.tensor(inverse, device=device)
-
-
-def pick_rows(values: dict[str, Any], positions: Tensor) -> dict[str, Any]:
-    """Some rows of a batch."""
-    return {key: None if value is None else value.index_select(0, positions) for key, value in values.items()}
+    return kept, inverse

@@ -11,10 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mpt.adapter import Adapter, Conditions, Learner, LearnerGroup, ParameterCount
+from mpt.adapter import Adapter, Learner, LearnerGroup, ParameterCount
 from mpt.backbone import Backbone
 from mpt.config import OF_SOURCE
 from mpt.errors import UserError
+from mpt.inputs import Inputs
 from mpt.prompt.config import MultitaskPromptTuningConfig
 from mpt.prompt.folder import save_prompt
 from mpt.prompt.form import compose
@@ -174,11 +175,9 @@ class MultitaskPromptEmbedding(PeftHooks, Adapter):
             learners |= dict.fromkeys(factors, Learner(config.num_tasks, task))
         return learners
 
-    def condition(
-        self, input_ids: Tensor, attention_mask: Tensor, task_ids: Tensor, word_embeddings: nn.Module
-    ) -> Conditions:
+    def condition(self, inputs: Inputs, task_ids: Tensor, word_embeddings: nn.Module) -> Inputs:
         """Put the prompt of each example's task before it, whatever its tokens are."""
-        return Conditions(prompts=self(None, task_ids))
+        return replace(inputs, prompts=self(None, task_ids))
 
     def save(
         self,

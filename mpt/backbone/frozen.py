@@ -1,0 +1,183 @@
+"""A frozen model that computes: parts of a batch by length, logits in parts, answers as they are asked for.
+
+Shape legend: B examples in a batch, S input tokens, N virtual tokens, D token_dim, L target tokens, V vocabulary.
+"""
+
+from abc import abstractmethod
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+from transformers import PreTrainedModel
+from transformers.modeling_layers import GradientCheckpointingLayer
+
+from mpt.backbone.buckets import length_buckets
+from mpt.backbone.fingerprint import fingerprint
+from mpt.backbone.interface import Backbone, Facts
+from mpt.backbone.losses import token_losses
+from mpt.backbone.sampling import only_special_tokens, sample_by_row
+from mpt.backbone.tokenization import Tokenization
+from mpt.inputs import Inputs
+
+LOGITS_AT_ONCE = 2**26
+"""Logits that one step holds at a time in float32, 256 MiB of them."""
+
+
+class FrozenModel(Backbone):
+    """A model none of whose parameters requires a gradient; only its subclasses know the architecture.
+
+    Args:
+        model: Any that the subclass knows.
+        tokenization: How its texts become token ids.
+        name: What runs and prompts call it: ``tiny``, a hub id, or a folder.
+        dropout: Whether training mode reaches the model, as in the paper.
+        location: Where ``from_pretrained`` finds it: a hub id or an absolute folder; None: the name.
+    """
+
+    kind: ClassVar[str]
+    """PEFT's name for this kind of model."""
+    start_tokens: ClassVar[int]
+    """Tokens that ``generate`` itself writes before an answer."""
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        tokenization: Tokenization,
+        name: str,
+        dropout: bool = True,
+        location: str | None = None,
+    ) -> None:
+        model.generation_config = only_special_tokens(model.generation_config)
+        settings: Any = model.config
+        facts = Facts(
+            name=name,
+            location=location or name,
+            fingerprint=fingerprint(model),
+            task_type=self.kind,
+            max_positions=self.positions_of(settings),
+            has_dropout=any(
+                isinstance(rate, float) and rate > 0
+                for key, rate in settings.to_dict().items()
+                if "drop" in key
+            ),
+        )
+        super().__init__(model.requires_grad_(False).eval(), tokenization, facts, dropout)
+        self._layers: list[nn.Module] = []
+
+    @staticmethod
+    @abstractmethod
+    def positions_of(settings: Any) -> int | None:
+        """Most tokens that a model of this configuration takes; None: any number."""
+
+    @abstractmethod
+    def generation_inputs(self, inputs: Inputs) -> dict[str, Any]:
+        """Arguments of transformers' ``generate`` that make it read prompt and input."""
+
+    def train(self, mode: bool = True) -> "FrozenModel":
+        """Set training mode; the model follows only where its dropout is wanted."""
+        super().train(mode)
+        self.set_mode(dropout=mode and self.dropout, recompute=mode)
+        return self
+
+    def recompute_activations(self) -> None:
+        """From here on keep no activations within the layers in training: the backward pass computes them again."""
+        self.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        self._layers = [
+            module for module in self.model.modules() if isinstance(module, GradientCheckpointingLayer)
+        ]
+
+    def set_mode(self, *, dropout: bool, recompute: bool) -> None:
+        """Set whether the model drops out, and, after :meth:`recompute_activations`, whether it recomputes."""
+        self.model.train(dropout)
+        for layer in self._layers:
+            # The flag that transformers looks at; the layer's dropout modules have their own.
+            layer.training = recompute
+
+    def example_losses(self, inputs: Inputs, labels: Tensor) -> Tensor:
+        """Compute the losses; a batch of very different lengths in parts of similar ones, which changes none."""
+        parts = [list(range(len(inputs)))]
+        if len(inputs) > 1 and bool(inputs.attention_mask[:, 0].all()):  # padded on the right
+            lengths = inputs.attention_mask.sum(1), (labels != -100).sum(1)
+            parts = length_buckets(*lengths, inputs.num_virtual_tokens)
+        if len(parts) == 1:
+            return self._losses(inputs, labels)
+        losses = []
+        for part in parts:
+            rows = torch.tensor(part, device=labels.device)
+            of_part = labels.index_select(0, rows)
+            longest = int((of_part != -100).sum(1).max())
+            losses.append(self._losses(inputs.pick(rows).trim(), of_part[:, :longest]))
+        order = torch.tensor([row for part in parts for row in part], device=labels.device)
+        return torch.cat(losses).index_select(0, order.argsort())
+
+    def _losses(self, inputs: Inputs, labels: Tensor) -> Tensor:
+        """The losses of one forward; its logits never exist as a whole where they are many."""
+        if labels.numel() * self.vocabulary <= LOGITS_AT_ONCE or self._changes_logits:
+            return token_losses(self.logits(inputs, labels), labels)
+        output = self.model.get_output_embeddings()
+        self.model.set_output_embeddings(nn.Identity())
+        try:
+            states = self.logits(inputs, labels)  # B L D
+        finally:
+            self.model.set_output_embeddings(output)
+
+        def of_part(states: Tensor, labels: Tensor) -> Tensor:
+            return token_losses(output(states), labels)
+
+        size = max(1, LOGITS_AT_ONCE // (len(labels) * self.vocabulary))
+        losses: list[Tensor] = [
+            checkpoint(of_part, some, of_labels, use_reentrant=False)
+            for some, of_labels in zip(
+                torch.split(states, size, dim=1), torch.split(labels, size, dim=1), strict=True
+            )
+        ]
+        return torch.stack(losses).sum(0)
+
+    @property
+    def _changes_logits(self) -> bool:
+        """Whether the model does something with its logits after its last layer, as Gemma 2 does."""
+        return getattr(self.model.config, "final_logit_softcapping", None) is not None
+
+    def backward(self, loss: Tensor) -> None:
+        """Compute the gradients."""
+        torch.autograd.backward(loss)
+
+    @torch.no_grad()
+    def generate(
+        self, inputs: Inputs, choices: Sequence[str] | None = None, seed: int = 0, **generation: Any
+    ) -> list[str]:
+        """Answer each example, without dropout."""
+        training = self.model.training
+        recompute = any(layer.training for layer in self._layers)
+        self.set_mode(dropout=False, recompute=False)
+        try:
+            settings = {"do_sample": False, "num_beams": 1} | generation
+            if choices is not None:
+                settings["prefix_allowed_tokens_fn"] = self._restrict(choices)
+            with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
+                torch.manual_seed(seed)  # for beams that are sampled
+                if settings["do_sample"] and settings["num_beams"] == 1:
+                    rows = zip(inputs.input_ids, inputs.attention_mask, strict=True)
+                    texts = [ids[mask.bool()].tolist() for ids, mask in rows]
+                    settings = sample_by_row(settings, texts, seed)
+                    inputs = inputs.repeat(settings.pop("num_return_sequences", 1))
+                answers = self.model.generate(**(self.generation_inputs(inputs) | settings))
+        finally:
+            self.set_mode(dropout=training, recompute=recompute)
+        return self.tokenization.decode(answers)
+
+    def _restrict(self, choices: Sequence[str]) -> Callable[[int, Tensor], list[int]]:
+        """Build what ``generate`` asks for the tokens that may come next in a row."""
+        allowed, _ = self.tokenization.encode_targets(choices)
+        after: dict[tuple[int, ...], set[int]] = {}
+        for ids in allowed:
+            for length, token in enumerate(ids):
+                after.setdefault(tuple(ids[:length]), set()).add(token)
+        end = [ids[-1] for ids in allowed[:1]]  # a row that has ended waits for the others
+
+        def next_tokens(row: int, written: Tensor) -> list[int]:
+            return sorted(after.get(tuple(written[self.start_tokens :].tolist()), end))
+
+        return next_tokens
