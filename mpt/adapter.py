@@ -6,14 +6,11 @@ Shape legend: B examples in a batch, S input tokens, T tasks, N virtual tokens, 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import NamedTuple
 
 from torch import Tensor, nn
 
-from mpt.backbone import Backbone
 from mpt.inputs import Inputs
-from mpt.tasks import AnswerSettings
 
 
 class LearnerGroup(NamedTuple):
@@ -118,20 +115,3 @@ class Adapter(nn.Module, ABC):
     @abstractmethod
     def count_parameters(self) -> ParameterCount:
         """Count the numbers to store, against one plain prompt per task."""
-
-    @abstractmethod
-    def save(
-        self,
-        folder: Path,
-        backbone: Backbone,
-        task_weights: Mapping[str, float],
-        answers: Mapping[str, AnswerSettings] | None = None,
-    ) -> None:
-        """Write what was trained into a run folder, whole or not at all.
-
-        Args:
-            folder: The run folder; the prompt goes into its ``prompt/``, a baseline into its ``adapter/``.
-            backbone: What it was trained with.
-            task_weights: λ of each task, by name.
-            answers: How each task's answers are made, by name; None: not known.
-        """

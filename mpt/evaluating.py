@@ -11,6 +11,7 @@ import lightning
 import torch
 from torch import Tensor, nn
 
+from mpt.artifact.find import Kind, find
 from mpt.backbone import Backbone, load_backbone
 from mpt.batches import EvalLoader, TokenizedExamples, tokenize
 from mpt.config import BackboneConfig, RunConfig, TaskConfig
@@ -182,8 +183,8 @@ def load_trained(
         FileNotFoundError: There is nothing trained, or no such backbone.
         UserError: They do not fit each other.
     """
-    weights = source / "adapter"
-    if (weights / "config.json").is_file():
+    kind, weights = find(source) or (None, source)
+    if kind is Kind.MODEL:
         own = _backbone_of(source, backbone)
         path = str(weights)
         return (
@@ -191,7 +192,7 @@ def load_trained(
             load_backbone(dataclasses.replace(own, name=path, path=path, revision=None)),
             _answers_of(source),
         )
-    if (weights / "adapter_config.json").is_file():
+    if kind is Kind.UPDATES:
         from peft import PeftModel
 
         own = _backbone_of(source, backbone)

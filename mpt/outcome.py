@@ -10,7 +10,7 @@ from torch import Tensor
 
 from mpt import build
 from mpt.adapter import Adapter
-from mpt.artifact import SavedPrompt
+from mpt.artifact import SavedPrompt, save
 from mpt.backbone import Backbone
 from mpt.config import TaskConfig
 from mpt.loggers import log_results
@@ -115,7 +115,7 @@ def record(
     if extends is not None:
         adapter = build.extend_source(extends, adapter)
         task_weights, answers = extends.task_weights | task_weights, extends.answers | answers
-    adapter.save(folder, backbone, task_weights, answers)
+    save(adapter, folder, backbone, task_weights, answers)
     write_metrics(folder, metrics)
 
 

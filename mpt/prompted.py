@@ -3,7 +3,6 @@
 Shape legend: B examples in a batch, S input tokens, L target tokens, V vocabulary.
 """
 
-import json
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -13,9 +12,9 @@ import torch
 from torch import Tensor
 
 from mpt.adapter import Adapter
-from mpt.artifact import check_fits, input_settings, load_prompt, read_answers
+from mpt.artifact import check_fits, input_settings, load_baseline, load_prompt, read_answers
+from mpt.artifact.find import Kind, find
 from mpt.backbone import Backbone, load_backbone
-from mpt.baselines import load_baseline
 from mpt.batches import Batch, pad
 from mpt.config import BackboneConfig
 from mpt.errors import UserError
@@ -66,8 +65,9 @@ class PromptedModel:
                 folder is that of LoRA or full fine-tuning, which peft and transformers load by themselves.
         """
         folder = local_copy(folder)
-        if baseline := _baseline_folder(folder):
-            saved_about = json.loads((baseline / "adapter.json").read_text(encoding="utf-8"))
+        kind, place = find(folder) or (None, folder)
+        if kind is Kind.BASELINE:
+            baseline, saved_about = load_baseline(place)
             about = saved_about["backbone"]
             name = about["name"]
             loaded = load_backbone(_backbone_config(str(backbone or name), dtype, input_settings(about)))
@@ -76,11 +76,11 @@ class PromptedModel:
                     f"{folder}: was trained with {name}, fingerprint {about['fingerprint']}; "
                     f"{loaded.name} has other weights, fingerprint {loaded.fingerprint}"
                 )
-            answers = read_answers(saved_about, baseline / "adapter.json")
-            return PromptedModel(load_baseline(baseline), loaded, answers).to(device)
-        if (folder / "adapter").is_dir() and not (folder / "prompt").is_dir():
+            answers = read_answers(saved_about, place / "adapter.json")
+            return PromptedModel(baseline, loaded, answers).to(device)
+        if kind in (Kind.UPDATES, Kind.MODEL):
             raise UserError(
-                f"{folder / 'adapter'}: holds weights, not prompts; load LoRA with peft, and full fine-tuning with "
+                f"{place}: holds weights, not prompts; load LoRA with peft, and full fine-tuning with "
                 "backbone.path or transformers"
             )
         saved = load_prompt(folder)
@@ -313,11 +313,6 @@ class PromptedModel:
                 "task_ids": torch.tensor([self.task_names.index(names[position]) for position in positions]),
             }
             yield positions, {key: value.to(self.backbone.device) for key, value in batch.items()}
-
-
-def _baseline_folder(folder: Path) -> Path | None:
-    """The folder of a baseline of tensors of its own, where there is one."""
-    return next((each for each in (folder / "adapter", folder) if (each / "adapter.json").is_file()), None)
 
 
 def _backbone_config(name: str, dtype: str, settings: Mapping[str, Any]) -> BackboneConfig:

@@ -11,9 +11,9 @@ from safetensors.torch import load_file, save_file
 from transformers import T5Config, T5ForConditionalGeneration
 
 from mpt.artifact import check_fits, load_prompt
+from mpt.artifact.prompt_folder import FORMAT_VERSION, save_prompt
 from mpt.prompt import MultitaskPromptEmbedding, MultitaskPromptTuningConfig
 from mpt.prompt.extend import add_tasks
-from mpt.prompt.folder import FORMAT_VERSION, save_prompt
 
 N, D = 4, 16
 NAMES = ["sum", "mt", "dlg"]

@@ -14,8 +14,9 @@ from torch import Tensor, nn
 from transformers import AutoModelForSeq2SeqLM
 
 from mpt.adapter import Adapter
+from mpt.artifact import load_baseline, save
 from mpt.backbone import Backbone, load_backbone
-from mpt.baselines import Attempt, DePT, FullFineTuning, LoRA, build_baseline, load_baseline
+from mpt.baselines import Attempt, DePT, FullFineTuning, LoRA, build_baseline
 from mpt.config import BackboneConfig, MethodConfig, MixtureConfig, OptimConfig, TaskConfig
 from mpt.data import MixtureDataModule
 from mpt.inputs import Inputs
@@ -155,7 +156,7 @@ class TestLoRA:
                 param.normal_(0, 0.3)
         ours = backbone.logits(tokens(inputs), inputs["input_ids"])
         assert not torch.allclose(ours, before)
-        made.save(tmp_path, backbone, {})
+        save(made, tmp_path, backbone, {})
         model = AutoModelForSeq2SeqLM.from_pretrained(tiny_t5_folder)
         theirs = peft.PeftModel.from_pretrained(model, str(tmp_path / "adapter")).eval()
         encoded = {"input_ids": inputs["input_ids"], "attention_mask": inputs["attention_mask"]}
@@ -186,7 +187,7 @@ class TestFullFineTuning:
             for param in made.learned().values():
                 param.add_(0.1 * torch.randn_like(param))
         fields = (tokens(inputs), inputs["input_ids"])
-        made.save(tmp_path, backbone, {})
+        save(made, tmp_path, backbone, {})
         again = load_backbone(BackboneConfig("again", path=str(tmp_path / "adapter"))).eval()
         torch.testing.assert_close(again.logits(*fields), backbone.logits(*fields))
 
@@ -199,8 +200,8 @@ def test_saved_and_read_back(
     with torch.no_grad():
         for param in made.parameters():
             param.normal_()
-    made.save(tmp_path / "run", backbone, {})
-    again = load_baseline(tmp_path / "run")
+    save(made, tmp_path / "run", backbone, {})
+    again, _ = load_baseline(tmp_path / "run")
     assert again.task_names == ["a", "b"]
     arguments = (tokens(inputs), inputs["task_ids"], backbone.word_embeddings)
     ours, theirs = made.condition(*arguments), again.condition(*arguments)

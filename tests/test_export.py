@@ -15,11 +15,11 @@ from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
 from mpt import PromptedModel, stages
 from mpt.artifact import load_prompt
+from mpt.artifact.prompt_folder import save_prompt
 from mpt.export.__main__ import main
 from mpt.export.push import push
 from mpt.prompt import MultitaskPromptEmbedding, MultitaskPromptTuningConfig
 from mpt.prompt.bank import merge, select_tasks
-from mpt.prompt.folder import save_prompt
 
 TEXTS = ["say red", "say black or white"]
 

@@ -14,8 +14,8 @@ from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
 from mpt import PromptedModel
 from mpt.artifact import load_prompt
+from mpt.artifact.prompt_folder import save_prompt
 from mpt.prompt import MultitaskPromptEmbedding, MultitaskPromptTuningConfig, MultitaskPromptTuningInit
-from mpt.prompt.folder import save_prompt
 
 IDS = torch.tensor([[9, 8, 7], [20, 30, 40]])
 FIELDS = {"input_ids": IDS, "attention_mask": torch.ones_like(IDS), "task_ids": torch.tensor([1, 0])}

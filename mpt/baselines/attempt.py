@@ -6,22 +6,19 @@ Shape legend: B examples in a batch, S input tokens, T tasks, C source prompts, 
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import layer_norm, silu
 
 from mpt.adapter import LearnerGroup
-from mpt.backbone import Backbone
-from mpt.baselines.baseline import Baseline
-from mpt.baselines.saved import save_tensors
+from mpt.baselines.baseline import TensorBaseline
 from mpt.errors import UserError
 from mpt.inputs import Inputs
-from mpt.tasks import AnswerSettings
 
 
-class Attempt(Baseline):
+class Attempt(TensorBaseline):
     """Attend over frozen source prompts by the input (ATTEMPT, Asai et al. 2022, section 3).
 
     An example with the embedded tokens ``X`` has the prompt ``P_t + sum_j a_j P_j`` over the C source prompts and the
@@ -41,6 +38,8 @@ class Attempt(Baseline):
     """
 
     sources: Tensor
+
+    name = "attempt"
 
     def __init__(
         self,
@@ -90,10 +89,6 @@ class Attempt(Baseline):
             mixed = torch.einsum("bc,cnd->bnd", shares[:, :-1], self.sources)
             return replace(inputs, prompts=own * (1 + shares[:, -1, None, None]) + mixed)
 
-    def learned(self) -> dict[str, nn.Parameter]:
-        """All parameters."""
-        return dict(self.named_parameters())
-
     def learner_groups(self) -> list[LearnerGroup]:
         """The tasks' own prompts, and their attention networks."""
         network = [self.down, self.up, self.scale, self.bias]
@@ -104,13 +99,13 @@ class Attempt(Baseline):
         """The source prompts, and a task's own prompt with its network."""
         return self.sources.numel(), sum(param[0].numel() for param in self.parameters())
 
-    def save(
-        self,
-        folder: Path,
-        backbone: Backbone,
-        task_weights: Mapping[str, float],
-        answers: Mapping[str, AnswerSettings] | None = None,
-    ) -> None:
-        """Write ``adapter/`` with ``adapter.safetensors`` and ``adapter.json``; :func:`load_baseline` reads them."""
-        settings = {"num_ranks": self.down.shape[2], "temperature": self.temperature}
-        save_tensors(folder / "adapter", "attempt", self, settings, backbone, answers)
+    def settings(self) -> dict[str, Any]:
+        """What builds it again beside its tensors."""
+        return {"num_ranks": self.down.shape[2], "temperature": self.temperature}
+
+    @classmethod
+    def from_saved(
+        cls, task_names: Sequence[str], tensors: Mapping[str, Tensor], settings: Mapping[str, Any]
+    ) -> Self:
+        """Build one of the shape of saved tensors."""
+        return cls(task_names, tensors["sources"], tensors["prompt"], **settings)

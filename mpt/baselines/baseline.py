@@ -6,6 +6,7 @@ Shape legend: B examples in a batch, S input tokens, T tasks, N virtual tokens, 
 import math
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
@@ -70,3 +71,25 @@ class Baseline(Adapter):
         independent = len(self.task_names) * self._independent
         total = shared + factors
         return ParameterCount(shared, per_task, factors, total, independent, total / independent)
+
+
+class TensorBaseline(Baseline):
+    """A baseline that holds its own tensors, whose state dict and settings build it again."""
+
+    name: ClassVar[str]
+    """As ``method=`` and ``adapter.json`` call it."""
+
+    @abstractmethod
+    def settings(self) -> dict[str, Any]:
+        """Collect what builds it again beside its tensors."""
+
+    @classmethod
+    @abstractmethod
+    def from_saved(
+        cls, task_names: Sequence[str], tensors: Mapping[str, Tensor], settings: Mapping[str, Any]
+    ) -> Self:
+        """Build one of the shape of saved tensors; their values are put in afterwards."""
+
+    def learned(self) -> dict[str, nn.Parameter]:
+        """Return all parameters."""
+        return dict(self.named_parameters())

@@ -1,22 +1,15 @@
-"""From a configuration, or from a folder, to a baseline."""
+"""From a configuration to a baseline."""
 
-import json
-import math
 from collections.abc import Sequence
-from pathlib import Path
 
-import torch
-from safetensors.torch import load_file
 from torch import Tensor
 
 from mpt.backbone import Backbone
 from mpt.baselines.attempt import Attempt
 from mpt.baselines.baseline import Baseline
 from mpt.baselines.dept import DePT
-from mpt.baselines.saved import FORMAT_VERSION
 from mpt.baselines.weights import FullFineTuning, LoRA
 from mpt.config import MethodConfig
-from mpt.errors import UserError
 
 
 def build_baseline(
@@ -52,41 +45,3 @@ def build_baseline(
         return DePT(task_names, start, method.num_ranks, max_tokens, alpha)
     assert sources is not None
     return Attempt(task_names, sources, start, method.num_ranks, method.temperature)
-
-
-def load_baseline(folder: Path) -> Attempt | DePT:
-    """Read back what :meth:`Attempt.save` or :meth:`DePT.save` wrote.
-
-    Args:
-        folder: A run folder, whose ``adapter/`` is read, or that folder.
-
-    Raises:
-        FileNotFoundError: There is none.
-        UserError: The files do not fit each other.
-    """
-    folder = next(
-        (place for place in (folder / "adapter", folder) if (place / "adapter.json").is_file()), folder
-    )
-    if not (folder / "adapter.json").is_file():
-        raise FileNotFoundError(
-            f"{folder}: no adapter.json; give the folder of a run with method=attempt or dept"
-        )
-    about = json.loads((folder / "adapter.json").read_text(encoding="utf-8"))
-    if about.get("format_version") != FORMAT_VERSION:
-        raise UserError(
-            f"{folder}: format_version is {about.get('format_version')!r}; this program reads {FORMAT_VERSION}"
-        )
-    tensors = load_file(folder / "adapter.safetensors")
-    start, names = tensors["prompt"], about["task_names"]
-    with torch.random.fork_rng(devices=[]):  # the drawn values are replaced, so no number is used up
-        if about["method"] == "attempt":
-            loaded: Attempt | DePT = Attempt(names, tensors["sources"], start, **about["settings"])
-        else:
-            # Before alpha was saved, the update was not scaled: sqrt(R) undoes the scaling.
-            old = {"alpha": math.sqrt(about["settings"]["num_ranks"])}
-            loaded = DePT(names, start, **(old | about["settings"]))
-    try:
-        loaded.load_state_dict(tensors)
-    except RuntimeError as error:
-        raise UserError(f"{folder}: {' '.join(str(error).split())}") from error
-    return loaded

@@ -6,21 +6,18 @@ Shape legend: B examples in a batch, S input tokens, T tasks, C source prompts, 
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 
 from mpt.adapter import LearnerGroup
-from mpt.backbone import Backbone
-from mpt.baselines.baseline import Baseline
-from mpt.baselines.saved import save_tensors
+from mpt.baselines.baseline import TensorBaseline
 from mpt.errors import UserError
 from mpt.inputs import Inputs
-from mpt.tasks import AnswerSettings
 
 
-class DePT(Baseline):
+class DePT(TensorBaseline):
     """A short prompt and a low-rank update of the input embeddings (DePT, Shi and Lipani 2024, section 2.2).
 
     The embedded token at position s of an example of task t is shifted by ``(A_t @ B_t)[s] * alpha / sqrt(R)``. ``B``
@@ -34,6 +31,8 @@ class DePT(Baseline):
         max_tokens: Longest input.
         alpha: Scale of the update; the authors' code has 8.
     """
+
+    name = "dept"
 
     def __init__(
         self, task_names: Sequence[str], start: Tensor, num_ranks: int, max_tokens: int, alpha: float = 8.0
@@ -65,10 +64,6 @@ class DePT(Baseline):
             shifts = A @ self.B.index_select(0, task_ids) * self.scaling
         return replace(inputs, prompts=self.prompt.index_select(0, task_ids), shifts=shifts)
 
-    def learned(self) -> dict[str, nn.Parameter]:
-        """All parameters."""
-        return dict(self.named_parameters())
-
     def learner_groups(self) -> list[LearnerGroup]:
         """The prompts, and the updates."""
         T = len(self.task_names)
@@ -78,13 +73,15 @@ class DePT(Baseline):
         """Nothing together; a task's prompt and update."""
         return 0, sum(param[0].numel() for param in self.parameters())
 
-    def save(
-        self,
-        folder: Path,
-        backbone: Backbone,
-        task_weights: Mapping[str, float],
-        answers: Mapping[str, AnswerSettings] | None = None,
-    ) -> None:
-        """Write ``adapter/`` with ``adapter.safetensors`` and ``adapter.json``; :func:`load_baseline` reads them."""
-        settings = {"num_ranks": self.A.shape[2], "max_tokens": self.A.shape[1], "alpha": self.alpha}
-        save_tensors(folder / "adapter", "dept", self, settings, backbone, answers)
+    def settings(self) -> dict[str, Any]:
+        """What builds it again beside its tensors."""
+        return {"num_ranks": self.A.shape[2], "max_tokens": self.A.shape[1], "alpha": self.alpha}
+
+    @classmethod
+    def from_saved(
+        cls, task_names: Sequence[str], tensors: Mapping[str, Tensor], settings: Mapping[str, Any]
+    ) -> Self:
+        """Build one of the shape of saved tensors."""
+        # Before alpha was saved, the update was not scaled: sqrt(R) undoes the scaling.
+        old = {"alpha": math.sqrt(settings["num_ranks"])}
+        return cls(task_names, tensors["prompt"], **(old | dict(settings)))

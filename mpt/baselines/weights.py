@@ -1,19 +1,18 @@
 """Baselines that train within the backbone: LoRA, and full fine-tuning."""
 
-from collections.abc import Mapping, Sequence
+from abc import abstractmethod
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
 
 from mpt.adapter import LearnerGroup
-from mpt.atomic import write_folder_atomically
 from mpt.backbone import Backbone
 from mpt.baselines.baseline import Baseline
 from mpt.config import MethodConfig
 from mpt.errors import UserError
 from mpt.inputs import Inputs
-from mpt.tasks import AnswerSettings
 
 
 class WithinBackbone(Baseline):
@@ -27,6 +26,10 @@ class WithinBackbone(Baseline):
     def condition(self, inputs: Inputs, task_ids: Tensor, word_embeddings: nn.Module) -> Inputs:
         """Add nothing to the input."""
         return inputs
+
+    @abstractmethod
+    def write(self, folder: Path, backbone: Backbone) -> None:
+        """Write what was trained into an empty folder, as its library does."""
 
 
 class LoRA(WithinBackbone):
@@ -75,17 +78,9 @@ class LoRA(WithinBackbone):
         """All updates, which the tasks of a run share."""
         return sum(param.numel() for param in self.learned().values()), 0
 
-    def save(
-        self,
-        folder: Path,
-        backbone: Backbone,
-        task_weights: Mapping[str, float],
-        answers: Mapping[str, AnswerSettings] | None = None,
-    ) -> None:
-        """Write ``adapter/``, a PEFT adapter."""
-        folder.mkdir(parents=True, exist_ok=True)
-        with write_folder_atomically(folder / "adapter") as temporary:
-            self._peft[0].save_pretrained(temporary)
+    def write(self, folder: Path, backbone: Backbone) -> None:
+        """Write a PEFT adapter."""
+        self._peft[0].save_pretrained(folder)
 
 
 def _attention_modules(backbone: Backbone) -> list[str] | None:
@@ -135,15 +130,7 @@ class FullFineTuning(WithinBackbone):
         """All weights, which the tasks of a run share."""
         return sum(param.numel() for param in self.learned().values()), 0
 
-    def save(
-        self,
-        folder: Path,
-        backbone: Backbone,
-        task_weights: Mapping[str, float],
-        answers: Mapping[str, AnswerSettings] | None = None,
-    ) -> None:
-        """Write ``adapter/``, the model and its tokenizer; ``backbone.path`` takes that folder."""
-        folder.mkdir(parents=True, exist_ok=True)
-        with write_folder_atomically(folder / "adapter") as temporary:
-            self._model[0].save_pretrained(temporary)
-            backbone.tokenizer.save_pretrained(temporary)
+    def write(self, folder: Path, backbone: Backbone) -> None:
+        """Write the model and its tokenizer; ``backbone.path`` takes that folder."""
+        self._model[0].save_pretrained(folder)
+        backbone.tokenizer.save_pretrained(folder)

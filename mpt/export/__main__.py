@@ -8,6 +8,7 @@ from pathlib import Path
 from safetensors.torch import save_file
 
 from mpt.artifact import SavedPrompt, load_prompt
+from mpt.artifact.prompt_folder import METADATA, is_ours, save_prompt
 from mpt.atomic import check_file_replaceable, check_replaceable, write_atomically
 from mpt.errors import UserError
 from mpt.export.bake import bake, embed
@@ -16,7 +17,6 @@ from mpt.export.push import push
 from mpt.hub import local_copy
 from mpt.prompt import MultitaskPromptEmbedding
 from mpt.prompt.bank import merge, select_tasks
-from mpt.prompt.folder import METADATA, is_ours, save_prompt
 from mpt.prompted import PromptedModel
 from mpt.tasks import AnswerSettings
 

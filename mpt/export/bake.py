@@ -11,9 +11,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from mpt.artifact import SavedPrompt
+from mpt.artifact.prompt_folder import METADATA, is_ours
 from mpt.atomic import write_folder_atomically
 from mpt.errors import UserError
-from mpt.prompt.folder import METADATA, is_ours
 from mpt.prompted import PromptedModel
 
 

@@ -7,8 +7,8 @@ from pathlib import Path
 from huggingface_hub import HfApi
 
 from mpt.artifact import load_prompt
+from mpt.artifact.prompt_folder import FILES
 from mpt.export.card import write_card
-from mpt.prompt.folder import FILES
 
 
 def push(source: Path, repository: str, *, private: bool = False, api: HfApi | None = None) -> str:

@@ -5,27 +5,23 @@ Shape legend: B examples in a batch, T tasks, G groups of P, N virtual tokens, R
 
 from collections.abc import Mapping
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from mpt.adapter import Adapter, Learner, LearnerGroup, ParameterCount
-from mpt.backbone import Backbone
 from mpt.config import OF_SOURCE
 from mpt.errors import UserError
 from mpt.inputs import Inputs
 from mpt.prompt.config import MultitaskPromptTuningConfig
-from mpt.prompt.folder import save_prompt
 from mpt.prompt.form import compose
 from mpt.prompt.initialize import start_factors, start_shared, width
-from mpt.prompt.peft_hooks import PeftHooks
-from mpt.prompt.source import Source, open_source, start_from_source
-from mpt.tasks import AnswerSettings
+from mpt.prompt.source import Source, start_from_source
+from mpt.prompt.source_file import open_source
 
 
-class MultitaskPromptEmbedding(PeftHooks, Adapter):
+class MultitaskPromptEmbedding(Adapter):
     """One shared soft prompt P and a low-rank factor pair per task (Wang et al. 2023, section 3.1).
 
     Task t has the prompt ``P[group(t)] * W_t`` with ``W_t = cols_t @ rows_t``: what tasks have in common is
@@ -178,23 +174,6 @@ class MultitaskPromptEmbedding(PeftHooks, Adapter):
     def condition(self, inputs: Inputs, task_ids: Tensor, word_embeddings: nn.Module) -> Inputs:
         """Put the prompt of each example's task before it, whatever its tokens are."""
         return replace(inputs, prompts=self(None, task_ids))
-
-    def save(
-        self,
-        folder: Path,
-        backbone: Backbone,
-        task_weights: Mapping[str, float],
-        answers: Mapping[str, AnswerSettings] | None = None,
-    ) -> None:
-        """Write ``prompt/``, which is a PEFT adapter as it stands."""
-        save_prompt(
-            folder / "prompt",
-            self,
-            task_weights=task_weights,
-            backbone=backbone.describe(),
-            answers=answers,
-            backbone_location=backbone.location,
-        )
 
     def snapshot(self) -> dict[str, Tensor]:
         """Copy the parameters, under the names of the state dict; later steps do not touch the copy."""

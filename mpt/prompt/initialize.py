@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoTokenizer
 
 from mpt.config import MultitaskPromptTuningInit
 from mpt.errors import UserError
@@ -65,6 +64,8 @@ def open_tokenizer(name_or_path: str, options: Mapping[str, Any] | None) -> Toke
     Raises:
         UserError: There is no such tokenizer.
     """
+    from transformers import AutoTokenizer  # takes seconds to import, and only a text to start from needs it
+
     allowed = {key: value for key, value in (options or {}).items() if key != "trust_remote_code"}
     try:
         tokenizer: Tokenizer = AutoTokenizer.from_pretrained(name_or_path, **allowed)

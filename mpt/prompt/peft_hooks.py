@@ -1,4 +1,9 @@
-"""What PEFT calls on a prompt that it holds, so that ours can stand in the place of its own."""
+"""What PEFT calls on a prompt that it holds: its private names, in the one place that knows them.
+
+``PEFT_TYPE_TO_TUNER_MAPPING[PeftType.MULTITASK_PROMPT_TUNING] = MultitaskPromptEmbedding`` puts ours in the place of
+PEFT's class, and PEFT 0.21 saves and loads what it holds through these methods of the class. They are added from here,
+so that the prompt itself need not know of them.
+"""
 
 from collections.abc import Mapping
 from typing import Any
@@ -7,47 +12,33 @@ from torch import Tensor, nn
 
 from mpt.prompt.tensors import NAMES
 
+OURS = ("embedding.weight", "prefix_task_cols", "prefix_task_rows")
+"""Our names of :data:`NAMES`."""
 
-class PeftHooks(nn.Module):
-    """A prompt encoder as PEFT knows it: saved and loaded as three tensors.
 
-    ``PEFT_TYPE_TO_TUNER_MAPPING[PeftType.MULTITASK_PROMPT_TUNING] = MultitaskPromptEmbedding`` registers ours.
-    """
+def add_hooks(prompt_class: type[nn.Module]) -> None:
+    """Give a class of prompts the methods that PEFT calls."""
+    for hook in (_get_adapter_state_dict, _remove_adapter_name_from_key, _remap_adapter_state_dict_for_load):
+        setattr(prompt_class, hook.__name__, classmethod(hook))
+    setattr(prompt_class, _load_adapter_state_dict.__name__, _load_adapter_state_dict)
 
-    embedding: nn.Embedding
-    prefix_task_cols: nn.Parameter
-    prefix_task_rows: nn.Parameter
 
-    def forward(self, indices: Tensor, *args: Any) -> Tensor:
-        """Look up P, ``(B, N, D)``; what PEFT saves as ``prompt_embeddings``."""
-        embedded: Tensor = self.embedding(indices)
-        return embedded
+def _get_adapter_state_dict(
+    cls: type, model: Any, config: Any, adapter_name: str, **_: Any
+) -> dict[str, Tensor]:
+    parameters = dict(model.prompt_encoder[adapter_name].named_parameters())
+    return {name: parameters[own] for name, own in zip(NAMES, OURS, strict=True)}
 
-    @classmethod
-    def _get_adapter_state_dict(
-        cls, model: Any, config: Any, adapter_name: str, **_: Any
-    ) -> dict[str, Tensor]:
-        prompt = model.prompt_encoder[adapter_name]
-        return dict(
-            zip(
-                NAMES,
-                (prompt.embedding.weight, prompt.prefix_task_cols, prompt.prefix_task_rows),
-                strict=True,
-            )
-        )
 
-    @classmethod
-    def _remove_adapter_name_from_key(cls, key: str, adapter_name: str) -> str:
-        return key
+def _remove_adapter_name_from_key(cls: type, key: str, adapter_name: str) -> str:
+    return key
 
-    @classmethod
-    def _remap_adapter_state_dict_for_load(
-        cls, model: Any, config: Any, adapter_name: str, state_dict: dict[str, Tensor]
-    ) -> dict[str, Tensor]:
-        return state_dict
 
-    def _load_adapter_state_dict(self, state_dict: Mapping[str, Tensor]) -> None:
-        shared, cols, rows = (state_dict[name] for name in NAMES)
-        self.load_state_dict(
-            {"embedding.weight": shared, "prefix_task_cols": cols, "prefix_task_rows": rows}, strict=True
-        )
+def _remap_adapter_state_dict_for_load(
+    cls: type, model: Any, config: Any, adapter_name: str, state_dict: dict[str, Tensor]
+) -> dict[str, Tensor]:
+    return state_dict
+
+
+def _load_adapter_state_dict(self: nn.Module, state_dict: Mapping[str, Tensor]) -> None:
+    self.load_state_dict({own: state_dict[name] for name, own in zip(NAMES, OURS, strict=True)}, strict=True)

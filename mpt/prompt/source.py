@@ -4,7 +4,6 @@ Shape legend: T target tasks, S source tasks, G groups of P, N virtual tokens, R
 """
 
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -12,7 +11,6 @@ from torch import Tensor
 from mpt.errors import UserError
 from mpt.prompt.config import MultitaskPromptTuningConfig
 from mpt.prompt.form import compose
-from mpt.prompt.tensors import NAMES, as_residual, check_tensors, read_tensors
 
 
 @dataclass(frozen=True)
@@ -58,27 +56,6 @@ class Source:
         return compose(self.form, prompts, self.cols, self.rows)
 
 
-def open_source(config: MultitaskPromptTuningConfig) -> Source:
-    """Open the file that a config starts from.
-
-    Raises:
-        UserError: The config names no file, or names a task of the file, which knows no names.
-        FileNotFoundError: As :func:`from_file`.
-    """
-    init, path = config.prompt_tuning_init, config.prompt_tuning_init_state_dict_path
-    if path is None:
-        raise UserError(
-            f"prompt_tuning_init_state_dict_path: is missing, and {init} starts from it; give the file of "
-            "a source prompt, or pass the source"
-        )
-    if isinstance(config.prompt_tuning_init_task, str):
-        raise UserError(
-            f"prompt_tuning_init_task: is {config.prompt_tuning_init_task!r}; a file knows no names, so give the "
-            "position"
-        )
-    return from_file(path, config.num_virtual_tokens, config.form, init == "ONLY_SOURCE_SHARED")
-
-
 def start_from_source(
     config: MultitaskPromptTuningConfig, source: Source, source_weights: Tensor | None, fresh: Tensor | None
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:
@@ -121,35 +98,6 @@ def _weights(config: MultitaskPromptTuningConfig, source: Source, weights: Tenso
     if not isinstance(task, int) or not 0 <= task < S:
         raise UserError(f"prompt_tuning_init_task: is {task}; {source.where} has the tasks 0 to {S - 1}")
     return torch.nn.functional.one_hot(torch.tensor([task]), S).float().expand(shape)
-
-
-def from_file(path: str | Path, num_virtual_tokens: int, form: str, shared_only: bool) -> Source:
-    """Read a source prompt from PEFT's tensors.
-
-    Args:
-        path: ``adapter_model.safetensors``, or a file of ``torch.save``.
-        num_virtual_tokens: N that the target has.
-        form: The target's; a residual one takes the factors apart as :func:`as_product` wrote them.
-        shared_only: Only P is wanted, so the factors may be missing.
-
-    Raises:
-        FileNotFoundError: There is no such file.
-        UserError: A tensor is missing or has another shape.
-    """
-    tensors = read_tensors(path)
-    wanted = NAMES[:1] if shared_only else NAMES
-    shared, cols, rows = check_tensors(tensors, wanted, str(path))
-    if len(shared) != num_virtual_tokens:
-        raise UserError(
-            f"{path}: prompt_embeddings has shape {tuple(shared.shape)}, {len(shared)} tokens; "
-            f"it must have num_virtual_tokens={num_virtual_tokens}"
-        )
-    if cols is None or rows is None:
-        return Source(str(path), "independent", shared[None], torch.zeros(1, dtype=torch.long))
-    kept = "product"
-    if form == "residual" and not shared_only:
-        kept, (cols, rows) = form, as_residual(cols, rows, str(path))
-    return Source(str(path), kept, shared[None], torch.zeros(len(cols), dtype=torch.long), cols, rows)
 
 
 def factorize(product: Tensor, fresh: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,44 +1,16 @@
-"""PEFT's three tensors: read, checked, and the residual form written as their product.
+"""PEFT's three tensors: checked, and the residual form written as their product.
 
 Shape legend: T tasks, N virtual tokens, R ranks, D token_dim.
 """
 
-import pickle
 from collections.abc import Mapping
-from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 
 from mpt.errors import UserError
 
 NAMES = ["prompt_embeddings", "prefix_task_cols", "prefix_task_rows"]
-
-
-def read_tensors(path: str | Path) -> dict[str, Tensor]:
-    """Read the tensors of a file, safetensors or ``torch.save``, without running anything that it holds.
-
-    Raises:
-        FileNotFoundError: There is no such file.
-        UserError: The file is damaged, or holds something else than named tensors.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such file; give the adapter_model.safetensors of a saved prompt")
-    try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        tensors = torch.load(path, map_location="cpu", weights_only=True)
-    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise UserError(
-            f"{path}: not a file of tensors ({reason}); give one that a run has written"
-        ) from error
-    if not isinstance(tensors, dict) or not all(isinstance(value, Tensor) for value in tensors.values()):
-        raise UserError(f"{path}: holds {type(tensors).__name__}, not named tensors; give a state dict")
-    return tensors
 
 
 def check_tensors(

@@ -16,7 +16,7 @@ Shape legend: T tasks, G groups of P, N virtual tokens, R ranks, D token_dim.
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -25,12 +25,9 @@ from torch import Tensor
 
 from mpt.atomic import write_folder_atomically
 from mpt.errors import UserError
-from mpt.prompt.config import MultitaskPromptTuningConfig
+from mpt.prompt import MultitaskPromptEmbedding, MultitaskPromptTuningConfig
 from mpt.prompt.tensors import NAMES, as_product
 from mpt.tasks import AnswerSettings
-
-if TYPE_CHECKING:
-    from mpt.prompt.embedding import MultitaskPromptEmbedding
 
 FORMAT_VERSION = 3
 """Of ``mpt.json``. 3 says how answers are made; 2 may say of the backbone how inputs are written for it; 1 knew only
@@ -59,7 +56,7 @@ def is_ours(folder: Path) -> bool:
 
 def save_prompt(
     folder: Path,
-    prompt: "MultitaskPromptEmbedding",
+    prompt: MultitaskPromptEmbedding,
     *,
     task_weights: Mapping[str, float],
     backbone: Mapping[str, Any],
@@ -120,7 +117,7 @@ def needs_own_tensors(config: MultitaskPromptTuningConfig) -> bool:
     return config.form in ("additive", "single") or (config.form != "independent" and config.num_groups > 1)
 
 
-def _peft_tensors(prompt: "MultitaskPromptEmbedding", own: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def _peft_tensors(prompt: MultitaskPromptEmbedding, own: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Write the prompt as PEFT's product, as the head of this file says."""
     config, (T, N, _, D) = prompt.config, prompt.shape
     if config.form == "independent" or needs_own_tensors(config):
@@ -135,7 +132,7 @@ def _peft_tensors(prompt: "MultitaskPromptEmbedding", own: Mapping[str, Tensor])
 
 
 def _peft_config(
-    prompt: "MultitaskPromptEmbedding", tensors: Mapping[str, Tensor], backbone_location: str
+    prompt: MultitaskPromptEmbedding, tensors: Mapping[str, Tensor], backbone_location: str
 ) -> dict[str, Any]:
     """Build the configuration that PEFT reads, with only keys that it knows."""
     return {

@@ -1,6 +1,4 @@
-"""Read a saved prompt back, every number as it was: our folders, PEFT's adapters, files of tensors.
-
-``mpt/prompt/folder.py`` writes the folders.
+"""Read what was saved, every number as it was: our folders, PEFT's adapters, files of tensors.
 
 Shape legend: T tasks, G groups of P, N virtual tokens, R ranks, D token_dim.
 """
@@ -14,12 +12,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mpt.artifact.find import Kind, find
+from mpt.artifact.prompt_folder import FORMAT_VERSION, needs_own_tensors
+from mpt.artifact.save import BASELINE_VERSION
 from mpt.backbone import Backbone
+from mpt.baselines import BASELINES, TensorBaseline
 from mpt.errors import UserError
 from mpt.hub import local_copy
 from mpt.prompt import MultitaskPromptEmbedding, MultitaskPromptTuningConfig
-from mpt.prompt.folder import FORMAT_VERSION, needs_own_tensors
-from mpt.prompt.tensors import NAMES, as_residual, check_tensors, read_tensors
+from mpt.prompt.source_file import read_tensors
+from mpt.prompt.tensors import NAMES, as_residual, check_tensors
 from mpt.tasks import AnswerSettings
 
 UNKNOWN_BACKBONE = {"name": "", "fingerprint": ""}
@@ -66,17 +68,56 @@ def load_prompt(folder: str | Path, *, drop_decoder_prompt: bool = False) -> Sav
         UserError: A file is damaged, or says something that does not fit the others.
     """
     folder = local_copy(folder)
-    if folder.is_file():
-        return _from_file(folder)
-    for candidate in (folder / "prompt", folder):
-        if (candidate / "adapter_config.json").is_file():
-            folder = candidate
-            break
-    else:
+    found = find(folder)
+    if found is None or found[0] not in (Kind.PROMPT, Kind.TENSORS):
         raise FileNotFoundError(
             f"{folder}: no saved prompt (no adapter_config.json there or in its prompt/); "
             "give the folder of a finished run"
         )
+    kind, folder = found
+    return _from_file(folder) if kind is Kind.TENSORS else _from_folder(folder, drop_decoder_prompt)
+
+
+def load_baseline(folder: str | Path) -> tuple[TensorBaseline, dict[str, Any]]:
+    """Read back a baseline that holds its own tensors.
+
+    Args:
+        folder: A run folder, whose ``adapter/`` is read, or that folder.
+
+    Returns:
+        The baseline, and what ``adapter.json`` says of it: among others ``backbone`` and ``answers``.
+
+    Raises:
+        FileNotFoundError: There is none.
+        UserError: The files do not fit each other.
+    """
+    kind, place = find(Path(folder)) or (None, None)
+    if place is None or kind is not Kind.BASELINE:
+        raise FileNotFoundError(
+            f"{folder}: no adapter.json; give the folder of a run with method={' or '.join(BASELINES)}"
+        )
+    about = _read_json(place / "adapter.json")
+    if about.get("format_version") != BASELINE_VERSION:
+        raise UserError(
+            f"{place}: format_version is {about.get('format_version')!r}; this program reads {BASELINE_VERSION}"
+        )
+    if about["method"] not in BASELINES:
+        raise UserError(
+            f"{place / 'adapter.json'}: unknown method {about['method']!r}; this program reads "
+            f"{', '.join(BASELINES)}"
+        )
+    tensors = read_tensors(place / "adapter.safetensors")
+    with torch.random.fork_rng(devices=[]):  # the drawn values are replaced, so no number is used up
+        loaded = BASELINES[about["method"]].from_saved(about["task_names"], tensors, about["settings"])
+    try:
+        loaded.load_state_dict(tensors)
+    except RuntimeError as error:
+        raise UserError(f"{place}: {' '.join(str(error).split())}") from error
+    return loaded, about
+
+
+def _from_folder(folder: Path, drop_decoder_prompt: bool) -> SavedPrompt:
+    """Read a prompt from a PEFT adapter, with what ``mpt.json`` says beside it."""
     peft_config = _read_json(folder / "adapter_config.json")
     shared, cols, rows = _read_adapter(folder, peft_config, drop_decoder_prompt)
     about = (
