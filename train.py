@@ -1,3 +1,3 @@
-from mpt.cli import main
+from mpt.cli.main import main
 
 main()

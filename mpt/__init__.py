@@ -8,7 +8,7 @@ PUBLIC = {
     "MultitaskPromptEmbedding": "mpt.prompt",
     "MultitaskPromptTuningConfig": "mpt.prompt",
     "MultitaskPromptTuningInit": "mpt.prompt",
-    "PromptedModel": "mpt.prompted",
+    "PromptedModel": "mpt.answering.prompted",
     "TaskType": "mpt.prompt",
 }
 """Public name to its module."""

@@ -1,5 +1,5 @@
 """``python -m mpt``: the same as ``mpt`` and ``python train.py``."""
 
-from mpt.cli import main
+from mpt.cli.main import main
 
 main()

@@ -26,7 +26,6 @@ class MultitaskPromptTuningInit(StrEnum):
 
 OF_SOURCE = tuple(init for init in MultitaskPromptTuningInit if "SOURCE" in init or init == "AVERAGE_PRODUCT")
 """Inits that start from the prompt of a source run."""
-STAGES = ("source", "target", "teachers", "predict", "evaluate")
 FORMS = ("product", "residual", "additive", "independent", "single")
 PLAIN = ("independent", "single")
 """Forms without factors."""
@@ -34,7 +33,6 @@ OLD_FORMS = {"none": "independent", "shared": "single"}
 """Names that older folders and configurations may still have."""
 FACTOR_INITS = ("normal", "ones")
 SOURCE_SCORES = ("loss", "similarity")
-METHODS = ("prompt", "attempt", "dept", "lora", "full")
 HIDDEN_PARTS = ("encoder", "decoder")
 """Places at which distillation compares hidden states: the input's tokens, and the target's."""
 SAMPLINGS = ("proportional", "equal", "temperature", "log_size", "stochastic", "each")
@@ -224,6 +222,8 @@ class MethodConfig:
     num_ranks for LoRA, 8 for DePT."""
     modules: list[str] | None = None
     """Names of the weights that LoRA updates; None: peft's choice for the architecture, such as q and v of a T5."""
+    own: dict[str, Any] = field(default_factory=dict)
+    """Keys that only this method has; those that ship have none."""
 
 
 @dataclass
@@ -262,7 +262,7 @@ class MixtureConfig:
 
 @dataclass
 class OptimConfig:
-    """AdamW over rows as independent learners, and its schedule."""
+    """AdamW over independent learners, and its schedule."""
 
     lr_prompt: float = 0.3
     """Learning rate of P, and of plain prompts."""
@@ -449,13 +449,3 @@ class RunConfig:
     experiment``."""
     optimized_metric: str = "validation/average/score"
     """The number that a job returns to a sweeper, as a path into metrics.json."""
-
-
-def uses_source(stage: str, method: str, init: str, extend: bool) -> bool:
-    """Tell whether anything of ``source`` is read: a start or a method that needs none leaves it unread.
-
-    So a method and the baselines that need no source, and a start and its control, are one sweep.
-    """
-    if stage != "target":
-        return stage in ("predict", "evaluate")
-    return method == "attempt" or (method in ("prompt", "dept") and (init in OF_SOURCE or extend))

@@ -190,7 +190,7 @@ def make_config(tiny_t5_folder: Path, rows_folder: Path) -> Callable[..., RunCon
 def source_run(make_config: Callable[..., RunConfig], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """One source run for all tests that only read it."""
     folder = tmp_path_factory.mktemp("runs") / "source"
-    from mpt import stages  # seconds of imports that most test files do without
+    from mpt.training.train import train  # seconds of imports that most test files do without
 
-    stages.source(make_config(), folder)
+    train(make_config(), folder)
     return folder

@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from mpt import cli
+from mpt.cli import main as cli
 
 
 def tensors(folder: Path) -> dict[str, Tensor]:

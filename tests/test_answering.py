@@ -9,8 +9,10 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file, save_file
 
-from mpt import PromptedModel, cli, stages
-from mpt.evaluating import evaluate
+from mpt import PromptedModel
+from mpt.answering.evaluating import evaluate
+from mpt.cli import main as cli
+from mpt.training.train import train
 
 TEXTS = [f"say {word}" for word in ("red", "green", "blue", "black", "white", "red or blue")]
 TASKS = ["one", "two"] * 3
@@ -200,7 +202,7 @@ class TestAsItWasScored:
             tasks__one__max_source_tokens=12,
             tasks__one__generation={"num_beams": 3},
         )
-        stages.source(config, root / "run")
+        train(config, root / "run")
         return root / "run"
 
     def scored(self, run):

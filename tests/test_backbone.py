@@ -14,8 +14,8 @@ from transformers import AutoModelForSeq2SeqLM
 from mpt.backbone import Backbone, buckets, frozen, load_backbone, load_tokenization
 from mpt.backbone.sampling import sample_by_row
 from mpt.backbone.tokenization import CausalTokenization
-from mpt.batches import check_labels, tokenize
 from mpt.config import BackboneConfig, TaskConfig
+from mpt.data.batches import check_labels, tokenize
 from mpt.inputs import Inputs
 from mpt.tasks import Example
 

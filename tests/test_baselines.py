@@ -1,5 +1,6 @@
 """The baselines against independent computations, and that each part of each of them learns on the micro-world."""
 
+import dataclasses
 import json
 import math
 from dataclasses import replace
@@ -16,13 +17,17 @@ from transformers import AutoModelForSeq2SeqLM
 from mpt.adapter import Adapter
 from mpt.artifact import load_baseline, save
 from mpt.backbone import Backbone, load_backbone
-from mpt.baselines import Attempt, DePT, FullFineTuning, LoRA, build_baseline
 from mpt.config import BackboneConfig, MethodConfig, MixtureConfig, OptimConfig, TaskConfig
-from mpt.data import MixtureDataModule
+from mpt.data.data_module import MixtureDataModule
 from mpt.inputs import Inputs
-from mpt.module import MPTModule
+from mpt.methods import find_method
+from mpt.methods.attempt import Attempt
+from mpt.methods.dept import DePT
+from mpt.methods.full import FullFineTuning
+from mpt.methods.lora import LoRA
 from mpt.prompt import MultitaskPromptEmbedding, MultitaskPromptTuningConfig
 from mpt.tasks import SPLITS, Example
+from mpt.training.module import MPTModule
 from mpt.world import rows
 
 T, C, N, D, R = 2, 3, 4, 32, 5
@@ -243,7 +248,8 @@ def world_module(name: str, **optim: float) -> MPTModule:
     config = MultitaskPromptTuningConfig(
         task_names=["negate"], num_virtual_tokens=8, form="independent", prompt_tuning_init="VOCABULARY"
     )
-    adapter: Adapter = MultitaskPromptEmbedding(config, backbone.word_embeddings)
+    start = MultitaskPromptEmbedding(config, backbone.word_embeddings)
+    adapter: Adapter = start
     if name != "plain":
         method = {
             "attempt": MethodConfig("attempt", num_ranks=20, temperature=1.0),
@@ -251,8 +257,12 @@ def world_module(name: str, **optim: float) -> MPTModule:
             "lora": MethodConfig("lora", num_ranks=4, modules=["q", "v"]),
             "full": MethodConfig("full"),
         }[name]
-        sources = backbone.word_embeddings(torch.randint(0, 400, (6, 8))).detach()
-        adapter = build_baseline(method, backbone, ["negate"], adapter.prompts().detach(), sources, 64)
+        names = [f"source_{position}" for position in range(6)]
+        source = MultitaskPromptEmbedding(
+            dataclasses.replace(config, task_names=names, num_tasks=6, task_groups=None, num_groups=6),
+            backbone.word_embeddings,
+        )
+        adapter = find_method(name).build(start, method, backbone, {"negate": task}, source)
     rates = {"lr_prompt": 0.0, "lr_factors": 0.0, "lr_weights": 0.0} | optim
     return MPTModule(backbone, adapter, data, [task], OptimConfig(**rates, weight_decay=0.0), 30)
 

@@ -6,13 +6,14 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from mpt import PromptedModel, stages
+from mpt import PromptedModel
 from mpt.backbone import load_backbone
 from mpt.backbone.causal import FAMILY
 from mpt.backbone.tokenization import CausalTokenization
 from mpt.config import BackboneConfig
 from mpt.inputs import Inputs
 from mpt.run.record import read_metrics
+from mpt.training.train import train
 from tests.conftest import make_causal, world_texts
 from tests.runs import assert_equal, curves, tensors
 
@@ -194,7 +195,7 @@ def make_causal_config(make_config, causal_folder):
 @pytest.fixture(scope="module")
 def causal_run(make_causal_config, tmp_path_factory):
     folder = tmp_path_factory.mktemp("causal") / "source"
-    stages.source(make_causal_config(), folder)
+    train(make_causal_config(), folder)
     return folder
 
 
@@ -206,7 +207,7 @@ class TestRuns:
         from peft import PeftModel
 
         run = tmp_path / "run"
-        stages.source(make_causal_config(family, trainer__max_steps=40, evaluation__validate_every=20), run)
+        train(make_causal_config(family, trainer__max_steps=40, evaluation__validate_every=20), run)
         losses = [float(line["train/loss"]) for line in curves(run) if line.get("train/loss")]
         assert losses[-1] < losses[0]
         model = PromptedModel.load(run)
@@ -233,7 +234,7 @@ class TestRuns:
                 assert model.generate([text], task, max_new_tokens=6) == [text_of_answer.strip()]
 
     def test_the_same_command_gives_the_same_run(self, causal_run, make_causal_config, tmp_path):
-        stages.source(make_causal_config(), tmp_path / "again")
+        train(make_causal_config(), tmp_path / "again")
         assert_equal(tensors(causal_run), tensors(tmp_path / "again"))
 
     def test_target_with_few_examples_starts_from_it(self, causal_run, make_causal_config, tmp_path):
@@ -241,7 +242,7 @@ class TestRuns:
             stage="target", tasks=["two"], source=str(causal_run), few_shot__k=2,
             prompt__init="AVERAGE_SOURCE_TASKS", prompt__freeze_shared=True,
         )  # fmt: skip
-        stages.target(config, tmp_path / "run")
+        train(config, tmp_path / "run")
         assert read_metrics(tmp_path / "run")["test"]["two"]["n"] == 5
         before, after = tensors(causal_run), tensors(tmp_path / "run")
         assert torch.equal(before["prompt_embeddings"], after["prompt_embeddings"])
@@ -250,11 +251,11 @@ class TestRuns:
     @pytest.mark.parametrize("cache", [False, True])
     def test_it_learns_from_teachers(self, make_causal_config, tmp_path, cache):
         plain = {"prompt__form": "independent", "mixture__sampling": "each", "evaluation__best": "task"}
-        stages.teachers(make_causal_config(stage="teachers", **plain), tmp_path / "teachers")
+        train(make_causal_config(stage="teachers", **plain), tmp_path / "teachers")
         changes = {"distill": str(tmp_path / "teachers"), "trainer__max_steps": 3}
         if cache:
             changes["distillation__cache"] = str(tmp_path / "cache")
-        stages.source(make_causal_config(**changes), tmp_path / "run")
+        train(make_causal_config(**changes), tmp_path / "run")
         line = curves(tmp_path / "run")[0]
         assert float(line["distillation/logits"]) > 0
         assert float(line["distillation/hidden"]) > 0
@@ -271,7 +272,7 @@ class TestRuns:
             stage="target", method__name=name, prompt__form="independent", prompt__init="RANDOM",
             prompt__num_virtual_tokens=4, **settings[name],
         )  # fmt: skip
-        stages.target(config, tmp_path / "run")
+        train(config, tmp_path / "run")
         assert read_metrics(tmp_path / "run")["moved"]
         if name in ("attempt", "dept"):
             lines = (tmp_path / "run" / "predictions" / "two.jsonl").read_text().splitlines()
@@ -283,14 +284,14 @@ class TestRuns:
         self, make_causal_config, causal_run, causal_folder, tmp_path
     ):
         config = make_causal_config(backbone__chat_template=True, trainer__max_steps=1)
-        stages.source(config, tmp_path / "run")
+        train(config, tmp_path / "run")
         assert PromptedModel.load(tmp_path / "run").backbone.tokenization.chat_template
         assert not PromptedModel.load(causal_run).backbone.tokenization.chat_template
         target = make_causal_config(
             stage="target", source=str(tmp_path / "run"), prompt__init="AVERAGE_SOURCE_TASKS"
         )
         with pytest.raises(ValueError, match=r"trained with backbone\.chat_template=True, and it is False"):
-            stages.target(target, tmp_path / "target")
+            train(target, tmp_path / "target")
 
     def test_a_learning_rate_beyond_the_scale_of_the_embeddings_is_warned_about(
         self, make_causal_config, tmp_path
@@ -299,14 +300,14 @@ class TestRuns:
         with pytest.warns(
             UserWarning, match=r"optim\.lr_prompt: is 5, and the embeddings .* deviation 0\.2, .*; try 0\.04"
         ):
-            stages.source(config, tmp_path / "run")
+            train(config, tmp_path / "run")
 
     def test_examples_beyond_its_positions_are_refused(self, make_causal_config, tmp_path):
         config = make_causal_config(prompt__num_virtual_tokens=116)
         with pytest.raises(
             ValueError, match=r"tasks\.one: an input of \d+ tokens, a target of up to 8 and 116 .* the 128"
         ):
-            stages.source(config, tmp_path / "run")
+            train(config, tmp_path / "run")
 
 
 class TestUse:
@@ -377,6 +378,6 @@ class TestConstrained:
         words = {"red": "red", "green": "green", "blue": "blue", "black": "black", "white": "white"}
         changes = {"labels": {"target": words}, "constrained": True, "metrics": ["accuracy"]}
         config.tasks["one"] = OmegaConf.to_object(OmegaConf.merge(config.tasks["one"], changes))
-        stages.source(config, tmp_path / "run")
+        train(config, tmp_path / "run")
         lines = (tmp_path / "run" / "predictions" / "one.jsonl").read_text().splitlines()
         assert {json.loads(line)["prediction"] for line in lines} <= set(words)

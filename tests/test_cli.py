@@ -13,11 +13,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from mpt import cli, sweep
+from mpt.cli import main as cli
+from mpt.cli.help import describe_keys
 from mpt.errors import UserError
-from mpt.help import describe_keys
 from mpt.run.folder import describe_command, read_config
 from mpt.run.identity import flatten, run_name
+from mpt.sweep import sweep_record as sweep
 
 ROOT = Path(__file__).resolve().parent.parent
 ROWS = [{"text": f"say {word}", "target": word} for word in ("red", "green", "blue", "black")]
@@ -100,7 +101,7 @@ class TestWhatItComposes:
 
     @pytest.mark.parametrize("name", sorted(path.stem for path in (cli.CONF / "tasks").glob("*.yaml")))
     def test_every_task_that_ships_is_right(self, name):
-        from mpt.check import check
+        from mpt.cli.check import check
 
         config = composed(f"+tasks=[{name}]")
         assert check(config) == []
@@ -117,7 +118,7 @@ class TestWhatItComposes:
         ),
     )
     def test_every_choice_that_ships_is_right(self, choice, tmp_path):
-        from mpt.check import check
+        from mpt.cli.check import check
 
         tasks = [] if choice.startswith("experiment") else ["+tasks=[sum,mt]"]
         source = [f"source={tmp_path}"] if choice.endswith("_target") else []
@@ -438,10 +439,10 @@ class TestWhatItRefuses:
     def test_a_crash_in_a_sweep_leaves_the_other_jobs(self, mpt, tiny_t5_folder, monkeypatch):
         run = cli.run
 
-        def crash(composed, folder, host=None, overrides=()):
+        def crash(composed, folder, member=None, overrides=()):
             if composed.seed == 0:
                 raise KeyError("a defect")
-            return run(composed, folder, host, overrides)
+            return run(composed, folder, member, overrides)
 
         monkeypatch.setattr(cli, "run", crash)
         code, out, err = mpt("-m", "+tasks=[one]", "seed=0,1", *TestWholeRuns().small(tiny_t5_folder))
@@ -459,7 +460,7 @@ def test_a_mistake_is_answered_before_the_heavy_imports(place):
         ["tasks=[one]", "prompt.init=x"],
     ):
         code = (
-            "import sys; from mpt import cli\n"
+            "import sys; from mpt.cli import main as cli\n"
             "try: cli.main()\n"
             "except SystemExit: pass\n"
             "print(sorted({'torch', 'lightning', 'transformers', 'wandb', 'pyarrow'} & sys.modules.keys()))"
@@ -697,7 +698,7 @@ class TestDefects:
         def fail(*_, **__):
             return list(zip([1], [], strict=True))
 
-        monkeypatch.setattr("mpt.stages.load", fail)
+        monkeypatch.setattr("mpt.training.train.load", fail)
         with pytest.raises(ValueError, match="zip"):
             mpt("+tasks=[one]", *TestWholeRuns().small(tiny_t5_folder))
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
-from mpt import cli
+from mpt.cli import main as cli
 from mpt.dashboard import build_workspace, main, serialize
 from mpt.run.folder import read_config
 from mpt.run.identity import flatten

@@ -8,10 +8,10 @@ import torch
 from transformers import AutoTokenizer
 
 from mpt.backbone import Tokenization
-from mpt.batches import EvalLoader, TokenizedExamples, TrainLoader, check_labels, tokenize
 from mpt.config import MixtureConfig, TaskConfig
-from mpt.data import MixtureDataModule
-from mpt.mixture import Mixture
+from mpt.data.batches import EvalLoader, TokenizedExamples, TrainLoader, check_labels, tokenize
+from mpt.data.data_module import MixtureDataModule
+from mpt.data.mixture import Mixture
 from mpt.tasks import SPLITS, Example
 
 

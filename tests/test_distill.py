@@ -12,17 +12,17 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn.functional import kl_div, log_softmax
 
-from mpt import stages
 from mpt.backbone import load_backbone
-from mpt.batches import Batch, TokenizedExamples
 from mpt.config import BackboneConfig, DistillationConfig, MixtureConfig, OptimConfig, TaskConfig
-from mpt.data import MixtureDataModule
+from mpt.data.batches import Batch, TokenizedExamples
+from mpt.data.data_module import MixtureDataModule
 from mpt.distill import Distiller, hidden_losses, logit_losses
 from mpt.distill.losses import coarsened
-from mpt.module import MPTModule
 from mpt.prompt import MultitaskPromptEmbedding, MultitaskPromptTuningConfig
 from mpt.run.record import read_metrics
 from mpt.tasks import SPLITS, Example
+from mpt.training.module import MPTModule
+from mpt.training.train import train
 
 LABELS = torch.tensor([[4, 2, 1], [3, -100, -100]])
 
@@ -292,9 +292,9 @@ class TestKeyOfTheCache:
     def test_answers_in_half_precision_can_be_kept(self, make_config: Any, tmp_path: Path) -> None:
         plain = {"prompt__form": "independent", "mixture__sampling": "each", "evaluation__best": "task"}
         half = {"backbone__dtype": "bfloat16", "trainer__max_steps": 2}
-        stages.teachers(make_config("teachers", **plain, **half), tmp_path / "teachers")
+        train(make_config("teachers", **plain, **half), tmp_path / "teachers")
         config = make_config(
             "source", distill=str(tmp_path / "teachers"), distillation__cache=str(tmp_path / "cache"), **half
         )
-        stages.source(config, tmp_path / "source")
+        train(config, tmp_path / "source")
         assert read_metrics(tmp_path / "source") is not None

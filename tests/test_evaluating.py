@@ -4,10 +4,10 @@ import json
 
 import pytest
 
-from mpt import stages
-from mpt.evaluating import evaluate
+from mpt.answering.evaluating import evaluate
 from mpt.run.folder import read_config
 from mpt.run.record import read_metrics
+from mpt.training.train import train
 from tests.runs import run_cli
 
 
@@ -50,7 +50,7 @@ def test_a_baseline_scores_as_in_its_run(name, make_config, source_run, tmp_path
         "target", method__name=name, prompt__form="independent", prompt__init="RANDOM",
         optim__lr_weights=0.1, **settings[name],
     )  # fmt: skip
-    stages.target(config, run)
+    train(config, run)
     config = make_config("evaluate", source=str(run), evaluate__splits=["validation", "test"])
     config.evaluation.oracle = False
     evaluate(config, tmp_path / "scored")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from mpt import cli
+from mpt.cli import main as cli
 from tests.test_hub_tasks import HUB
 
 SMALL = (

@@ -13,13 +13,14 @@ from peft import PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
-from mpt import PromptedModel, stages
+from mpt import PromptedModel
 from mpt.artifact import load_prompt
 from mpt.artifact.prompt_folder import save_prompt
 from mpt.export.__main__ import main
 from mpt.export.push import push
 from mpt.prompt import MultitaskPromptEmbedding, MultitaskPromptTuningConfig
 from mpt.prompt.bank import merge, select_tasks
+from mpt.training.train import train
 
 TEXTS = ["say red", "say black or white"]
 
@@ -27,7 +28,7 @@ TEXTS = ["say red", "say black or white"]
 @pytest.fixture(scope="module")
 def causal_run(make_config, causal_folder, tmp_path_factory):
     folder = tmp_path_factory.mktemp("causal") / "source"
-    stages.source(
+    train(
         make_config(
             backbone__path=str(causal_folder("llama")),
             optim__lr_prompt=0.1,

@@ -10,7 +10,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from mpt.config import FewShotConfig
-from mpt.few_shot import draw, replay, row_ids
+from mpt.data.few_shot import draw, replay, row_ids
 from mpt.tasks import Example
 
 LABELS = st.lists(st.sampled_from("abc"), min_size=8, max_size=60)

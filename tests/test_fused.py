@@ -13,13 +13,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 
-from mpt import stages
 from mpt.config import FusedConfig
-from mpt.fused import group
-from mpt.fused.backbone import Computation, unique_rows
-from mpt.fused.group import Job, group_of, reason_to_run_alone, run_group
-from mpt.interrupt import Interrupted
+from mpt.run.interrupt import Interrupted
 from mpt.run.record import read_metrics
+from mpt.sweep import group
+from mpt.sweep.fused_backbone import Computation, unique_rows
+from mpt.sweep.group import Job, group_of, reason_to_run_alone, run_group
+from mpt.training.train import train
 from tests.runs import curves, run_cli
 
 KINDS = {
@@ -54,7 +54,7 @@ def make(make_config, source_run):
 def together(configs, folders, max_runs=16):
     """Run configurations as one group."""
     jobs = [
-        Job(folder.name, config, partial(stages.target, config, folder))
+        Job(folder.name, config, partial(train, config, folder))
         for config, folder in zip(configs, folders, strict=True)
     ]
     return run_group(jobs, FusedConfig(max_runs))
@@ -89,7 +89,7 @@ def separate(make, tmp_path_factory):
     """Each kind of run by itself."""
     root = tmp_path_factory.mktemp("separate")
     for name, changes in KINDS.items():
-        stages.target(make(**changes), root / name)
+        train(make(**changes), root / name)
     return root
 
 
@@ -117,7 +117,7 @@ class TestEquality:
 
         from mpt.backbone import load_backbone
 
-        monkeypatch.setattr(stages, "load_backbone", load)
+        monkeypatch.setattr("mpt.training.train.load_backbone", load)
         monkeypatch.setattr(group, "load_backbone", load)
         torch.set_default_dtype(torch.float64)
         try:
@@ -129,7 +129,7 @@ class TestEquality:
             ]
             configs = [make(**KINDS[name]) for name in names]
             for name, config in zip(names, configs, strict=True):
-                stages.target(config, tmp_path / "separate" / name)
+                train(config, tmp_path / "separate" / name)
             together(configs, [tmp_path / "fused" / name for name in names])
         finally:
             torch.set_default_dtype(torch.float32)
@@ -143,20 +143,20 @@ class TestEquality:
             for seed in (0, 1)
         ]
         for seed, config in enumerate(configs):
-            stages.target(config, tmp_path / f"separate-{seed}")
+            train(config, tmp_path / f"separate-{seed}")
         together(configs, [tmp_path / f"fused-{seed}" for seed in (0, 1)])
         for seed in (0, 1):
             assert_alike(tmp_path / f"fused-{seed}", tmp_path / f"separate-{seed}", 1e-4)
 
     def test_a_source_that_learns_from_teachers(self, make_config, tmp_path):
         plain = {"prompt__form": "independent", "mixture__sampling": "each", "evaluation__best": "task"}
-        stages.teachers(make_config("teachers", **plain), tmp_path / "teachers")
+        train(make_config("teachers", **plain), tmp_path / "teachers")
         configs = [
             make_config("source", backbone__dropout=False, distill=str(tmp_path / "teachers"), seed=seed)
             for seed in (0, 1)
         ]
         for seed, config in enumerate(configs):
-            stages.source(config, tmp_path / f"separate-{seed}")
+            train(config, tmp_path / f"separate-{seed}")
         together(configs, [tmp_path / f"fused-{seed}" for seed in (0, 1)])
         for seed in (0, 1):
             assert_alike(tmp_path / f"fused-{seed}", tmp_path / f"separate-{seed}", 1e-4)
@@ -212,7 +212,7 @@ class TestStopping:
             patch.setattr(Computation, "compute", stop)
             with pytest.raises(Interrupted):
                 together(configs, folders)
-        stages.target(configs[0], folders[0])
+        train(configs[0], folders[0])
         assert_alike(folders[0], separate / names[0], 1e-4)
 
     def test_a_failing_run_touches_no_neighbor(self, make, separate, tmp_path):
@@ -359,7 +359,7 @@ class TestWholeRuns:
     def test_after_forty_steps_the_answers_are_those_of_a_run_by_itself(self, make, tmp_path):
         configs = [make(few_shot__k=k, seed=seed, **self.LONG) for k in (1, 2) for seed in (0, 1)]
         for number, config in enumerate(configs):
-            stages.target(config, tmp_path / f"alone-{number}")
+            train(config, tmp_path / f"alone-{number}")
         together(configs, [tmp_path / f"fused-{number}" for number in range(4)])
         for number in range(4):
             self.assert_the_same(tmp_path / f"fused-{number}", tmp_path / f"alone-{number}")
@@ -385,7 +385,7 @@ class TestWholeRuns:
     def test_with_live_dropout_neither_a_neighbor_nor_a_stop_changes_a_run(self, make, tmp_path, monkeypatch):
         configs = [make(backbone__dropout=True, seed=seed, **self.LONG) for seed in (0, 1)]
         for seed, config in enumerate(configs):
-            stages.target(config, tmp_path / f"alone-{seed}")
+            train(config, tmp_path / f"alone-{seed}")
         folders = [tmp_path / f"fused-{seed}" for seed in (0, 1)]
         compute, steps = Computation.compute, []
 
@@ -433,6 +433,6 @@ def test_equal_prompts_of_two_tasks_get_gradients_of_their_own(make_config, tmp_
         "mixture__sampling": "equal",
     }
     config = make_config(data_root=str(tmp_path), trainer__max_steps=3, trainer__batch_size=8, **alike)
-    stages.source(config, tmp_path / "run")
+    train(config, tmp_path / "run")
     moved = read_metrics(tmp_path / "run")["moved"]
     assert min(moved["one"], moved["two"]) > 0.01

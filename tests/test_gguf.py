@@ -8,6 +8,7 @@ from transformers import AutoModelForCausalLM
 
 from mpt.backbone import gguf, load_backbone, load_tokenization
 from mpt.config import BackboneConfig
+from mpt.inputs import Inputs
 
 NAMES = {
     "self_attn.q_proj": "attn_q",
@@ -79,8 +80,10 @@ def test_it_is_the_model_that_was_written(causal_folder, cache, tmp_path):
     loaded = load_backbone(BackboneConfig(name="lm", path=str(path)))
     original = load_backbone(BackboneConfig(name="lm", path=str(folder)))
     ids = torch.tensor([[5, 80, 9, 33]])
-    inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": torch.tensor([[7, 8, 9]])}
-    torch.testing.assert_close(loaded.logits(**inputs), original.logits(**inputs), rtol=1e-4, atol=1e-4)
+    inputs, labels = Inputs(ids, torch.ones_like(ids)), torch.tensor([[7, 8, 9]])
+    torch.testing.assert_close(
+        loaded.logits(inputs, labels), original.logits(inputs, labels), rtol=1e-4, atol=1e-4
+    )
     assert (
         loaded.tokenizer("anna found a hat").input_ids[-6:]
         == original.tokenizer("anna found a hat").input_ids[-6:]

@@ -14,11 +14,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from mpt import stages
-from mpt.checkpoint import AtomicCheckpointIO, read_checkpoint
-from mpt.interrupt import Interrupted, StopSignals
-from mpt.module import MPTModule
+from mpt.run.checkpoint import AtomicCheckpointIO, read_checkpoint
+from mpt.run.interrupt import Interrupted, StopSignals
 from mpt.run.record import read_metrics
+from mpt.training.module import MPTModule
+from mpt.training.train import train
 from tests.runs import curves, tensors
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -38,7 +38,7 @@ def assert_same_run(first, second):
 @pytest.fixture
 def whole_accumulated(make_config, tmp_path):
     """An uninterrupted run with three micro-batches in a step."""
-    stages.source(make_config(trainer__accumulate_grad_batches=3), tmp_path / "whole")
+    train(make_config(trainer__accumulate_grad_batches=3), tmp_path / "whole")
     return tmp_path / "whole"
 
 
@@ -73,12 +73,12 @@ class TestSignals:
         with monkeypatch.context() as patch:
             at_batch(patch, batch, lambda: signal.raise_signal(signum))
             with pytest.raises(SystemExit) as stop:
-                stages.source(make_config(), tmp_path / "run")
+                train(make_config(), tmp_path / "run")
         assert stop.value.code == 128 + signum
         line = capfd.readouterr().err.strip().splitlines()[-1]
         assert f"stopped after step {batch + 1}, which is saved; the same command goes on from there" in line
         assert read_checkpoint(tmp_path / "run" / "checkpoints" / "last.ckpt")["global_step"] == batch + 1
-        stages.source(make_config(), tmp_path / "run")
+        train(make_config(), tmp_path / "run")
         assert_same_run(tmp_path / "run", source_run)
 
     @pytest.mark.parametrize("batch", [4, 5, 16])
@@ -94,8 +94,8 @@ class TestSignals:
         with monkeypatch.context() as patch:
             at_batch(patch, batch, lambda: signal.raise_signal(signal.SIGTERM))
             with pytest.raises(Interrupted):
-                stages.source(config, tmp_path / "run")
-        stages.source(config, tmp_path / "run")
+                train(config, tmp_path / "run")
+        train(config, tmp_path / "run")
         assert_same_run(tmp_path / "run", whole_accumulated)
 
     def test_a_signal_within_a_validation(self, make_config, source_run, tmp_path, monkeypatch):
@@ -109,8 +109,8 @@ class TestSignals:
         with monkeypatch.context() as patch:
             patch.setattr(MPTModule, "validation_step", interrupted)
             with pytest.raises(Interrupted):
-                stages.source(make_config(), tmp_path / "run")
-        stages.source(make_config(), tmp_path / "run")
+                train(make_config(), tmp_path / "run")
+        train(make_config(), tmp_path / "run")
         assert_same_run(tmp_path / "run", source_run)
 
     def test_a_signal_before_the_first_step_starts_again(
@@ -122,12 +122,14 @@ class TestSignals:
         capfd,
     ):
         with monkeypatch.context() as patch:
-            patch.setattr("mpt.before.predict", lambda *_, **__: signal.raise_signal(signal.SIGINT))
+            patch.setattr(
+                "mpt.training.start_scores.predict", lambda *_, **__: signal.raise_signal(signal.SIGINT)
+            )
             with pytest.raises(Interrupted):
-                stages.source(make_config(), tmp_path / "run")
+                train(make_config(), tmp_path / "run")
         assert "stopped before anything was trained" in capfd.readouterr().err
         assert not (tmp_path / "run" / "checkpoints" / "last.ckpt").exists()
-        stages.source(make_config(), tmp_path / "run")
+        train(make_config(), tmp_path / "run")
         assert_same_run(tmp_path / "run", source_run)
 
     def test_handlers_of_before_are_back(self):
@@ -152,9 +154,9 @@ class TestFailures:
         with monkeypatch.context() as patch:
             at_batch(patch, 13, out_of_memory)
             with pytest.raises(torch.OutOfMemoryError):
-                stages.source(config, tmp_path / "run")
+                train(config, tmp_path / "run")
         assert read_checkpoint(tmp_path / "run" / "checkpoints" / "last.ckpt")["global_step"] == 3
-        stages.source(config, tmp_path / "run")
+        train(config, tmp_path / "run")
         assert_same_run(tmp_path / "run", whole_accumulated)
 
     def test_a_loss_that_is_not_finite_is_met_again(self, make_config, tmp_path, monkeypatch):
@@ -169,7 +171,7 @@ class TestFailures:
         monkeypatch.setattr(MPTModule, "losses", broken)
         for _ in range(2):
             with pytest.raises(ValueError, match="step 4: the loss is not finite"):
-                stages.source(make_config(), tmp_path / "run")
+                train(make_config(), tmp_path / "run")
             checkpoint = read_checkpoint(tmp_path / "run" / "checkpoints" / "last.ckpt")
             assert checkpoint["global_step"] == 3
             assert all(tensor.isfinite().all() for tensor in checkpoint["adapter"].values())
@@ -178,21 +180,21 @@ class TestFailures:
         # A run that was killed right after its checkpoint: what is on the disk then.
         code = (
             "import os, signal, sys\n"
-            "from mpt import callbacks\n"
+            "from mpt.training import callbacks\n"
             "save = callbacks.LastCheckpoint._save\n"
             "def killed(self, trainer):\n"
             "    save(self, trainer)\n"
             "    os.kill(os.getpid(), signal.SIGKILL)\n"
             "callbacks.LastCheckpoint._save = killed\n"
-            "from mpt import stages\n"
+            "from mpt.training.train import train\n"
             "import pathlib, pickle\n"
-            "stages.source(pickle.load(open(sys.argv[1], 'rb')), pathlib.Path(sys.argv[2]))\n"
+            "train(pickle.load(open(sys.argv[1], 'rb')), pathlib.Path(sys.argv[2]))\n"
         )
         (tmp_path / "config.pickle").write_bytes(pickle.dumps(make_config()))
         command = [sys.executable, "-c", code, tmp_path / "config.pickle", tmp_path / "run"]
         killed = subprocess.run(list(map(str, command)), cwd=ROOT, capture_output=True, timeout=120)
         assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()
-        stages.source(make_config(), tmp_path / "run")
+        train(make_config(), tmp_path / "run")
         assert_same_run(tmp_path / "run", source_run)
 
     def test_seconds_of_training_add_up(self, make_config, tmp_path, monkeypatch):
@@ -203,8 +205,8 @@ class TestFailures:
         with monkeypatch.context() as patch:
             at_batch(patch, 3, slowly)
             with pytest.raises(Interrupted):
-                stages.source(make_config(), tmp_path / "run")
-        metrics = stages.source(make_config(), tmp_path / "run")
+                train(make_config(), tmp_path / "run")
+        metrics = train(make_config(), tmp_path / "run")
         assert metrics["seconds"]["fit"] > 1.0
         with (tmp_path / "run" / "metrics.csv").open() as file:
             seconds = [float(line["seconds"]) for line in csv.DictReader(file)]
@@ -219,7 +221,7 @@ class TestFiles:
         good = path.read_bytes()
         code = (
             "import resource, sys, torch\n"
-            "from mpt.checkpoint import AtomicCheckpointIO\n"
+            "from mpt.run.checkpoint import AtomicCheckpointIO\n"
             "resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 16, 1 << 16))\n"
             "import signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
             "try:\n"
@@ -242,15 +244,15 @@ class TestFiles:
         with monkeypatch.context() as patch:
             at_batch(patch, 4, lambda: signal.raise_signal(signal.SIGINT))
             with pytest.raises(Interrupted):
-                stages.source(make_config(), tmp_path / "run")
+                train(make_config(), tmp_path / "run")
         path = tmp_path / "run" / name
         path.write_bytes(path.read_bytes()[: path.stat().st_size // 2] + b"\x00{")
         with pytest.raises(
             ValueError, match=rf"{path}: damaged, .*; resume=never starts the run again"
         ) as found:
-            stages.source(make_config(), tmp_path / "run")
+            train(make_config(), tmp_path / "run")
         assert "\n" not in str(found.value)
-        stages.source(make_config(resume="never"), tmp_path / "run")
+        train(make_config(resume="never"), tmp_path / "run")
 
     def test_early_stopping_stays_stopped(self, make_config, tmp_path, monkeypatch):
         changes = {"trainer__max_steps": 60, "evaluation__patience": 1, "optim__lr_prompt": 0.0}
@@ -260,10 +262,10 @@ class TestFiles:
             raise KeyError("after the training")
 
         with monkeypatch.context() as patch:
-            patch.setattr("mpt.outcome.measure", stopped)
+            patch.setattr("mpt.training.train.measure", stopped)
             with pytest.raises(KeyError):
-                stages.source(config, tmp_path / "run")
-        assert stages.source(config, tmp_path / "run")["steps"] == 6
+                train(config, tmp_path / "run")
+        assert train(config, tmp_path / "run")["steps"] == 6
 
 
 @pytest.mark.slow

@@ -5,8 +5,8 @@ import sys
 
 import pytest
 
-from mpt import cli
 from mpt.backbone.causal import FAMILY
+from mpt.cli import main as cli
 from mpt.run.folder import read_config
 from mpt.run.record import read_metrics
 

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mpt.config import SAMPLINGS, MixtureConfig
-from mpt.mixture import Mixture, sampling_rates
+from mpt.data.mixture import Mixture, sampling_rates
 
 SIZES = st.lists(st.integers(1, 40), min_size=2, max_size=6)
 

@@ -11,15 +11,15 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from mpt.answering.answers import predict
 from mpt.backbone import load_backbone
-from mpt.callbacks import BestPrompt
 from mpt.config import BackboneConfig, MixtureConfig, OptimConfig, TaskConfig
-from mpt.data import MixtureDataModule
+from mpt.data.data_module import MixtureDataModule
 from mpt.inputs import Inputs
-from mpt.module import MPTModule
-from mpt.predict import predict
 from mpt.prompt import MultitaskPromptEmbedding, MultitaskPromptTuningConfig
 from mpt.tasks import Example
+from mpt.training.callbacks import BestPrompt
+from mpt.training.module import MPTModule
 
 NOUNS = ["hat", "mill", "drum", "bell", "harp", "lamp", "goat", "duck", "coat", "boot", "rope", "cake"]
 
@@ -85,7 +85,7 @@ def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
 
 
 def whole_batch(module: MPTModule, pairs: list[tuple[int, int]]) -> dict[str, Any]:
-    from mpt.batches import collate
+    from mpt.data.batches import collate
 
     rows = module.data.training_examples
     tokens = torch.zeros(len(rows))

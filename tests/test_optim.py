@@ -1,4 +1,4 @@
-"""RowAdamW against torch.optim.AdamW, and against one torch.optim.AdamW per learner."""
+"""PerLearnerAdamW against torch.optim.AdamW, and against one torch.optim.AdamW per learner."""
 
 import math
 
@@ -7,8 +7,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mpt import optim
-from mpt.optim import RowAdamW
+from mpt.training import optim
+from mpt.training.optim import PerLearnerAdamW
 
 SETTINGS = {"lr": 0.05, "betas": (0.9, 0.99), "eps": 1e-8, "weight_decay": 0.1}
 
@@ -28,7 +28,10 @@ def give_grads(params, seed, absent=(), learners=1):
 
 def test_all_present_is_adamw():
     ours, theirs = make_params((6, 4), (3, 2, 5)), make_params((6, 4), (3, 2, 5))
-    optimizer, reference = RowAdamW(ours, learners=3, **SETTINGS), torch.optim.AdamW(theirs, **SETTINGS)
+    optimizer, reference = (
+        PerLearnerAdamW(ours, learners=3, **SETTINGS),
+        torch.optim.AdamW(theirs, **SETTINGS),
+    )
     for seed in range(30):
         give_grads(ours, seed)
         give_grads(theirs, seed)
@@ -46,7 +49,7 @@ def test_of_many_learners_only_those_that_are_there_are_computed(schedule, clip)
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(optim, "MANY", many)
             params = make_params((16, 3), (8, 2, 2))
-            optimizer = RowAdamW([{"params": params, "learners": 8, "clip": clip}], **SETTINGS)
+            optimizer = PerLearnerAdamW([{"params": params, "learners": 8, "clip": clip}], **SETTINGS)
             for seed, present in enumerate(schedule):
                 give_grads(params, seed, absent=set(range(8)) - present, learners=8)
                 optimizer.step()
@@ -73,7 +76,7 @@ def test_each_learner_is_an_adamw_of_its_own(schedule, clip, beta1):
         [torch.nn.Parameter(param.detach().view(learners, -1)[row].clone()) for param in params]
         for row in range(learners)
     ]
-    optimizer = RowAdamW([{"params": params, "learners": learners, "clip": clip}], **changed)
+    optimizer = PerLearnerAdamW([{"params": params, "learners": learners, "clip": clip}], **changed)
     references = [torch.optim.AdamW(rows, **changed) for rows in alone]
     for seed, present in enumerate(schedule):
         give_grads(params, seed, absent=set(range(learners)) - present, learners=learners)
@@ -91,7 +94,7 @@ def test_each_learner_is_an_adamw_of_its_own(schedule, clip, beta1):
 
 def test_absent_learner_does_not_move():
     params = make_params((3, 4), (3, 2, 2))
-    optimizer = RowAdamW(params, learners=3, **SETTINGS)
+    optimizer = PerLearnerAdamW(params, learners=3, **SETTINGS)
     give_grads(params, 0)
     optimizer.step()
     before = [param.detach().clone() for param in params]
@@ -109,7 +112,7 @@ def test_absent_learner_does_not_move():
 
 def test_learner_with_a_gradient_in_one_parameter_is_present():
     cols, rows = make_params((2, 3), (2, 3))
-    optimizer = RowAdamW([cols, rows], learners=2, **SETTINGS)
+    optimizer = PerLearnerAdamW([cols, rows], learners=2, **SETTINGS)
     before = cols.detach().clone()
     cols.grad, rows.grad = torch.zeros(2, 3), torch.tensor([[0.0] * 3, [1e-30] * 3])
     optimizer.step()
@@ -120,7 +123,9 @@ def test_learner_with_a_gradient_in_one_parameter_is_present():
 
 def test_clip_is_per_learner_and_over_the_group():
     cols, rows = make_params((2, 2), (2, 2))
-    optimizer = RowAdamW([cols, rows], learners=2, clip=1.0, lr=1.0, betas=(0.9, 0.99), weight_decay=0.0)
+    optimizer = PerLearnerAdamW(
+        [cols, rows], learners=2, clip=1.0, lr=1.0, betas=(0.9, 0.99), weight_decay=0.0
+    )
     cols.grad = torch.tensor([[30.0, 0.0], [0.3, 0.0]])
     rows.grad = torch.tensor([[40.0, 0.0], [0.0, 0.4]])
     optimizer.step()
@@ -132,7 +137,7 @@ def test_clip_is_per_learner_and_over_the_group():
 
 def test_frozen_parameter_and_its_group_stay():
     frozen, free = make_params((2, 2), (2, 2))
-    optimizer = RowAdamW([{"params": [frozen]}, {"params": [free]}], learners=2, **SETTINGS)
+    optimizer = PerLearnerAdamW([{"params": [frozen]}, {"params": [free]}], learners=2, **SETTINGS)
     before = frozen.detach().clone()
     give_grads([free], 0)
     optimizer.step()
@@ -147,11 +152,11 @@ def test_state_dict_round_trip_is_exact():
             optimizer.step()
 
     straight, first = make_params((3, 4), (6, 2)), make_params((3, 4), (6, 2))
-    one, two = (RowAdamW(params, learners=3, clip=1.0, **SETTINGS) for params in (straight, first))
+    one, two = (PerLearnerAdamW(params, learners=3, clip=1.0, **SETTINGS) for params in (straight, first))
     train(straight, one, range(10))
     train(first, two, range(4))
     resumed = [torch.nn.Parameter(param.detach().clone()) for param in first]
-    three = RowAdamW(resumed, learners=3)
+    three = PerLearnerAdamW(resumed, learners=3)
     three.load_state_dict(two.state_dict())
     train(resumed, three, range(4, 10))
     assert all(torch.equal(a, b) for a, b in zip(straight, resumed, strict=True))
@@ -159,7 +164,9 @@ def test_state_dict_round_trip_is_exact():
 
 def test_schedule_scales_each_group():
     first, second = make_params((1, 1), (1, 1))
-    optimizer = RowAdamW([{"params": [first], "lr": 0.4}, {"params": [second], "lr": 0.2}], weight_decay=0.0)
+    optimizer = PerLearnerAdamW(
+        [{"params": [first], "lr": 0.4}, {"params": [second], "lr": 0.2}], weight_decay=0.0
+    )
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 0.5)
     before = [first.item(), second.item()]
     first.grad = second.grad = torch.ones(1, 1)
@@ -171,7 +178,7 @@ def test_schedule_scales_each_group():
 
 def test_closure_is_run_with_gradients():
     (param,) = make_params((2, 2))
-    optimizer = RowAdamW([param], learners=2)
+    optimizer = PerLearnerAdamW([param], learners=2)
 
     def closure():
         optimizer.zero_grad()
@@ -197,12 +204,12 @@ def test_closure_is_run_with_gradients():
 )
 def test_bad_arguments(changes, message):
     with pytest.raises(ValueError, match=message):
-        RowAdamW(make_params((3, 2)), **changes)
+        PerLearnerAdamW(make_params((3, 2)), **changes)
 
 
 def test_sparse_gradient_is_refused():
     embedding = torch.nn.Embedding(3, 2, sparse=True)
-    optimizer = RowAdamW(embedding.parameters(), learners=3)
+    optimizer = PerLearnerAdamW(embedding.parameters(), learners=3)
     embedding(torch.tensor([1])).sum().backward()
     with pytest.raises(ValueError, match="sparse"):
         optimizer.step()

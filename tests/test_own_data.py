@@ -18,7 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
-from mpt import cli
+from mpt.cli import main as cli
 from mpt.config import RowsConfig, TaskConfig
 from mpt.config_dirs import anchor_paths
 from mpt.tasks import check_task, load_split

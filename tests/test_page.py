@@ -17,7 +17,7 @@ import pytest
 
 from mpt.report.__main__ import main
 from mpt.run.record import write_csv, write_lines
-from mpt.sweep import Outcome
+from mpt.sweep.sweep_record import Outcome
 from tests.test_report import write_run
 
 SCRIPT = "<script>document.title='broken'</script>"

@@ -9,6 +9,10 @@ import zipfile
 from pathlib import Path
 
 import pytest
+import yaml
+from omegaconf import OmegaConf
+
+from mpt.config import RunConfig
 
 ROOT = Path(__file__).resolve().parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
@@ -49,7 +53,7 @@ def test_wheel_carries_the_configuration_and_the_world(wheel):
 
 def test_the_unpacked_wheel_runs_without_the_checkout(wheel, tmp_path):
     zipfile.ZipFile(wheel).extractall(tmp_path)
-    code = "import sys; sys.argv = ['mpt', '--help']; from mpt import cli; print(cli.CONF); cli.main()"
+    code = "import sys; sys.argv = ['mpt', '--help']; from mpt.cli import main as cli; print(cli.CONF); cli.main()"
     environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
     done = subprocess.run(
         [sys.executable, "-c", code],
@@ -125,3 +129,23 @@ def test_first_lines_of_configurations_say_how_to_use_them():
     for path in (ROOT / "conf").glob("*/*.yaml"):
         head = path.read_text().splitlines()[:3]
         assert any(re.search(r"python train\.py", line) for line in head), path
+
+
+def test_defaults_are_the_same_in_both_places():
+    shipped = yaml.safe_load((ROOT / "conf" / "train.yaml").read_text())
+    typed = OmegaConf.to_container(OmegaConf.structured(RunConfig))
+    compared = 0
+
+    def compare(values, defaults, path):
+        nonlocal compared
+        for key, value in values.items():
+            if isinstance(value, dict):
+                compare(value, defaults[key], f"{path}{key}.")
+            elif not str(value).startswith("${"):
+                assert defaults[key] == value, f"{path}{key}: conf/train.yaml and mpt/config.py differ"
+                compared += 1
+
+    for section in ("defaults", "hydra"):
+        shipped.pop(section)
+    compare(shipped, typed, "")
+    assert compared > 30

@@ -6,8 +6,9 @@ import pytest
 import torch
 from transformers import AutoModelForSeq2SeqLM
 
-from mpt import PromptedModel, stages
+from mpt import PromptedModel
 from mpt.run.record import read_metrics
+from mpt.training.train import train
 
 
 @pytest.fixture(scope="module")
@@ -80,7 +81,7 @@ def test_a_baseline_answers_as_its_run(name, make_config, source_run, tmp_path):
         prompt__init="RANDOM",
         **settings[name],
     )
-    stages.target(config, tmp_path / "run")
+    train(config, tmp_path / "run")
     tasks, texts, answers = zip(*predictions(tmp_path / "run"), strict=True)
     assert PromptedModel.load(tmp_path / "run").generate(texts, tasks, max_new_tokens=8) == list(answers)
 
@@ -114,7 +115,7 @@ class TestWhatItRefuses:
             "target", ["one"], method__name="full", prompt__form="independent", prompt__init="RANDOM",
             trainer__max_steps=1,
         )  # fmt: skip
-        stages.target(config, tmp_path / "run")
+        train(config, tmp_path / "run")
         assert read_metrics(tmp_path / "run")
         with pytest.raises(ValueError, match=r"adapter: holds weights, not prompts; load LoRA with peft"):
             PromptedModel.load(tmp_path / "run")

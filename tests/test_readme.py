@@ -12,8 +12,9 @@ import hydra
 import pytest
 import yaml
 
-from mpt import cli, help
-from mpt.check import check
+from mpt.cli import help
+from mpt.cli import main as cli
+from mpt.cli.check import check
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")

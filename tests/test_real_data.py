@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from mpt.cli import CONF, run, typed
+from mpt.cli.main import CONF, run, typed
 from mpt.run.record import read_metrics
 from mpt.world import rows as world_rows
 from tests.conftest import make_t5
@@ -52,7 +52,7 @@ def data_root(tmp_path: Path) -> Path:
 def test_three_real_data_sets_run_through(data_root: Path, tmp_path: Path) -> None:
     import hydra
 
-    from mpt import cli
+    from mpt.cli import main as cli
 
     cli.register()
     backbone = make_t5(tmp_path / "t5", [sentence(Random(1), 2000)], **T5_SMALL)

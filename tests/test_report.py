@@ -18,7 +18,7 @@ from mpt.report.figures import dodge
 from mpt.report.gather import default_groups, find_failures
 from mpt.run.folder import write_config
 from mpt.run.record import add_average, write_csv, write_lines, write_metrics
-from mpt.sweep import Outcome
+from mpt.sweep.sweep_record import Outcome
 
 SCORES = {
     ("average", 0): {"a": 0.5, "b": 0.1},

@@ -9,7 +9,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from mpt import stages
+from mpt.training.train import train
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "experiments" / "serving"))
 
@@ -40,7 +40,7 @@ def run(make_config, causal_folder, tmp_path, monkeypatch):
     vllm = ModuleType("vllm")
     vllm.__dict__.update(LLM=LLM, SamplingParams=lambda **settings: SimpleNamespace(**settings))
     monkeypatch.setitem(sys.modules, "vllm", vllm)
-    stages.source(
+    train(
         make_config(
             backbone__path=str(causal_folder("llama")),
             optim__lr_prompt=0.1,

@@ -9,7 +9,7 @@ from mpt.backbone import load_backbone
 from mpt.config import BackboneConfig
 from mpt.inputs import Inputs
 from mpt.prompt import MultitaskPromptEmbedding, MultitaskPromptTuningConfig
-from mpt.similarity import source_losses, source_weights, task_cosines, write_similarity
+from mpt.training.similarity import source_losses, source_weights, task_cosines, write_similarity
 
 
 def prompt(form: str = "product", tasks: int = 3) -> MultitaskPromptEmbedding:

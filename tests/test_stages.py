@@ -13,14 +13,15 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from mpt import similarity, stages
+from mpt.answering.answers import condition
 from mpt.artifact import load_prompt
 from mpt.backbone import load_backbone
-from mpt.build import build_prompt
-from mpt.module import MPTModule
-from mpt.predict import condition
 from mpt.run.folder import finished, read_config, state_of
 from mpt.run.record import read_metrics
+from mpt.training import similarity
+from mpt.training.build import build_prompt
+from mpt.training.module import MPTModule
+from mpt.training.train import load, train
 from tests.runs import assert_equal, curves, tensors
 
 
@@ -29,7 +30,7 @@ def teachers(make_config, tmp_path_factory):
     """One run of teachers for all tests that only read it."""
     folder = tmp_path_factory.mktemp("runs") / "teachers"
     config = make_config("teachers", **as_teachers())
-    stages.teachers(config, folder)
+    train(config, folder)
     return folder
 
 
@@ -108,7 +109,7 @@ class TestWhatARunLeaves:
 class TestTarget:
     def test_draw_is_kept(self, source_run, make_config, tmp_path):
         config = make_config("target", ["two"], source=str(source_run), few_shot__k=2, **average())
-        metrics = stages.target(config, tmp_path / "run")
+        metrics = train(config, tmp_path / "run")
         draws = json.loads((tmp_path / "run" / "draws.json").read_text())
         assert draws.keys() == {"train", "validation", "digests"}
         assert len({*draws["train"]["two"], *draws["validation"]["two"]}) == 4
@@ -119,7 +120,7 @@ class TestTarget:
     def test_frozen_prompt_stays_that_of_the_source(self, source_run, make_config, tmp_path):
         changes = average() | {"prompt__freeze_shared": True}
         config = make_config("target", ["two"], source=str(source_run), **changes)
-        metrics = stages.target(config, tmp_path / "run")
+        metrics = train(config, tmp_path / "run")
         before, after = tensors(source_run), tensors(tmp_path / "run")
         assert torch.equal(before["prompt_embeddings"], after["prompt_embeddings"])
         assert not torch.equal(before["prefix_task_cols"].mean(0)[None], after["prefix_task_cols"])
@@ -144,7 +145,7 @@ class TestTarget:
     def test_nearest_task_is_the_one_whose_rows_these_are(self, source_run, make_config, tmp_path):
         changes = {"prompt__init": "NEAREST_SOURCE_TASK", "trainer__max_steps": 1, "few_shot__k": 2}
         config = make_config("target", ["one", "two"], source=str(source_run), **changes)
-        metrics = stages.target(config, tmp_path / "run")
+        metrics = train(config, tmp_path / "run")
         saved = load_prompt(source_run)
         for task, weights in metrics["source_weights"].items():
             assert sorted(weights.values()) == [0.0, 1.0]
@@ -155,7 +156,7 @@ class TestTarget:
                     "prompt__init": "EXACT_SOURCE_TASK", "prompt__init_task": name}))  # fmt: skip
                 backbone = load_backbone(exact.backbone)
                 prompt = prompt_of(exact, backbone, saved)
-                data = stages.load(exact).data
+                data = load(exact).data
                 module = MPTModule(backbone, prompt, data, list(exact.tasks.values()), exact.optim, 1).eval()
                 (batch,) = data.eval_loader("train")
                 inputs = condition(module.adapter, backbone, batch)
@@ -167,7 +168,7 @@ class TestTarget:
         run = tmp_path / "run"
         config = make_config("target", ["three"], source=str(source_run), **changes)
         config.tasks["three"].rows.files = config.tasks["three"].rows.files.replace("three", "two")
-        stages.target(config, run)
+        train(config, run)
         old, extended = load_prompt(source_run), load_prompt(run)
         assert extended.task_names == ["one", "two", "three"]
         assert extended.task_weights == {"one": 1.0, "two": 1.0, "three": 1.0}
@@ -188,17 +189,17 @@ class TestTarget:
     def alone(self, make_config, source_run, tmp_path, config):
         """The new task's prompt from the same run without extending."""
         config.prompt.extend = False
-        stages.target(config, tmp_path / "alone")
+        train(config, tmp_path / "alone")
         return load_prompt(tmp_path / "alone").prompt.prompts()[0]
 
     def test_another_rank_of_the_same_source(self, source_run, make_config, tmp_path):
         changes = average() | {"prompt__num_ranks": 3, "trainer__max_steps": 1}
-        stages.target(make_config("target", ["two"], source=str(source_run), **changes), tmp_path / "run")
+        train(make_config("target", ["two"], source=str(source_run), **changes), tmp_path / "run")
         assert tensors(tmp_path / "run")["prefix_task_cols"].shape[2] == 3
 
     def test_a_fresh_prompt_is_a_baseline(self, make_config, tmp_path):
         config = make_config("target", ["one"], prompt__form="independent", prompt__init="RANDOM")
-        metrics = stages.target(config, tmp_path / "run")
+        metrics = train(config, tmp_path / "run")
         assert metrics["parameters"]["ratio"] == 1.0
 
     def test_another_backbone_is_refused(self, source_run, make_config, tmp_path, tiny_t5_folder):
@@ -207,26 +208,26 @@ class TestTarget:
             "target", ["one"], source=str(source_run), backbone__path=str(other), **average()
         )
         with pytest.raises(ValueError, match=r"fingerprint .*only with the backbone it was trained with"):
-            stages.target(config, tmp_path / "run")
+            train(config, tmp_path / "run")
         assert not (tmp_path / "run").exists()
 
     def test_another_length_is_refused(self, source_run, make_config, tmp_path):
         changes = average() | {"prompt__num_virtual_tokens": 7}
         config = make_config("target", ["one"], source=str(source_run), **changes)
         with pytest.raises(ValueError, match=r"has 4 tokens, .* is 7; use prompt\.num_virtual_tokens=4"):
-            stages.target(config, tmp_path / "run")
+            train(config, tmp_path / "run")
 
     def test_a_folder_without_a_prompt_is_refused(self, make_config, tmp_path):
         config = make_config("target", ["one"], source=str(tmp_path), **average())
         with pytest.raises(FileNotFoundError, match="no saved prompt"):
-            stages.target(config, tmp_path / "run")
+            train(config, tmp_path / "run")
 
     def test_a_finished_run_notices_that_its_source_is_another(self, source_run, make_config, tmp_path):
         config = make_config("target", ["one"], source=str(tmp_path / "source"), **average())
         (tmp_path / "source").mkdir()
         for path in (source_run / "prompt").iterdir():
             (tmp_path / "source" / path.name).write_bytes(path.read_bytes())
-        stages.target(config, tmp_path / "run")
+        train(config, tmp_path / "run")
         values = dataclasses.asdict(config)
         assert finished(tmp_path / "run", values) is not None
         (tmp_path / "source" / "adapter_model.safetensors").write_bytes(b"another")
@@ -245,7 +246,7 @@ class TestTarget:
         config = make_config("target", ["two"], source=str(path), **changes)
         prompt = prompt_of(config, load_backbone(config.backbone), load_prompt(path))
         assert torch.equal(prompt.prompts()[0], load_prompt(source_run).prompt.prompts()[1])
-        assert stages.target(config, tmp_path / "run")["steps"] == 1
+        assert train(config, tmp_path / "run")["steps"] == 1
         assert finished(tmp_path / "run", dataclasses.asdict(config)) is not None
 
     def test_a_file_with_the_shared_prompt_alone(self, source_run, make_config, tmp_path):
@@ -266,24 +267,24 @@ class TestTarget:
         assert prompt.task_groups.tolist() == [0, 1, 0]
         for group in prompt.embedding.weight.view(2, 4, -1):
             assert torch.equal(group, tensors(source_run)["prompt_embeddings"])
-        stages.target(config, tmp_path / "run")
+        train(config, tmp_path / "run")
         first, second = load_prompt(tmp_path / "run").prompt.embedding.weight.view(2, 4, -1)
         assert not torch.equal(first, second)
 
     @pytest.mark.parametrize("init", ["NEAREST_SOURCE_TASK", "WEIGHTED_SOURCE_TASKS"])
     def test_similar_source_prompts_start_a_plain_target(self, make_config, tmp_path, init):
-        library = stages.source(make_config(prompt__form="independent"), tmp_path / "library")
+        library = train(make_config(prompt__form="independent"), tmp_path / "library")
         assert library["parameters"]["ratio"] == 1.0
         changes = {"form": "independent", "init": init, "source_scores": "similarity", "embedding_steps": 2}
         changes = {f"prompt__{key}": value for key, value in changes.items()}
         config = make_config("target", ["two"], source=str(tmp_path / "library"), **changes)
-        metrics = stages.target(config, tmp_path / "run")
+        metrics = train(config, tmp_path / "run")
         weights = metrics["source_weights"]["two"]
         assert sum(weights.values()) == pytest.approx(1.0)
         assert (max(weights.values()) == 1.0) == (init == "NEAREST_SOURCE_TASK")
 
     def test_the_generic_prompt_of_a_mixture_starts_a_plain_target(self, make_config, tmp_path):
-        stages.source(make_config(prompt__form="single"), tmp_path / "generic")
+        train(make_config(prompt__form="single"), tmp_path / "generic")
         saved = load_prompt(tmp_path / "generic").prompt
         assert torch.equal(*saved.prompts())
         assert not (tmp_path / "generic" / "similarity.csv").exists()
@@ -313,7 +314,7 @@ class TestMethods:
     @pytest.mark.parametrize("name", METHODS)
     def test_leaves_an_adapter_in_place_of_a_prompt(self, name, make_config, source_run, tmp_path):
         config = make_config("target", ["one"], **method(name, source_run))
-        metrics = stages.target(config, tmp_path / "run")
+        metrics = train(config, tmp_path / "run")
         assert not (tmp_path / "run" / "prompt").exists()
         assert (tmp_path / "run" / "adapter").is_dir()
         assert metrics["parameters"]["trained"] > 0
@@ -329,7 +330,7 @@ class TestMethods:
         config = make_config("target", ["one"], **method(name, source_run), **loggers, trainer__max_steps=1)
         with warnings.catch_warnings():
             warnings.filterwarnings("error", "loggers: ")
-            stages.target(config, tmp_path / "run")
+            train(config, tmp_path / "run")
         assert (tmp_path / "run" / "metrics.json").is_file()
         # The artifact's files lie with the run.
         assert list((tmp_path / "run" / "wandb").rglob("artifacts/staging/*"))
@@ -339,7 +340,7 @@ class TestMethods:
         self, name, make_config, source_run, tmp_path, monkeypatch
     ):
         config = make_config("target", ["one"], **method(name, source_run))
-        stages.target(config, tmp_path / "whole")
+        train(config, tmp_path / "whole")
         step = MPTModule.training_step
 
         def interrupted(self, batch, batch_idx):
@@ -349,16 +350,16 @@ class TestMethods:
 
         monkeypatch.setattr(MPTModule, "training_step", interrupted)
         with pytest.raises(SystemExit):
-            stages.target(config, tmp_path / "run")
+            train(config, tmp_path / "run")
         monkeypatch.setattr(MPTModule, "training_step", step)
-        stages.target(config, tmp_path / "run")
+        train(config, tmp_path / "run")
         (file,) = (tmp_path / "run" / "adapter").glob("*.safetensors")
         assert_equal(load_file(file), load_file(tmp_path / "whole" / "adapter" / file.name))
 
     def test_the_oracle_is_that_of_the_untouched_backbone(self, make_config, source_run, tmp_path):
         config = make_config("target", ["one"], **method("full", source_run))
         prompt = make_config("target", ["one"], prompt__init="RANDOM")
-        full, mpt = (stages.target(each, tmp_path / name) for name, each in (("f", config), ("p", prompt)))
+        full, mpt = (train(each, tmp_path / name) for name, each in (("f", config), ("p", prompt)))
         assert full["test"]["one"]["oracle"] == mpt["test"]["one"]["oracle"]
 
 
@@ -377,10 +378,10 @@ class TestSideBySide:
             "few_shot__k": 2,
         }
         own = {} if form == "independent" else {"prompt__groups": [["one"], ["two"]]}
-        both = stages.target(make_config("target", ["one", "two"], **shared, **own), tmp_path / "both")
+        both = train(make_config("target", ["one", "two"], **shared, **own), tmp_path / "both")
         together = load_prompt(tmp_path / "both").prompt.prompts()
         for task, name in enumerate(("one", "two")):
-            alone = stages.target(make_config("target", [name], **shared), tmp_path / name)
+            alone = train(make_config("target", [name], **shared), tmp_path / name)
             prompt = load_prompt(tmp_path / name).prompt.prompts()[0]
             torch.testing.assert_close(together[task], prompt, atol=1e-5, rtol=1e-4)
             assert both["best_step"][name] == alone["best_step"][name]
@@ -393,14 +394,14 @@ class TestDistillation:
         assert both.config.form == "independent"
         for task, name in enumerate(("one", "two")):
             config = make_config("teachers", [name], **as_teachers())
-            metrics = stages.teachers(config, tmp_path / name)
+            metrics = train(config, tmp_path / name)
             alone = load_prompt(tmp_path / name).prompt.prompts()[0]
             torch.testing.assert_close(both.prompts()[task], alone, atol=1e-5, rtol=1e-4)
             assert read_metrics(teachers)["best_step"][name] == metrics["best_step"][name]
 
     def test_a_source_learns_from_its_teachers(self, teachers, make_config, source_run, tmp_path):
         config = make_config(distill=str(teachers))
-        stages.source(config, tmp_path / "run")
+        train(config, tmp_path / "run")
         assert not torch.equal(
             tensors(tmp_path / "run")["prompt_embeddings"], tensors(source_run)["prompt_embeddings"]
         )
@@ -412,7 +413,7 @@ class TestDistillation:
 
     def test_the_cache_changes_nothing(self, teachers, make_config, tmp_path):
         for name, cache in (("live", None), ("cached", str(tmp_path / "cache"))):
-            stages.source(make_config(distill=str(teachers), distillation__cache=cache), tmp_path / name)
+            train(make_config(distill=str(teachers), distillation__cache=cache), tmp_path / name)
         live, cached = tensors(tmp_path / "live"), tensors(tmp_path / "cached")
         for name, tensor in live.items():
             torch.testing.assert_close(cached[name], tensor, atol=1e-4, rtol=1e-3)
@@ -422,7 +423,7 @@ class TestDistillation:
     def test_a_finished_run_notices_that_its_teachers_are_others(self, teachers, make_config, tmp_path):
         shutil.copytree(teachers / "prompt", tmp_path / "teachers")
         config = make_config(distill=str(tmp_path / "teachers"), trainer__max_steps=1)
-        stages.source(config, tmp_path / "run")
+        train(config, tmp_path / "run")
         (tmp_path / "teachers" / "adapter_model.safetensors").write_bytes(b"another")
         with pytest.raises(ValueError, match=r"learned from .*teachers before that was trained anew"):
             finished(tmp_path / "run", dataclasses.asdict(config))
@@ -460,17 +461,17 @@ class TestExactness:
 
         monkeypatch.setattr(MPTModule, "training_step", interrupted)
         with pytest.raises(SystemExit) as stop:
-            stages.source(make_config(), tmp_path / "run")
+            train(make_config(), tmp_path / "run")
         assert stop.value.code == 143
         assert state_of(tmp_path / "run", dataclasses.asdict(make_config())) == "unfinished"
         monkeypatch.setattr(MPTModule, "training_step", whole)
-        stages.source(make_config(), tmp_path / "run")
+        train(make_config(), tmp_path / "run")
         assert_equal(tensors(tmp_path / "run"), tensors(source_run))
         assert curves(tmp_path / "run") == curves(source_run)
 
     def test_scoring_the_start_does_not_change_the_training(self, make_config, source_run, tmp_path):
         changes = {"evaluation__before": False, "evaluation__oracle": False}
-        metrics = stages.source(make_config(**changes), tmp_path / "run")
+        metrics = train(make_config(**changes), tmp_path / "run")
         assert_equal(tensors(tmp_path / "run"), tensors(source_run))
         assert metrics["test"]["one"].keys().isdisjoint({"before", "oracle"})
 
@@ -483,29 +484,29 @@ class TestExactness:
         backbone = shutil.copytree(tiny_t5_folder, tmp_path / "t5")
         config = make_config(backbone__path=str(backbone))
         with monkeypatch.context() as patch:
-            patch.setattr("mpt.outcome.measure", stopped)
+            patch.setattr("mpt.training.train.measure", stopped)
             with pytest.raises(KeyError):
-                stages.source(config, tmp_path / "run")
+                train(config, tmp_path / "run")
         shutil.rmtree(backbone)
         copy_with_other_weights(tiny_t5_folder, backbone)
         with pytest.raises(ValueError, match=r"began with other weights of .*; resume=never starts again"):
-            stages.source(config, tmp_path / "run")
+            train(config, tmp_path / "run")
 
     def test_resume_never_starts_again(self, make_config, source_run, tmp_path):
         shutil.copytree(source_run, tmp_path / "run")
         (tmp_path / "run" / "metrics.json").unlink()
         (tmp_path / "run" / "checkpoints" / "last.ckpt").write_bytes(b"of no use")
-        stages.source(make_config(resume="never"), tmp_path / "run")
+        train(make_config(resume="never"), tmp_path / "run")
         assert_equal(tensors(tmp_path / "run"), tensors(source_run))
 
     def test_dropout_is_the_backbones_to_say(self, make_config, source_run, tmp_path):
-        stages.source(make_config(backbone__dropout=False), tmp_path / "run")
+        train(make_config(backbone__dropout=False), tmp_path / "run")
         one, other = tensors(tmp_path / "run"), tensors(source_run)
         assert not torch.equal(one["prefix_task_cols"], other["prefix_task_cols"])
 
 
 def test_the_end_is_validated_between_two_validations(make_config, tmp_path):
-    stages.source(make_config(trainer__max_steps=5, evaluation__before=False), tmp_path / "run")
+    train(make_config(trainer__max_steps=5, evaluation__before=False), tmp_path / "run")
     with (tmp_path / "run" / "metrics.csv").open() as file:
         validated = [int(line["step"]) for line in csv.DictReader(file) if line["validation/average/score"]]
     assert len(validated) == 2
@@ -517,9 +518,9 @@ def test_results_come_before_what_decorates_them(broken, make_config, tmp_path, 
     def fail(*_, **__):
         raise MemoryError("42,000 pixels")
 
-    monkeypatch.setattr(f"mpt.outcome.{broken}", fail)
+    monkeypatch.setattr(f"mpt.training.results.{broken}", fail)
     with pytest.warns(UserWarning, match=r"MemoryError: 42,000 pixels; the results in .*run are complete"):
-        stages.source(make_config(trainer__max_steps=1), tmp_path / "run")
+        train(make_config(trainer__max_steps=1), tmp_path / "run")
     assert read_metrics(tmp_path / "run")["steps"] == 1
     assert load_prompt(tmp_path / "run").task_names == ["one", "two"]
 
@@ -546,7 +547,7 @@ def test_wandb_knows_what_the_run_is(make_config, tmp_path, monkeypatch):
     config = make_config(
         logger__wandb=True, logger__wandb_mode="offline", logger__group="seed=0,1-abcdef", few_shot__k=2
     )
-    stages.source(config, tmp_path / "run")
+    train(config, tmp_path / "run")
     (arguments,) = settings
     assert (arguments["group"], arguments["job_type"]) == ("seed=0,1-abcdef", "source")
     assert arguments["tags"] == ["one", "two", "prompt", "k=2"]
@@ -561,14 +562,14 @@ def test_words_that_the_backbone_does_not_know_are_warned_about(make_config, tmp
     with pytest.warns(
         UserWarning, match=r"tasks\.one: 0% of the input .* \d+% of the target tokens are unknown"
     ):
-        metrics = stages.source(config, tmp_path / "run")
+        metrics = train(config, tmp_path / "run")
     assert metrics["unknown"]["one"]["target"] > 0
     assert metrics["unknown"]["two"] == {"input": 0.0, "target": 0.0}
 
 
 def test_progress_without_a_terminal_is_lines(make_config, tmp_path, monkeypatch, capfd):
-    monkeypatch.setattr("mpt.progress.SECONDS_BETWEEN_LINES", 0.0)
-    stages.source(make_config(trainer__progress_bar=True), tmp_path / "run")
+    monkeypatch.setattr("mpt.run.progress.SECONDS_BETWEEN_LINES", 0.0)
+    train(make_config(trainer__progress_bar=True), tmp_path / "run")
     err = capfd.readouterr().err
     for line in (
         r"scoring the start: 1 of 2 batches, \d+(\.\d)? rows/s, \d+ s left",
@@ -584,14 +585,14 @@ def test_early_stopping(make_config, tmp_path):
     config = make_config(
         trainer__max_steps=60, evaluation__patience=1, optim__lr_prompt=0.0, optim__lr_factors=0.0
     )
-    metrics = stages.source(config, tmp_path / "run")
+    metrics = train(config, tmp_path / "run")
     assert metrics["steps"] == 6
 
 
 def test_tensorboard_holds_the_curves(make_config, tmp_path):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    stages.source(make_config(logger__tensorboard=True), tmp_path / "run")
+    train(make_config(logger__tensorboard=True), tmp_path / "run")
     curves = EventAccumulator(str(tmp_path / "run" / "tensorboard"))
     curves.Reload()
     assert [event.step for event in curves.Scalars("validation/one/loss")] == [3, 6]
@@ -606,7 +607,7 @@ def test_tensorboard_holds_the_curves(make_config, tmp_path):
 def test_tensorboard_holds_the_results(make_config, tmp_path):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    metrics = stages.source(make_config(logger__tensorboard=True), tmp_path / "run")
+    metrics = train(make_config(logger__tensorboard=True), tmp_path / "run")
     board = tmp_path / "run" / "tensorboard"
     found = EventAccumulator(str(board))
     found.Reload()
@@ -634,7 +635,7 @@ def test_wandb_has_a_table_per_task_and_says_what_the_prompt_is(make_config, tmp
 
     monkeypatch.setattr(wandb.Artifact, "__init__", remember)
     config = make_config(logger__wandb=True, logger__wandb_mode="offline")
-    metrics = stages.source(config, tmp_path / "run")
+    metrics = train(config, tmp_path / "run")
     files = {path.name for path in (tmp_path / "run" / "wandb").rglob("media/table/predictions/*.json")}
     assert {name.split("_")[0] for name in files} == {"one", "two"}
     (metadata,) = [each for each in made if each and "task_names" in each]
@@ -650,7 +651,7 @@ def test_wandb_offline_without_an_account(make_config, tmp_path, monkeypatch):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HOME", str(tmp_path))
     config = make_config(logger__wandb=True)
-    stages.source(config, tmp_path / "run")
+    train(config, tmp_path / "run")
     runs = list((tmp_path / "run" / "wandb").glob("offline-run-*"))
     assert len(runs) == 1
     assert wandb.run is None
@@ -659,11 +660,11 @@ def test_wandb_offline_without_an_account(make_config, tmp_path, monkeypatch):
 class TestRunFolder:
     def test_what_somebody_put_into_a_runs_folders_is_not_removed(self, make_config, tmp_path):
         config = make_config(trainer__max_steps=1)
-        stages.source(config, tmp_path / "run")
+        train(config, tmp_path / "run")
         notes = tmp_path / "run" / "predictions" / "notes.txt"
         notes.write_text("mine")
         with pytest.raises(ValueError, match=r"predictions: holds notes\.txt, which no run writes"):
-            stages.source(make_config(trainer__max_steps=1, overwrite=True), tmp_path / "run")
+            train(make_config(trainer__max_steps=1, overwrite=True), tmp_path / "run")
         assert notes.read_text() == "mine"
 
     def test_a_link_in_a_run_is_not_followed(self, make_config, tmp_path):
@@ -673,7 +674,7 @@ class TestRunFolder:
         (tmp_path / "run").mkdir()
         (tmp_path / "run" / "prompt").symlink_to(thesis)
         with pytest.raises(ValueError, match="prompt: is a link"):
-            stages.source(make_config(trainer__max_steps=1), tmp_path / "run")
+            train(make_config(trainer__max_steps=1), tmp_path / "run")
         assert (thesis / "thesis.tex").read_text() == "years of work"
 
 
@@ -687,13 +688,13 @@ class TestValidations:
             end(self)
 
         monkeypatch.setattr(MPTModule, "on_validation_epoch_end", count)
-        stages.source(make_config(trainer__max_steps=2, evaluation__validate_every=50), tmp_path / "short")
-        stages.source(make_config(trainer__max_steps=4, evaluation__validate_every=3), tmp_path / "long")
+        train(make_config(trainer__max_steps=2, evaluation__validate_every=50), tmp_path / "short")
+        train(make_config(trainer__max_steps=4, evaluation__validate_every=3), tmp_path / "long")
         assert seen == [2, 3, 4]
 
     def test_a_task_without_an_example_has_no_loss_in_that_step(self, make_config, tmp_path):
         config = make_config(trainer__batch_size=1, trainer__max_steps=8, evaluation__validate_every=8)
-        stages.source(config, tmp_path / "run")
+        train(config, tmp_path / "run")
         lines = curves(tmp_path / "run")
         cells = [(line["train/one/loss"], line["train/two/loss"]) for line in lines if line["train/loss"]]
         assert len(cells) == 8
@@ -707,7 +708,7 @@ def test_chosen_rows_do_not_follow_the_seed(make_config, tmp_path):
         config = make_config(
             seed=seed, evaluation__test_rows=2, evaluation__rows_seed=rows_seed, trainer__max_steps=1
         )
-        stages.source(config, folder)
+        train(config, folder)
         lines = (folder / "predictions" / "one.jsonl").read_text().splitlines()
         ids[seed, rows_seed] = [json.loads(line)["row_id"] for line in lines]
     assert ids[0, 0] == ids[1, 0] != ids[1, 5]
@@ -721,7 +722,7 @@ def test_sampled_answers_follow_the_seed_and_not_the_batch(make_config, tmp_path
             tasks=["one"], evaluation__batch_size=batch, seed=seed, trainer__max_steps=1, **sampled
         )
         config.optim.lr_prompt = config.optim.lr_factors = 0.0
-        stages.source(config, tmp_path / name)
+        train(config, tmp_path / name)
         lines = (tmp_path / name / "predictions" / "one.jsonl").read_text().splitlines()
         answers[name] = [json.loads(line)["prediction"] for line in lines]
     assert answers["a"] == answers["b"] != answers["c"]
@@ -741,7 +742,7 @@ class TestStartsOfBaselines:
     ):
         """SPoT compares prompts by their cosine, which would be that of their starts."""
         plain = {"prompt__form": "independent", "prompt__init": "VOCABULARY", "seed": 5}
-        stages.source(make_config(**plain, optim__lr_prompt=0.0, trainer__max_steps=1), tmp_path / "library")
+        train(make_config(**plain, optim__lr_prompt=0.0, trainer__max_steps=1), tmp_path / "library")
         library = load_prompt(tmp_path / "library").prompt.prompts()
         assert torch.equal(library[0], library[1])
         started = []
@@ -751,20 +752,20 @@ class TestStartsOfBaselines:
             started.append(module.adapter.prompts().detach().clone())
             return embed(module, trainer)
 
-        monkeypatch.setattr("mpt.build.task_embeddings", keep)
+        monkeypatch.setattr("mpt.training.build.task_embeddings", keep)
         target = self.NEAREST | {"seed": 1, "source": str(tmp_path / "library")}
-        stages.target(make_config("target", **target), tmp_path / "target")
+        train(make_config("target", **target), tmp_path / "target")
         assert torch.equal(started[0], library)
 
     def test_a_library_that_does_not_say_how_it_started_is_warned_of(self, make_config, source_run, tmp_path):
         target = self.NEAREST | {"source": str(source_run)}
         with pytest.warns(UserWarning, match="the source does not say how its prompts started"):
-            stages.target(make_config("target", **target), tmp_path / "target")
+            train(make_config("target", **target), tmp_path / "target")
 
     def test_attempts_own_prompt_starts_from_the_first_source_prompt(self, make_config, source_run, tmp_path):
         method = {"method__name": "attempt", "method__num_ranks": 2, "prompt__form": "independent"}
         start = {"prompt__init": "EXACT_SOURCE_TASK", "source": str(source_run), "optim__lr_prompt": 0.0}
-        stages.target(make_config("target", **method, **start, trainer__max_steps=1), tmp_path / "run")
+        train(make_config("target", **method, **start, trainer__max_steps=1), tmp_path / "run")
         own = load_file(tmp_path / "run" / "adapter" / "adapter.safetensors")["prompt"]
         first = load_prompt(source_run).prompt.prompts()[0]
         assert torch.allclose(own, first.expand_as(own), atol=1e-6)
@@ -773,7 +774,7 @@ class TestStartsOfBaselines:
 class TestSideFigures:
     def test_a_run_with_huge_numbers_keeps_its_results(self, make_config, tmp_path):
         changes = {"optim__lr_prompt": 1e10, "optim__lr_factors": 1e10, "optim__warmup": 0.0}
-        metrics = stages.source(make_config(**changes, trainer__max_steps=2), tmp_path / "run")
+        metrics = train(make_config(**changes, trainer__max_steps=2), tmp_path / "run")
         saved = read_metrics(tmp_path / "run")
         assert saved["test"]["average"]["score"] == metrics["test"]["average"]["score"]
         assert all(math.isfinite(value) for value in saved["moved"].values())
@@ -788,9 +789,9 @@ def test_teachers_of_other_rows_are_warned_of(make_config, rows_folder, tmp_path
         "trainer__max_steps": 1,
     }
     plain["evaluation__best"] = "task"
-    stages.teachers(make_config("teachers", **plain, data_root=str(root)), tmp_path / "teachers")
+    train(make_config("teachers", **plain, data_root=str(root)), tmp_path / "teachers")
     path = root / "one" / "train.jsonl"
     path.write_text(path.read_text().replace("red", "blue"))
     config = make_config(data_root=str(root), distill=str(tmp_path / "teachers"), trainer__max_steps=1)
     with pytest.warns(UserWarning, match="distill: the teachers of one were trained on other rows"):
-        stages.source(config, tmp_path / "source")
+        train(config, tmp_path / "source")

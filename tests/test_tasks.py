@@ -452,3 +452,15 @@ class TestChosenRows:
         test = load_split("t", config, "test")
         assert [each.label for each in test] != sorted(str(each.label) for each in test)
         assert sum(each.label == "loud" for each in choose_rows(test, 30, 0)) in (14, 15, 16)
+
+
+def test_a_tokenizer_whose_package_is_missing_is_named_before_the_run(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("mpt.tasks.check.find_spec", lambda name: None if name == "MeCab" else name)
+    config = TaskConfig(
+        rows=RowsConfig(world="sum"), input="{a}", target="{b}", metrics=["bleu"], metric_tokenizer="ja-mecab"
+    )
+    assert list(check_task("mt", config)) == [
+        "tasks.mt.metric_tokenizer: ja-mecab needs a package that is not here; pip install 'sacrebleu[ja]'"
+    ]

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from mpt import cli
 from mpt.backbone import TINY, Backbone, load_backbone
+from mpt.cli import main as cli
 from mpt.config import BackboneConfig
 from mpt.inputs import Inputs
 from mpt.run.record import read_metrics

@@ -14,11 +14,12 @@ import torch  # noqa: E402
 from hydra import compose, initialize_config_dir  # noqa: E402
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer  # noqa: E402
 
-from mpt import cli, metrics  # noqa: E402
+from mpt import metrics  # noqa: E402
 from mpt.backbone import TINY  # noqa: E402
-from mpt.batches import pad  # noqa: E402
+from mpt.cli import main as cli  # noqa: E402
 from mpt.config import FewShotConfig, TaskConfig  # noqa: E402
-from mpt.few_shot import draw  # noqa: E402
+from mpt.data.batches import pad  # noqa: E402
+from mpt.data.few_shot import draw  # noqa: E402
 from mpt.tasks import Example, load_split  # noqa: E402
 
 TASK, BATCH = "reply_polite", 32

@@ -22,9 +22,9 @@ from transformers import T5Config, T5ForConditionalGeneration  # noqa: E402
 from mpt.backbone import Tokenization, buckets, frozen  # noqa: E402
 from mpt.backbone.encoder_decoder import EncoderDecoder  # noqa: E402
 from mpt.inputs import Inputs  # noqa: E402
-from mpt.optim import RowAdamW  # noqa: E402
 from mpt.prompt import MultitaskPromptEmbedding, MultitaskPromptTuningConfig  # noqa: E402
 from mpt.report import markdown  # noqa: E402
+from mpt.training.optim import PerLearnerAdamW  # noqa: E402
 
 NEVER = 10**12
 MEMORY = ("peft", "whole", "parts", "recomputed")
@@ -68,7 +68,7 @@ def ours(*, checkpointing: bool = False) -> Callable[[Batch], None]:
     groups = [
         {"params": each.params, "learners": each.learners, "lr": 0.3} for each in prompt.learner_groups()
     ]
-    optimizer = RowAdamW(groups, clip=1.0)
+    optimizer = PerLearnerAdamW(groups, clip=1.0)
 
     def step(batch: Batch) -> None:
         inputs = Inputs(batch["input_ids"], batch["attention_mask"], prompt(None, batch["task_ids"]))
@@ -158,7 +158,7 @@ def time_tasks(count: int, rounds: int = 20) -> tuple[float, float]:
     groups = [
         {"params": each.params, "learners": each.learners, "lr": 0.3} for each in prompt.learner_groups()
     ]
-    optimizer = RowAdamW(groups, clip=1.0)
+    optimizer = PerLearnerAdamW(groups, clip=1.0)
     whole, alone = [], []
     for round_ in range(rounds):
         task_ids = torch.randperm(count, generator=torch.Generator().manual_seed(round_))[:8].repeat(4)

@@ -12,13 +12,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mpt.adapter import TensorBaseline
 from mpt.artifact.find import Kind, find
 from mpt.artifact.prompt_folder import FORMAT_VERSION, needs_own_tensors
 from mpt.artifact.save import BASELINE_VERSION
 from mpt.backbone import Backbone
-from mpt.baselines import BASELINES, TensorBaseline
 from mpt.errors import UserError
 from mpt.hub import local_copy
+from mpt.methods import METHODS, find_method
 from mpt.prompt import MultitaskPromptEmbedding, MultitaskPromptTuningConfig
 from mpt.prompt.source_file import read_tensors
 from mpt.prompt.tensors import NAMES, as_residual, check_tensors
@@ -94,21 +95,22 @@ def load_baseline(folder: str | Path) -> tuple[TensorBaseline, dict[str, Any]]:
     kind, place = find(Path(folder)) or (None, None)
     if place is None or kind is not Kind.BASELINE:
         raise FileNotFoundError(
-            f"{folder}: no adapter.json; give the folder of a run with method={' or '.join(BASELINES)}"
+            f"{folder}: no adapter.json; give the folder of a run with method=attempt or dept"
         )
     about = _read_json(place / "adapter.json")
     if about.get("format_version") != BASELINE_VERSION:
         raise UserError(
             f"{place}: format_version is {about.get('format_version')!r}; this program reads {BASELINE_VERSION}"
         )
-    if about["method"] not in BASELINES:
+    name = about.get("method")
+    method = find_method(name) if name in METHODS else None
+    if method is None or not issubclass(method, TensorBaseline):
         raise UserError(
-            f"{place / 'adapter.json'}: unknown method {about['method']!r}; this program reads "
-            f"{', '.join(BASELINES)}"
+            f"{place / 'adapter.json'}: no method {name!r} that holds its own tensors; give a run's folder"
         )
     tensors = read_tensors(place / "adapter.safetensors")
     with torch.random.fork_rng(devices=[]):  # the drawn values are replaced, so no number is used up
-        loaded = BASELINES[about["method"]].from_saved(about["task_names"], tensors, about["settings"])
+        loaded = method.from_saved(about["task_names"], tensors, about["settings"])
     try:
         loaded.load_state_dict(tensors)
     except RuntimeError as error:

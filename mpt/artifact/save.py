@@ -6,12 +6,10 @@ from pathlib import Path
 
 from safetensors.torch import save_file
 
-from mpt.adapter import Adapter
+from mpt.adapter import Adapter, TensorBaseline, WithinBackbone
 from mpt.artifact.prompt_folder import save_prompt
 from mpt.atomic import write_folder_atomically
 from mpt.backbone import Backbone
-from mpt.baselines.baseline import TensorBaseline
-from mpt.baselines.weights import WithinBackbone
 from mpt.prompt import MultitaskPromptEmbedding
 from mpt.tasks import AnswerSettings
 

@@ -17,8 +17,8 @@ from torch import Tensor
 
 from mpt.atomic import write_folder_atomically
 from mpt.backbone import Backbone
-from mpt.batches import TokenizedExamples
 from mpt.config import DistillationConfig
+from mpt.data.batches import TokenizedExamples
 from mpt.errors import UserError
 
 

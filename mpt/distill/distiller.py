@@ -13,8 +13,8 @@ from torch import Tensor
 from torch.nn.functional import log_softmax
 
 from mpt.backbone import Backbone, Outputs
-from mpt.batches import Batch, TokenizedExamples
 from mpt.config import DistillationConfig
+from mpt.data.batches import Batch, TokenizedExamples
 from mpt.distill.cache import AnswerCache, Answers
 from mpt.distill.losses import coarsened, hidden_losses, logit_losses
 from mpt.errors import UserError

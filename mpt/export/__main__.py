@@ -7,6 +7,7 @@ from pathlib import Path
 
 from safetensors.torch import save_file
 
+from mpt.answering.prompted import PromptedModel
 from mpt.artifact import SavedPrompt, load_prompt
 from mpt.artifact.prompt_folder import METADATA, is_ours, save_prompt
 from mpt.atomic import check_file_replaceable, check_replaceable, write_atomically
@@ -17,7 +18,6 @@ from mpt.export.push import push
 from mpt.hub import local_copy
 from mpt.prompt import MultitaskPromptEmbedding
 from mpt.prompt.bank import merge, select_tasks
-from mpt.prompted import PromptedModel
 from mpt.tasks import AnswerSettings
 
 

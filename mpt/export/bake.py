@@ -10,11 +10,11 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from mpt.answering.prompted import PromptedModel
 from mpt.artifact import SavedPrompt
 from mpt.artifact.prompt_folder import METADATA, is_ours
 from mpt.atomic import write_folder_atomically
 from mpt.errors import UserError
-from mpt.prompted import PromptedModel
 
 
 def bake(saved: SavedPrompt, task: str, folder: Path, base_model: str | None = None) -> None:

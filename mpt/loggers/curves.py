@@ -10,8 +10,8 @@ from typing import Any
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
-from mpt.checkpoint import RESUME_NEVER
 from mpt.errors import UserError
+from mpt.run.checkpoint import RESUME_NEVER
 from mpt.run.record import write_csv
 
 SECONDS_BETWEEN_WRITES = 5.0

@@ -85,7 +85,7 @@ def _weights(config: MultitaskPromptTuningConfig, source: Source, weights: Tenso
                 found = f"of shape {tuple(weights.shape)}, sums {weights.sum(1).tolist()}"
             raise UserError(
                 f"source_weights: are {found}; {init} needs shape {shape}, each row summing to 1, as "
-                "mpt.similarity.source_weights gives them"
+                "mpt.training.similarity.source_weights gives them"
             )
         return weights.float()
     if init != "EXACT_SOURCE_TASK":

@@ -9,13 +9,13 @@ from typing import Any
 from scipy.stats import t as student_t
 
 from mpt.errors import UserError
+from mpt.metrics import METRICS
 from mpt.report.gather import REPLICATES, Line, distinguish, keys_of, metrics_of, varying_within
 
 FEWEST_PAIRS = 6
 """Pairs below which no difference is called one: a two-sided sign-flip test of five cannot reach p < .05."""
-CORRELATIONS = ("matthews", "pearson", "spearman")
-UNBOUNDED = ("best_step", "fit_seconds", "trained_parameters", "nist", "ter")
-"""Metrics and costs that may exceed 1."""
+UNBOUNDED = ("best_step", "fit_seconds", "trained_parameters")
+"""Numbers of a run that are no metric, and may exceed 1."""
 
 
 @dataclass(frozen=True)
@@ -79,8 +79,9 @@ def bounds(lines: Iterable[Line], metric: str) -> tuple[float, float]:
     of_task = metric in ("score", "before", "oracle", "curve_mean")
     primary = {str(line.get("metric")) for line in lines} if of_task else {metric}
     values = [float(line[metric]) for line in lines if isinstance(line.get(metric), (int, float))]
-    low = -1.0 if primary & set(CORRELATIONS) else 0.0
-    if primary & set(UNBOUNDED) or any(value > 1 or value < low for value in values):
+    ranges = [METRICS[name].range for name in primary if name in METRICS] or [(0.0, 1.0)]
+    low, high = min(least for least, _ in ranges), max(greatest for _, greatest in ranges)
+    if primary & set(UNBOUNDED) or math.isinf(high) or any(value > 1 or value < low for value in values):
         return (0.0 if min(values, default=0.0) >= 0 else -math.inf), math.inf
     return low, 1.0
 

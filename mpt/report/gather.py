@@ -11,7 +11,7 @@ from mpt.errors import UserError
 from mpt.run.folder import read_config
 from mpt.run.identity import flatten, identity
 from mpt.run.record import read_metrics
-from mpt.sweep import Outcome, read_record
+from mpt.sweep.sweep_record import Outcome, read_record
 
 Line = dict[str, Any]
 """One task of one run: ``run``, ``task``, ``n``, its metrics, and the configuration keys that differ between runs."""

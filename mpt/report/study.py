@@ -12,7 +12,7 @@ from mpt.errors import UserError
 from mpt.report.gather import Line, find_failures, gather
 from mpt.run.folder import read_config
 from mpt.run.record import read_metrics
-from mpt.sweep import Outcome
+from mpt.sweep.sweep_record import Outcome
 
 
 class Origin(NamedTuple):

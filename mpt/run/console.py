@@ -1,6 +1,8 @@
 """Print what a run is about to do, how it was stopped, and the table of its results."""
 
+import logging
 import sys
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -9,10 +11,10 @@ from lightning.pytorch.utilities import rank_zero_only
 from rich.console import Console
 from rich.table import Table
 
-from mpt.host import QUIET
+from mpt.run.group_member import QUIET
 
 if TYPE_CHECKING:  # what is summarized is named here and not needed to print a table
-    from mpt.data import MixtureDataModule
+    from mpt.data.data_module import MixtureDataModule
 
 
 def is_main() -> bool:
@@ -38,7 +40,7 @@ def say_what_starts(
         stage: source, target or teachers.
         folder: The run folder.
         backbone: The backbone's name.
-        parameters: From :func:`mpt.build.count_parameters`.
+        parameters: From :func:`mpt.training.build.count_parameters`.
         plan: Steps, mixture, devices and seed in one line.
     """
     say(
@@ -189,3 +191,20 @@ def results_table(metrics: Mapping[str, Any], split: str = "test") -> Table:
 def relative(folder: Path) -> str:
     """Write a folder as seen from the working folder, where it lies below that."""
     return str(folder.relative_to(Path.cwd()) if folder.is_relative_to(Path.cwd()) else folder)
+
+
+def silence_libraries() -> None:
+    """Silence library warnings that every run triggers."""
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
+    logging.getLogger("absl").setLevel(logging.WARNING)
+    logging.getLogger("sacrebleu").setLevel(logging.ERROR)
+    for message in (
+        "Checkpoint directory .* exists and is not empty",
+        "Found .* in eval mode at the start of training",
+        "`isinstance\\(treespec, LeafSpec\\)` is deprecated",
+        "The dataloader, .*, does not have many workers",
+        "It is recommended to use `self.log",
+        "`is_gradient_checkpointing` is deprecated",
+    ):
+        warnings.filterwarnings("ignore", message)

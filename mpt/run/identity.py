@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from mpt.config import uses_source
+from mpt.methods import METHODS, find_method
+from mpt.stages import STAGES, Stage, find_stage
 
 # Keys that may differ between two commands for the same run.
 INCIDENTAL = {
@@ -45,7 +46,10 @@ def identity(config: Mapping[str, Any]) -> dict[str, Any]:
     decisive = {
         key: value
         for key, value in flatten(config).items()
-        if key not in INCIDENTAL and key.split(".", 1)[0] not in INCIDENTAL and not key.endswith(".about")
+        if (key, value) != ("method.own", {})  # most methods have no keys of their own
+        and key not in INCIDENTAL
+        and key.split(".", 1)[0] not in INCIDENTAL
+        and not key.endswith(".about")
     }
     if not reads_source(config):
         decisive["source"] = None
@@ -55,8 +59,13 @@ def identity(config: Mapping[str, Any]) -> dict[str, Any]:
 def reads_source(config: Mapping[str, Any]) -> bool:
     """Tell whether a run reads its ``source``, by the plain values of its configuration."""
     prompt, method = config.get("prompt") or {}, config.get("method") or {}
-    init, extend = str(prompt.get("init")), bool(prompt.get("extend"))
-    return uses_source(str(config.get("stage")), str(method.get("name")), init, extend)
+    when = find_stage(config["stage"]).source if config.get("stage") in STAGES else "never"
+    if when != "by method":
+        return when == "always"
+    name = str(method.get("name"))
+    return name in METHODS and find_method(name).reads_source(
+        str(prompt.get("init")), bool(prompt.get("extend"))
+    )
 
 
 def run_name(config: Mapping[str, Any]) -> str:
@@ -72,10 +81,9 @@ def run_name(config: Mapping[str, Any]) -> str:
     tasks = "+".join(names)
     if len(tasks) > LONGEST_NAME:
         tasks = f"{'+'.join(names[:3])}+{len(names) - 3}more"
-    if config["stage"] == "evaluate":  # what is scored says more than a backbone that it names itself
-        backbone = Path(str(config.get("source"))).name
-    else:
-        backbone = Path(str(config["backbone"].get("path") or config["backbone"].get("name"))).name
+    backbone = Path(
+        (find_stage(config["stage"]) if config["stage"] in STAGES else Stage).named_after(config)
+    ).name
     decisive = json.dumps(identity(config), sort_keys=True, default=str)
     # The order of the tasks is the order of the task ids, so it counts.
     digits = hashlib.sha256(json.dumps([names, decisive]).encode()).hexdigest()[:6]

@@ -5,11 +5,13 @@ import re
 import unicodedata
 from collections.abc import Iterator
 from difflib import get_close_matches
+from importlib.util import find_spec
 
 from mpt import world
 from mpt.config import PAPER_SPLITS, PREPROCESSINGS, QUOTINGS, RowsConfig, TaskConfig
 from mpt.errors import UserError, unknown
-from mpt.metrics import LOWER_IS_BETTER, METRICS, TOKENIZERS
+from mpt.metrics import METRICS, TOKENIZERS
+from mpt.metrics.words import PACKAGES
 from mpt.tasks.carve import parse
 from mpt.tasks.examples import label_words
 from mpt.tasks.generation import check_generation
@@ -94,7 +96,8 @@ def _errors(config: TaskConfig) -> Iterator[str]:
             close = get_close_matches(metric, METRICS, n=1)
             hint = f" (did you mean {close[0]!r}?)" if close else ""
             yield f".metrics: unknown metric {metric!r}; choose one of {', '.join(METRICS)}{hint}"
-    if config.metrics and config.metrics[0] in LOWER_IS_BETTER:
+    first = METRICS.get(config.metrics[0]) if config.metrics else None
+    if first and not first.higher_is_better:
         yield f".metrics: {config.metrics[0]} is an error, and the first metric is the score; put another before it"
     if not config.weight > 0 or config.weight == float("inf"):
         yield f".weight: is {config.weight}; λ must be a number above 0"
@@ -109,6 +112,9 @@ def _metric_errors(config: TaskConfig) -> Iterator[str]:
     """Find metrics that could not say anything about the task."""
     if config.metric_tokenizer not in TOKENIZERS:
         yield unknown(".metric_tokenizer", config.metric_tokenizer, TOKENIZERS)
+    module, package = PACKAGES.get(config.metric_tokenizer, ("re", ""))
+    if find_spec(module) is None:
+        yield f".metric_tokenizer: {config.metric_tokenizer} needs a package that is not here; pip install '{package}'"
     try:
         words = label_words(config)
     except UserError:

@@ -8,7 +8,7 @@ from typing import Any
 
 from mpt.config import TaskConfig
 from mpt.errors import UserError
-from mpt.metrics import OF_CLASSES
+from mpt.metrics import METRICS
 from mpt.tasks.carve import spread
 from mpt.tasks.files import Row
 from mpt.tasks.rows import read_rows
@@ -127,7 +127,8 @@ def _example(
     if not target:
         raise UserError(f"{row.where}: the target of tasks.{name} is empty; every row needs one")
     references = _references(name, config, templates[1], firsts, target, values, row)
-    label = target if config.metrics and config.metrics[0] in OF_CLASSES else None
+    first = METRICS.get(config.metrics[0]) if config.metrics else None
+    label = target if first and first.needs_classes else None
     row_id = f"{split}:{row.number}" + (f".{row.part}" if row.part else "")
     return Example(row_id, text, target, references or (target,), label)
 

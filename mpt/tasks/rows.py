@@ -9,7 +9,7 @@ from typing import Any
 from mpt import world
 from mpt.config import PAPER_SPLITS, RowsConfig, TaskConfig
 from mpt.errors import UserError
-from mpt.metrics import OF_CLASSES
+from mpt.metrics import METRICS
 from mpt.tasks.carve import Part, carve, parse
 from mpt.tasks.files import Row, find_file, list_files, read_file
 from mpt.tasks.preprocess import preprocess
@@ -113,7 +113,8 @@ def _carved(
 
 def _class_of(config: TaskConfig, row: Row) -> Hashable:
     """The class that a row belongs to; None where the task has none."""
-    if not config.metrics or config.metrics[0] not in OF_CLASSES:
+    first = METRICS.get(config.metrics[0]) if config.metrics else None
+    if first is None or not first.needs_classes:
         return None
     return tuple(str(row.values.get(column)) for column in Template(config.target).columns)
 

@@ -1,0 +1,1 @@
+"""Answers and their scores: of a run's rows, of a file of inputs, from Python."""

@@ -1,0 +1,1 @@
+"""Which example comes next, and batches that mix tasks."""

@@ -1,0 +1,116 @@
+"""What can be trained: multitask prompt tuning and what it is compared with, one file a method.
+
+Each file holds its method's facts beside its code, as a :class:`Method` called ``METHOD``, and is named as ``method=``
+names it. Only the file of the method that is wanted is imported, so that a mistake is answered before torch is.
+"""
+
+from collections.abc import Iterator, Mapping
+from importlib import import_module
+from pkgutil import iter_modules
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from mpt.config import OF_SOURCE, MethodConfig, RunConfig, TaskConfig
+from mpt.errors import unknown
+
+if TYPE_CHECKING:
+    from mpt.adapter import Adapter
+    from mpt.backbone import Backbone
+    from mpt.prompt import MultitaskPromptEmbedding
+
+METHODS = tuple(sorted(module.name for module in iter_modules(__path__)))
+"""The names that ``method.name`` takes."""
+KEYS = ("num_ranks", "temperature", "alpha", "modules")
+"""Keys of :class:`MethodConfig` that only some methods have a use for."""
+
+
+class Method:
+    """A method's facts, what a configuration must have for it, and how it is built."""
+
+    name: ClassVar[str]
+    """As ``method.name`` and its file call it."""
+    keys: ClassVar[tuple[str, ...]] = ()
+    """Those of :data:`KEYS` that it reads."""
+    required: ClassVar[tuple[str, ...]] = ()
+    """Those of them that must have a value."""
+    own: ClassVar[Mapping[str, Any]] = {}
+    """Keys of its own with their defaults, set as ``+method.own.KEY=VALUE``."""
+    source: ClassVar[Literal["always", "to start", "never"]] = "to start"
+    """When it reads ``source`` in a target run; to start: where ``prompt.init`` or ``prompt.extend`` asks."""
+    has_factors: ClassVar[bool] = False
+    """Whether its prompts may have factors, be extended, and learn from teachers."""
+    is_within_backbone: ClassVar[bool] = False
+    """Whether it trains the backbone's own weights, so that no other run can share the backbone."""
+    tasks_are_separate: ClassVar[bool] = False
+    """Whether the tasks of a run share nothing that is trained."""
+
+    @classmethod
+    def build(
+        cls,
+        start: "MultitaskPromptEmbedding",
+        method: MethodConfig,
+        backbone: "Backbone",
+        tasks: Mapping[str, TaskConfig],
+        source: "MultitaskPromptEmbedding | None",
+    ) -> "Adapter":
+        """Build what is trained.
+
+        Args:
+            start: A prompt of the configuration's shape with its first values; where the method has no prompt, just the
+                size of what it is compared with.
+            method: The method's section.
+            backbone: The frozen model.
+            tasks: The T tasks.
+            source: The source run's prompt, where the method reads it.
+
+        Raises:
+            UserError: The method does not fit the backbone or the source.
+        """
+        raise NotImplementedError
+
+    @classmethod
+    def reads_source(cls, init: str, extend: bool) -> bool:
+        """Tell whether a target run reads anything of ``source``.
+
+        One that is not read is ignored, so that a method and the baselines that need no source are one sweep.
+        """
+        return cls.source == "always" or (cls.source == "to start" and (init in OF_SOURCE or extend))
+
+    @classmethod
+    def separates_tasks(cls, config: RunConfig) -> bool:
+        """Tell whether the tasks of a run share nothing that is trained."""
+        return cls.tasks_are_separate
+
+    @classmethod
+    def check(cls, config: RunConfig) -> Iterator[str]:
+        """Check what the method needs, and what it has no use for."""
+        method, prompt = config.method, config.prompt
+        for key in KEYS:
+            if getattr(method, key) is not None and key not in cls.keys:
+                yield f"method.{key}: is {getattr(method, key)}, but method.name={cls.name} has none; leave it out"
+        for key in cls.required:
+            if getattr(method, key) is None:
+                yield f"method.{key}: is missing, and method.name={cls.name} needs it; method={cls.name} has a value"
+        for key in method.own:
+            if key not in cls.own:
+                yield unknown("method.own", key, cls.own, f"method.name={cls.name} has no key")
+        if not cls.has_factors and prompt.form != "independent":
+            yield f"prompt.form: is {prompt.form}, and method.name={cls.name} has no factors; use method={cls.name}"
+        if not cls.has_factors and prompt.extend:
+            yield f"prompt.extend: method.name={cls.name} cannot be extended; set it to false"
+
+    @classmethod
+    def setting(cls, method: MethodConfig, key: str) -> Any:
+        """Look up a key of the method's own; its default where it is not set."""
+        return method.own.get(key, cls.own[key])
+
+
+def find_method(name: str) -> type[Method]:
+    """Import a method's file.
+
+    Raises:
+        KeyError: There is none; ``mpt.cli.check`` refuses such a name before.
+    """
+    if name not in METHODS:
+        raise KeyError(name)
+    method: type[Method] = import_module(f"{__name__}.{name}").METHOD
+    return method

@@ -1,0 +1,73 @@
+"""What a metric is: a function over the answers of a task, and the facts about its numbers."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+Texts = Sequence[str]
+References = Sequence[tuple[str, ...]]
+Scores = dict[str, float]
+
+
+@dataclass(frozen=True)
+class Rules:
+    """What a metric has to know of a task besides its rows.
+
+    Attributes:
+        labels: The words that a class may be; empty where they are not known.
+        tokenizer: One of :data:`mpt.metrics.words.TOKENIZERS` but auto.
+    """
+
+    labels: tuple[str, ...] = ()
+    tokenizer: str = "13a"
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A metric and its facts.
+
+    Attributes:
+        name: As ``metrics`` of a task calls it.
+        compute: From the answers, all accepted targets of each row, and the rules, to its numbers by name; the first
+            one is its primary one.
+        range: Least and greatest value of its primary number.
+        higher_is_better: Whether more is better; otherwise it cannot be a task's first metric.
+        needs_classes: Whether a task of which it is the first metric has classes: few-shot draws and carved splits keep
+            them in proportion.
+        scores_one_example: Whether its value over one example says something of that example.
+    """
+
+    name: str
+    compute: Callable[[Texts, References, Rules], Scores]
+    range: tuple[float, float] = (0.0, 1.0)
+    higher_is_better: bool = True
+    needs_classes: bool = False
+    scores_one_example: bool = False
+
+
+METRICS: dict[str, Metric] = {}
+"""Name to metric; each file of this folder enters its own."""
+
+
+def metric(
+    *,
+    range: tuple[float, float] = (0.0, 1.0),
+    higher_is_better: bool = True,
+    needs_classes: bool = False,
+    scores_one_example: bool = False,
+) -> Callable[[Callable[[Texts, References, Rules], Scores]], Callable[[Texts, References, Rules], Scores]]:
+    """Enter a function under its name, with the facts of :class:`Metric`."""
+
+    def enter(
+        compute: Callable[[Texts, References, Rules], Scores],
+    ) -> Callable[[Texts, References, Rules], Scores]:
+        METRICS[compute.__name__] = Metric(
+            compute.__name__, compute, range, higher_is_better, needs_classes, scores_one_example
+        )
+        return compute
+
+    return enter
+
+
+def is_accepted(prediction: str, references: tuple[str, ...]) -> bool:
+    """Tell whether an answer is an accepted target, but for spaces around it."""
+    return prediction.strip() in {reference.strip() for reference in references}

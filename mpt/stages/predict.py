@@ -1,0 +1,59 @@
+"""``task=predict``: answer a file of inputs with a trained prompt."""
+
+from collections.abc import Collection, Iterator
+from pathlib import Path
+from pkgutil import resolve_name
+from typing import TYPE_CHECKING, Any
+
+from mpt.config import DTYPES, RunConfig
+from mpt.errors import unknown
+from mpt.hub import is_on_hub
+from mpt.stages import Stage
+
+if TYPE_CHECKING:
+    from mpt.run.group_member import GroupMember
+
+
+class Predict(Stage):
+    """Answers inputs; it leaves no run folder."""
+
+    name = "predict"
+    trains = False
+    source = "always"
+    leaves_folder = False
+
+    @classmethod
+    def run(
+        cls,
+        config: RunConfig,
+        folder: Path,
+        member: "GroupMember | None" = None,
+        explicit: Collection[str] = (),
+    ) -> dict[str, Any]:
+        """Answer; there are no metrics."""
+        backbone = config.backbone
+        resolve_name("mpt.answering.answer_file:answer_inputs")(
+            config.predict, config.source, backbone.dtype, backbone.path, config.seed
+        )
+        return {}
+
+    @classmethod
+    def check(cls, config: RunConfig) -> Iterator[str]:
+        """Check everything that counts: the prompt, the inputs, and how they are answered."""
+        if config.source is None:
+            yield "source: is missing, and task=predict answers with its prompt; add source=RUN_FOLDER"
+        elif not is_on_hub(config.source) and not Path(config.source).exists():
+            yield f"source: no folder {config.source!r}; give one that is there"
+        predict = config.predict
+        if predict.input not in (None, "-") and not Path(str(predict.input)).is_file():
+            yield f"predict.input: no file {predict.input!r}; give one that is there, or none for standard input"
+        if config.backbone.dtype not in DTYPES:
+            yield unknown("backbone.dtype", config.backbone.dtype, DTYPES)
+        if predict.choices is not None and not (predict.choices and all(predict.choices)):
+            yield f"predict.choices: is {predict.choices}; name at least one text, and no empty one"
+        for key in ("batch_size", "max_new_tokens"):
+            if (getattr(predict, key) or 1) < 1 or getattr(predict, key) == 0:
+                yield f"predict.{key}: is {getattr(predict, key)}; it must be at least 1"
+
+
+STAGE = Predict

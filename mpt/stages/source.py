@@ -1,0 +1,13 @@
+"""``task=source``: train one shared prompt, and a factor pair for each task, on several tasks at once."""
+
+from mpt.stages import Stage
+
+
+class Source(Stage):
+    """Source training (Wang et al. 2023, section 3.2)."""
+
+    name = "source"
+    takes_teachers = True
+
+
+STAGE = Source

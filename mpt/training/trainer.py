@@ -1,0 +1,144 @@
+"""Lightning's Trainer as a run needs it: validation by steps, the best and the last prompt, and little noise."""
+
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import lightning
+import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.callbacks import Callback, LambdaCallback
+from lightning.pytorch.utilities.exceptions import SIGTERMException
+
+from mpt.config import EvaluationConfig, TrainerConfig
+from mpt.errors import UserError
+from mpt.run.checkpoint import AtomicCheckpointIO
+from mpt.run.console import is_main, say_stopped
+from mpt.run.interrupt import Interrupted, StopSignals
+from mpt.run.progress import on_terminal
+from mpt.training.callbacks import BestPrompt, EarlyStop, LastCheckpoint, build_progress
+from mpt.training.stopwatch import Stopwatch
+
+
+@dataclass(frozen=True)
+class TrainerParts:
+    """A Trainer and the callbacks that a stage asks things of.
+
+    Attributes:
+        trainer: Still without loggers.
+        best: Keeps the best prompt.
+        last: Writes the checkpoint.
+        stopwatch: Seconds of training, also of before an interruption.
+    """
+
+    trainer: lightning.Trainer
+    best: BestPrompt
+    last: LastCheckpoint
+    stopwatch: Stopwatch
+
+
+def build_trainer(
+    config: TrainerConfig,
+    evaluation: EvaluationConfig,
+    folder: Path,
+    signals: StopSignals,
+    at_start: Callable[[lightning.Trainer, lightning.LightningModule], None],
+    clock: Callable[[], float] = time.monotonic,
+) -> TrainerParts:
+    """Build the Trainer of a run, before anything long or written: Lightning refuses what the machine lacks.
+
+    Args:
+        config: Devices, steps, precision.
+        evaluation: When to validate, and when to stop early.
+        folder: The run folder; nothing is written to it yet.
+        signals: The run's.
+        at_start: Called when every process is up and before the first step.
+        clock: Seconds that the run has used.
+
+    Raises:
+        UserError: Lightning does not know a word, or the machine has no such device.
+    """
+    best = BestPrompt(folder / "checkpoints" / "best.safetensors", per_task=evaluation.best == "task")
+    last = LastCheckpoint(folder / "checkpoints" / "last.ckpt", signals)
+    stopwatch = Stopwatch(clock)
+    # Stopwatch and progress count from where at_start ends; the stopwatch stops before a checkpoint is written.
+    callbacks: list[Callback] = [LambdaCallback(on_train_start=at_start), stopwatch, best, last]
+    if config.progress_bar:
+        callbacks.append(build_progress())
+    if evaluation.patience is not None:
+        callbacks.append(EarlyStop("validation/average/score", mode="max", patience=evaluation.patience))
+    try:
+        trainer = lightning.Trainer(
+            accelerator=config.accelerator,
+            devices=config.devices,
+            num_nodes=config.num_nodes,
+            strategy=config.strategy,
+            precision=config.precision,  # type: ignore[arg-type]  # Lightning checks the word
+            max_steps=config.max_steps,
+            accumulate_grad_batches=config.accumulate_grad_batches,
+            # In micro-batches; a run shorter than that is validated once, at its end.
+            val_check_interval=min(evaluation.validate_every, config.max_steps)
+            * config.accumulate_grad_batches,
+            check_val_every_n_epoch=None,
+            num_sanity_val_steps=0,
+            log_every_n_steps=1,
+            logger=False,
+            callbacks=callbacks,
+            default_root_dir=folder,
+            enable_progress_bar=config.progress_bar and on_terminal(),  # elsewhere our own lines
+            enable_model_summary=False,
+            use_distributed_sampler=False,
+            plugins=[AtomicCheckpointIO()],
+        )
+    except (ValueError, MisconfigurationException) as error:
+        wants_gpu = config.accelerator in ("gpu", "cuda", "mps") or "gpu" in str(error).lower()
+        way_out = "; without a GPU use trainer=cpu" if wants_gpu and not torch.cuda.is_available() else ""
+        raise UserError(f"trainer: {' '.join(str(error).split()).rstrip('.')}{way_out}") from error
+    return TrainerParts(trainer, best, last, stopwatch)
+
+
+@contextmanager
+def supervise(parts: TrainerParts, signals: StopSignals, folder: Path) -> Iterator[None]:
+    """Say how a stopped run goes on, and end its other processes whatever happens.
+
+    Raises:
+        Interrupted: In the main process of a stopped run; the others end with 0, since Lightning kills the main process
+            where another one fails.
+    """
+    kill = False
+    try:
+        yield
+    except (Interrupted, SIGTERMException) as stop:
+        if not is_main():
+            sys.exit(0)
+        kill = not signals.training  # the others may be waiting for this one
+        say_stopped(folder, parts.last.step)
+        raise stop if isinstance(stop, Interrupted) else Interrupted(signal.SIGTERM) from stop
+    finally:
+        close_processes(parts.trainer, kill=kill)
+
+
+def close_processes(trainer: lightning.Trainer, *, kill: bool) -> None:
+    """End the other processes of a run and forget them, so that the next job of a sweep starts its own.
+
+    Args:
+        trainer: The run's.
+        kill: Do not wait for them: they may be waiting for this one.
+    """
+    others = getattr(trainer.strategy.launcher, "procs", [])
+    if kill:
+        for process in others:
+            process.send_signal(signal.SIGKILL)
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+    for process in others:
+        process.wait()
+    if others:
+        # Lightning set these; where they stand, the next Trainer takes its processes for started.
+        for name in ("MASTER_ADDR", "MASTER_PORT", "NODE_RANK", "LOCAL_RANK", "WORLD_SIZE"):
+            os.environ.pop(name, None)
