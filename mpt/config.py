@@ -68,12 +68,12 @@ class RowsConfig:
     root: str | None = None
     """As ``data_root``, for this task: own files and shared data mix. A relative one is looked for as ``files``."""
     delimiter: str | None = None
-    """What separates the fields of a CSV file; None: a comma, and in ``.tsv`` a tab."""
+    """Separator of the fields of a CSV file; None: a comma, and in ``.tsv`` a tab."""
     quoting: str | None = None
-    """Of CSV and TSV files. double: a field may stand in double quotes, and then hold delimiters, line breaks and
-    doubled quotes; none: a quote is text; None: double, but a quoted field of a TSV file must end on its line."""
+    """Quoting in CSV and TSV files. double: a field may stand in double quotes, and then hold delimiters, line breaks
+    and doubled quotes; none: a quote is text; None: double, but a quoted field of a TSV file must end on its line."""
     encoding: str = "utf-8"
-    """Of the files; a byte-order mark is skipped."""
+    """Encoding of the files; a byte-order mark is skipped."""
     hub: str | None = None
     """A data set id for ``datasets.load_dataset``."""
     subset: str | None = None
@@ -88,15 +88,15 @@ class RowsConfig:
     ``train[1000:]`` or ``tickets[:10%]`` is fine. Slices of a file are of its shuffled rows, each class in its
     proportion; of one file they must not overlap."""
     split_seed: int = 0
-    """Of the order in which slices are cut."""
+    """Seed of the order in which slices are cut."""
     rename: dict[str, str] = field(default_factory=dict)
     """A column to the name that the templates use; dots reach into mappings, and into lists of them
     (``answers.text``)."""
     round: dict[str, float] = field(default_factory=dict)
     """A column of numbers to the step that they are rounded to, such as ``score: 0.2`` of STS-B."""
     preprocess: str | None = None
-    """What T5's own code does to the rows of a set before its template. multirc: takes the markup out; record: takes
-    ``@highlight`` out, and makes a training row of each answer; wsc: marks both spans in the text."""
+    """Changes that T5's own code makes to the rows of a set before its template. multirc: takes the markup out; record:
+    takes ``@highlight`` out, and makes a training row of each answer; wsc: marks both spans in the text."""
     turns: str | None = None
     """A column with the turns of a whole dialogue: each turn but the first becomes a row of its own, with the
     columns ``context`` (the turns before it) and ``response``. A row that has both already stays."""
@@ -134,13 +134,13 @@ class TaskConfig:
     max_target_tokens: int = 128
     """Longest target, and longest answer, in tokens."""
     metric_tokenizer: str = "auto"
-    """What BLEU and ROUGE count as words: one of sacrebleu's tokenizers, such as 13a, intl, zh, ja-mecab or char; auto:
+    """Tokenizer of BLEU and ROUGE: one of sacrebleu's tokenizers, such as 13a, intl, zh, ja-mecab or char; auto:
     13a, and ROUGE's own, for references in Latin letters, and else Unicode words, or characters where a script
     writes no spaces."""
     constrained: bool = False
-    """Of a classification: an answer is always one of the label words, the likeliest token by token."""
+    """Restrict answers of a classification to its label words, token by token the likeliest."""
     generation: dict[str, Any] = field(default_factory=dict)
-    """How answers are searched for beyond greedy search, such as ``num_beams: 4``; the keys are those of
+    """Decoding beyond greedy search, such as ``num_beams: 4``; the keys are those of
     ``mpt/tasks/generation.py``."""
 
 
@@ -161,9 +161,9 @@ class BackboneConfig:
     checkpointing: bool = False
     """Recompute the layers' activations in the backward pass: less memory, more time."""
     separator: str | None = None
-    """Of a causal model: stands between input and target; None: a line break."""
+    """Text between input and target of a causal model; None: a line break."""
     chat_template: bool = False
-    """Of a causal model: write each input as a user's turn of its chat template, in place of the separator."""
+    """Write each input of a causal model as a user's turn of its chat template, in place of the separator."""
 
 
 @dataclass
@@ -191,7 +191,7 @@ class PromptConfig:
     """The measure of which source tasks are near under NEAREST_SOURCE_TASK and WEIGHTED_SOURCE_TASKS. loss: of their
     prompts on the target's training rows; similarity: cosine of their prompts with one trained on these rows (SPoT)."""
     weight_temperature: float = 1.0
-    """Of the softmax over these scores under WEIGHTED_SOURCE_TASKS; of losses in nats, of similarities a cosine."""
+    """Temperature of the softmax over these scores under WEIGHTED_SOURCE_TASKS: losses in nats, or cosines."""
     embedding_steps: int = 50
     """Steps of the plain prompt that is a target's task embedding under source_scores=similarity."""
     init_std: float = 0.5
@@ -216,7 +216,7 @@ class MethodConfig:
     num_ranks: int | None = None
     """Width of ATTEMPT's attention network; rank of the updates of DePT and LoRA."""
     temperature: float | None = None
-    """Of ATTEMPT's softmax over prompts; None: token_dim * e, the paper's."""
+    """Temperature of ATTEMPT's softmax over prompts; None: token_dim * e, the paper's."""
     alpha: float | None = None
     """Scale of low-rank updates: LoRA's are multiplied by alpha / num_ranks, DePT's by alpha / sqrt(num_ranks); None:
     num_ranks for LoRA, 8 for DePT."""
@@ -231,9 +231,9 @@ class DistillationConfig:
     """The loss of a source with teachers: task loss + weight_logits * KL + weight_hidden * squared error."""
 
     weight_logits: float = 0.9
-    """Of the divergence between the teacher's and the student's token distributions, a mean over target tokens."""
+    """Weight of the divergence between the teacher's and the student's token distributions, averaged over targets."""
     weight_hidden: float = 0.9
-    """Of the squared error of hidden states, a mean over tokens, layers and dimensions."""
+    """Weight of the squared error of hidden states, averaged over tokens, layers and dimensions."""
     temperature: float = 1.0
     """Both distributions are softmax(logits / temperature), and their divergence is multiplied by its square."""
     hidden: list[str] = field(default_factory=lambda: ["encoder", "decoder"])
@@ -267,9 +267,9 @@ class OptimConfig:
     lr_prompt: float = 0.3
     """Learning rate of P, and of plain prompts."""
     lr_factors: float = 0.3
-    """Of cols and rows; under method=dept of the update of the input embeddings."""
+    """Learning rate of cols and rows; under method=dept of the update of the input embeddings."""
     lr_weights: float = 1e-3
-    """Of ATTEMPT's attention network, of LoRA, of all weights."""
+    """Learning rate of ATTEMPT's attention network, of LoRA, or of all weights."""
     weight_decay: float = 1e-5
     """Decoupled weight decay, times the learning rate."""
     betas: list[float] = field(default_factory=lambda: [0.9, 0.999])
@@ -291,7 +291,7 @@ class FewShotConfig:
     k: int | None = None
     """Training examples per target task in all; None: all rows."""
     seed: int = 0
-    """Of the draw; on the command line it follows ``seed`` unless it is set."""
+    """Seed of the draw; on the command line it follows ``seed`` unless it is set."""
     balanced: bool = True
     """Draw the same number of examples per class."""
     validation: str = "draw"
@@ -313,8 +313,8 @@ class EvaluationConfig:
     test_rows: int | None = None
     """Rows of the test split that are scored, chosen by ``rows_seed``; None: all."""
     rows_seed: int = 0
-    """Of the choice of these rows: each class in its proportion, a smaller choice within a larger one, and the same for
-    every run, method and draw; it does not follow ``seed``."""
+    """Seed of the choice of these rows: each class in its proportion, a smaller choice within a larger one, and the
+    same for every run, method and draw; it does not follow ``seed``."""
     before: bool = True
     """Also score the test rows with the prompt as it starts (``before`` in metrics.json)."""
     oracle: bool = True
@@ -345,7 +345,7 @@ class TrainerConfig:
     strategy: str = "auto"
     """auto, ddp, or another of Lightning's that starts whole processes."""
     precision: str = "32-true"
-    """Of the training, in Lightning's words, such as bf16-mixed."""
+    """Precision of the training, in Lightning's words, such as bf16-mixed."""
     progress_bar: bool = True
     """Show progress: a bar on a terminal, elsewhere a line every ten seconds."""
     threads: int | None = None
@@ -396,7 +396,7 @@ class EvaluateConfig:
     """Scoring what a run has trained, ``task=evaluate``; ``evaluation`` says on how many rows."""
 
     splits: list[str] = field(default_factory=lambda: ["test"])
-    """Of train, validation and test."""
+    """Splits to score, among train, validation and test."""
     prompt_of: dict[str, str] = field(default_factory=dict)
     """Task to the trained task whose prompt answers it; one that is not named here has a prompt of its own."""
 
@@ -407,6 +407,18 @@ class FusedConfig:
 
     max_runs: int = 16
     """Most jobs side by side; one that ends makes room for the next."""
+
+
+@dataclass
+class SeedsConfig:
+    """The seed of each stream of random numbers; None: it follows ``seed``. The k-shot draw has few_shot.seed."""
+
+    first_values: int | None = None
+    """Seed of the first values of P, the factors, and whatever else a method trains."""
+    order: int | None = None
+    """Seed of the mixture: which example comes next."""
+    dropout: int | None = None
+    """Seed of the dropout masks."""
 
 
 @dataclass
@@ -429,8 +441,9 @@ class RunConfig:
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
     fused: FusedConfig = field(default_factory=FusedConfig)
     logger: LoggerConfig = field(default_factory=LoggerConfig)
+    seeds: SeedsConfig = field(default_factory=SeedsConfig)
     seed: int = 0
-    """Of the mixture, of first values and of dropout; the few-shot draw follows it."""
+    """Seed of every stream of random numbers that ``seeds`` does not set; the few-shot draw follows it."""
     data_root: str | None = None
     """Read ``FOLDER/<task>/{train,validation,test}.jsonl`` in place of each task's own rows."""
     source: str | None = None

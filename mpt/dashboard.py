@@ -20,6 +20,21 @@ METHODS = ("method.name", "prompt.form", "prompt.init")
 """Keys of the configuration that make a method."""
 
 
+EACH_SHOWN, EACH_TASK, EACH_PART = "each task, and their average", "each task", "P, and each task"
+CURVES = (
+    ("Validation", "{}: validation score", "validation/{}/score", EACH_SHOWN),
+    ("Training", "training loss", "train/loss", ("",)),
+    ("Training", "{}: training loss", "train/{}/loss", EACH_TASK),
+    ("Distillation", "divergence of {}", "distillation/{}", ("logits", "hidden")),
+    ("Displacement", "{}: moved from the start", "moved/{}", EACH_PART),
+)
+"""Line plots: section, title, metric, and for what there is one."""
+COSTS = {"parameters/trained": "trained parameters", "seconds/fit": "seconds of training"}
+SWEPT = ("few_shot.k", "optim.lr_prompt", "optim.lr_factors", "prompt.num_ranks")
+BAND = {"groupby_aggfunc": "mean", "groupby_rangefunc": "stderr"}
+OPEN = ("Score over k", "Score by method", "Cost against quality", "Validation")
+
+
 def build_workspace(entity: str, project: str, tasks: Sequence[str], name: str = NAME) -> Any:
     """Build the workspace.
 
@@ -27,7 +42,7 @@ def build_workspace(entity: str, project: str, tasks: Sequence[str], name: str =
         entity: The W&B account or team.
         project: The project, ``logger.project``.
         tasks: Tasks that get panels of their own, beside their average.
-        name: Of the workspace.
+        name: Name of the workspace.
 
     Returns:
         A ``wandb_workspaces.workspaces.Workspace``; nothing is sent.
@@ -36,99 +51,53 @@ def build_workspace(entity: str, project: str, tasks: Sequence[str], name: str =
     from wandb_workspaces.reports import v2 as panels
 
     shown = [*tasks, *(["average"] if len(tasks) != 1 else [])]
-    score_over_k = [
-        panels.ScatterPlot(
-            title=f"{task}: score over k",
-            x=panels.Config("few_shot.k"),
-            y=panels.SummaryMetric(f"test/{task}/score"),
-            log_x=True,
-            range_y=(0, 1),
-            running_ymean=True,
+    each = {EACH_SHOWN: shown, EACH_TASK: tasks, EACH_PART: ["prompt", *tasks]}
+
+    def scatter(title: str, x: Any, task: str, **more: Any) -> Any:
+        score = panels.SummaryMetric(f"test/{task}/score")
+        return panels.ScatterPlot(title=title, x=x, y=score, log_x=True, range_y=(0, 1), **more)
+
+    k = panels.Config("few_shot.k")
+    sections = {
+        "Score over k": [scatter(f"{task}: score over k", k, task, running_ymean=True) for task in shown],
+        "Score by method": [
+            panels.BarPlot(
+                title=f"{task}: score by {key}",
+                metrics=[panels.SummaryMetric(f"test/{task}/score")],
+                groupby=panels.Config(key),
+                **BAND,
+            )
+            for task in shown
+            for key in METHODS
+        ],
+        "Cost against quality": [
+            scatter(f"average score over {title}", panels.SummaryMetric(cost), "average")
+            for cost, title in COSTS.items()
+        ],
+    }
+    for section, title, metric, names in CURVES:
+        # The runset groups the runs: one line with a band a sweep.
+        sections.setdefault(section, []).extend(
+            panels.LinePlot(title=title.format(of), x=STEP, y=[metric.format(of)], aggregate=True, **BAND)
+            for of in (each[names] if isinstance(names, str) else names)
         )
-        for task in shown
-    ]
-    by_method = [
-        panels.BarPlot(
-            title=f"{task}: score by {key}",
-            metrics=[panels.SummaryMetric(f"test/{task}/score")],
-            groupby=panels.Config(key),
-            groupby_aggfunc="mean",
-            groupby_rangefunc="stderr",
-        )
-        for task in shown
-        for key in METHODS
-    ]
-    costs = [
-        panels.ScatterPlot(
-            title=f"average score over {title}",
-            x=panels.SummaryMetric(cost),
-            y=panels.SummaryMetric("test/average/score"),
-            log_x=True,
-            range_y=(0, 1),
-        )
-        for cost, title in (
-            ("parameters/trained", "trained parameters"),
-            ("seconds/fit", "seconds of training"),
-        )
-    ]
-    swept = panels.ParallelCoordinatesPlot(
-        title="what was swept",
-        columns=[
-            panels.ParallelCoordinatesPlotColumn(panels.Config(key), log=key.startswith("optim"))
-            for key in ("few_shot.k", "optim.lr_prompt", "optim.lr_factors", "prompt.num_ranks")
-        ]
-        + [panels.ParallelCoordinatesPlotColumn(panels.SummaryMetric("validation/average/score"))],
-    )
-    sections = [
-        workspaces.Section(name="Score over k", panels=score_over_k, is_open=True),
-        workspaces.Section(name="Score by method", panels=by_method, is_open=True),
-        workspaces.Section(name="Cost against quality", panels=costs, is_open=True),
-        workspaces.Section(
-            name="Validation",
-            panels=[
-                _curve(panels, f"{task}: validation score", f"validation/{task}/score") for task in shown
-            ],
-            is_open=True,
-        ),
-        workspaces.Section(
-            name="Training",
-            panels=[
-                _curve(panels, "training loss", "train/loss"),
-                *(_curve(panels, f"{task}: training loss", f"train/{task}/loss") for task in tasks),
-            ],
-        ),
-        workspaces.Section(
-            name="Distillation",
-            panels=[
-                _curve(panels, f"divergence of {kind}", f"distillation/{kind}")
-                for kind in ("logits", "hidden")
-            ],
-        ),
-        workspaces.Section(
-            name="Displacement",
-            panels=[
-                _curve(panels, f"{part}: moved from the start", f"moved/{part}")
-                for part in ("prompt", *tasks)
-            ],
-        ),
-        workspaces.Section(
-            name="Sweeps", panels=[swept, panels.ParameterImportancePlot("validation/average/score")]
-        ),
+    column = panels.ParallelCoordinatesPlotColumn
+    swept = [column(panels.Config(key), log=key.startswith("optim")) for key in SWEPT]
+    swept.append(column(panels.SummaryMetric("validation/average/score")))
+    sections["Sweeps"] = [
+        panels.ParallelCoordinatesPlot(title="what was swept", columns=swept),
+        panels.ParameterImportancePlot("validation/average/score"),
     ]
     return workspaces.Workspace(
         entity=entity,
         project=project,
         name=name,
-        sections=sections,
+        sections=[
+            workspaces.Section(name=section, panels=shown_there, is_open=section in OPEN)
+            for section, shown_there in sections.items()
+        ],
         settings=workspaces.WorkspaceSettings(x_axis=STEP),
         runset_settings=workspaces.RunsetSettings(groupby=[workspaces.Metric("Group")]),
-    )
-
-
-def _curve(panels: Any, title: str, metric: str) -> Any:
-    """A line plot over the optimizer steps, its runs grouped by the runset: one line with a band a sweep."""
-    return panels.LinePlot(
-        title=title, x=STEP, y=[metric], groupby_aggfunc="mean", groupby_rangefunc="stderr", aggregate=True
     )
 
 

@@ -7,7 +7,7 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntry
 
 PREFIX = "hf://"
 FILES = ("*.json", "*.safetensors", "adapter_model.bin", "README.md")
-"""What a prompt's folder may hold; nothing else is downloaded."""
+"""Files of a prompt's folder; nothing else is downloaded."""
 
 
 def local_copy(where: str | Path) -> Path:

@@ -1,4 +1,4 @@
-"""What a backbone reads of a batch: an adapter returns it, a backbone takes it.
+"""Inputs of a backbone: an adapter returns them, a backbone takes them.
 
 Shape legend: B examples in a batch, S input tokens, N virtual tokens, D token_dim, L target tokens.
 """

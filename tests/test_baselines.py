@@ -20,7 +20,7 @@ from mpt.backbone import Backbone, load_backbone
 from mpt.config import BackboneConfig, MethodConfig, MixtureConfig, OptimConfig, TaskConfig
 from mpt.data.data_module import MixtureDataModule
 from mpt.inputs import Inputs
-from mpt.methods import find_method
+from mpt.methods import Start, find_method
 from mpt.methods.attempt import Attempt
 from mpt.methods.dept import DePT
 from mpt.methods.full import FullFineTuning
@@ -216,6 +216,9 @@ def test_saved_and_read_back(
     about.write_text(json.dumps(json.loads(about.read_text()) | {"format_version": 9}))
     with pytest.raises(ValueError, match="format_version is 9; this program reads 1"):
         load_baseline(tmp_path / "run")
+    about.write_text(json.dumps(json.loads(about.read_text()) | {"format_version": 1, "method": "other"}))
+    with pytest.raises(ValueError, match=r"adapter.json: no method 'other' that holds its own tensors"):
+        load_baseline(tmp_path / "run")
     with pytest.raises(FileNotFoundError, match=r"no adapter.json"):
         load_baseline(tmp_path)
 
@@ -262,7 +265,7 @@ def world_module(name: str, **optim: float) -> MPTModule:
             dataclasses.replace(config, task_names=names, num_tasks=6, task_groups=None, num_groups=6),
             backbone.word_embeddings,
         )
-        adapter = find_method(name).build(start, method, backbone, {"negate": task}, source)
+        adapter = find_method(name).build(Start(start, method, backbone, {"negate": task}, source))
     rates = {"lr_prompt": 0.0, "lr_factors": 0.0, "lr_weights": 0.0} | optim
     return MPTModule(backbone, adapter, data, [task], OptimConfig(**rates, weight_decay=0.0), 30)
 

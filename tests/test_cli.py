@@ -16,8 +16,9 @@ import torch
 from mpt.cli import main as cli
 from mpt.cli.help import describe_keys
 from mpt.errors import UserError
-from mpt.run.folder import describe_command, read_config
+from mpt.run.folder import read_config
 from mpt.run.identity import flatten, run_name
+from mpt.run.origin import describe_command
 from mpt.sweep import sweep_record as sweep
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -86,7 +87,7 @@ def mpt(place, monkeypatch, capsys):
 def composed(*overrides):
     import hydra
 
-    cli.register()
+    cli.register_schema()
     with hydra.initialize_config_dir(str(cli.CONF), version_base="1.3"):
         return cli.typed(hydra.compose("train", list(overrides)))
 
@@ -307,6 +308,10 @@ BAD = {
     "a method that cannot be extended": (
         ["task=target", "+tasks=[one]", "method=attempt", "prompt.extend=true", "source=data"],
         "prompt.extend: method.name=attempt cannot be extended",
+    ),
+    "a method that is not there": (
+        ["+tasks=[one]", "method.name=lorra"],
+        "method.name: unknown 'lorra'; choose one of attempt, dept, full, lora, prompt (did you mean 'lora'?)",
     ),
     "a method without its rank": (
         ["+tasks=[one]", "method=dept", "method.num_ranks=null"],

@@ -92,16 +92,17 @@ def test_a_command_of_a_table_is_accepted(command: str, tmp_path: Path) -> None:
         "prompt.init=AVERAGE_SOURCE_TASKS,VOCABULARY": "prompt.init=VOCABULARY",
         "few_shot.k=4,16": "few_shot.k=4",
         "seed=0,1,2": "seed=0",
+        "seeds.order=0,1,2": "seeds.order=0",
     }
     overrides = [swept.get(text, text).replace("RUN_FOLDER", str(tmp_path)) for text in overrides]
-    cli.register()
+    cli.register_schema()
     with hydra.initialize_config_dir(str(cli.CONF), version_base="1.3"):
         config = cli.typed(hydra.compose("train", overrides))
     assert check(config) == []
 
 
 def test_every_command_of_the_exchange_page_is_accepted() -> None:
-    from mpt.export.__main__ import parse
+    from mpt.export.__main__ import parse_arguments
 
     page = (ROOT / "docs" / "exchange.md").read_text(encoding="utf-8")
     commands = re.findall(r"`python -m mpt\.export ([^`]*)`", page)
@@ -109,7 +110,7 @@ def test_every_command_of_the_exchange_page_is_accepted() -> None:
     for command in commands:
         words = shlex.split(command)
         if words != ["--help"]:
-            assert parse(words).command == words[0]
+            assert parse_arguments(words).command == words[0]
 
 
 def test_blocks_run_as_printed(
@@ -169,7 +170,7 @@ def run_line(line: str, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_reference_of_the_keys_is_that_of_the_schema() -> None:
     """Written by ``python train.py --help=markdown > docs/configuration.md``."""
-    cli.register()
+    cli.register_schema()
     written = (ROOT / "docs" / "configuration.md").read_text(encoding="utf-8")
     assert written == help.render_reference(cli.compose_shipped([]))
 
@@ -232,7 +233,7 @@ def test_a_command_of_a_page_is_accepted(page: str, command: str, tmp_path: Path
         for text in overrides
         if not text.startswith("hydra")
     ]
-    cli.register()
+    cli.register_schema()
     with hydra.initialize_config_dir(str(cli.CONF), version_base="1.3"):
         config = cli.typed(hydra.compose("train", first))
     assert check(config) == []

@@ -54,7 +54,7 @@ def test_three_real_data_sets_run_through(data_root: Path, tmp_path: Path) -> No
 
     from mpt.cli import main as cli
 
-    cli.register()
+    cli.register_schema()
     backbone = make_t5(tmp_path / "t5", [sentence(Random(1), 2000)], **T5_SMALL)
     overrides = [
         "task=source",

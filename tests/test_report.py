@@ -16,7 +16,7 @@ from mpt.report.__main__ import main
 from mpt.report.estimate import read_difference
 from mpt.report.figures import dodge
 from mpt.report.gather import default_groups, find_failures
-from mpt.run.folder import write_config
+from mpt.run.folder import RunFolder
 from mpt.run.record import add_average, write_csv, write_lines, write_metrics
 from mpt.sweep.sweep_record import Outcome
 
@@ -33,7 +33,7 @@ SCORES = {
 def write_run(folder: Path, scores: dict[str, float], **config: Any) -> None:
     folder.mkdir(parents=True)
     run = {"id": folder.name, "command": "train.py", "versions": config.pop("versions", {"mpt": "0.1.0"})}
-    write_config(folder, {"tasks": {"a": {"weight": 1.0}}, "overwrite": False} | config, run)
+    RunFolder(folder).write_config({"tasks": {"a": {"weight": 1.0}}, "overwrite": False} | config, run)
     test = {task: {"n": 10, "score": score, "exact_match": score} for task, score in scores.items()}
     cost = {"best_step": dict.fromkeys(scores, 20), "seconds": {"fit": 1.5}, "parameters": {"trained": 148}}
     named = [f"validation/{task}/score" for task in (*scores, "average")]

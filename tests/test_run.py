@@ -9,15 +9,7 @@ import pytest
 from rich.console import Console
 
 from mpt.run.console import results_table
-from mpt.run.folder import (
-    begin,
-    clear,
-    prompt_digest,
-    read_config,
-    refuse_foreign,
-    state_of,
-    write_config,
-)
+from mpt.run.folder import RunFolder, prompt_digest, read_config
 from mpt.run.record import add_average, read_metrics, write_lines, write_metrics
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -33,7 +25,7 @@ METRICS = {
 
 
 def test_config_reads_back(tmp_path):
-    write_config(tmp_path, CONFIG, {"id": "x", "git": None})
+    RunFolder(tmp_path).write_config(CONFIG, {"id": "x", "git": None})
     assert read_config(tmp_path) == (CONFIG, {"id": "x", "git": None})
 
 
@@ -66,23 +58,23 @@ def test_damaged_metrics_are_refused(tmp_path):
 
 
 def test_state_goes_from_new_over_unfinished_to_finished(tmp_path):
-    assert state_of(tmp_path, CONFIG) == "new"
-    write_config(tmp_path, CONFIG, {})
-    assert state_of(tmp_path, CONFIG) == "unfinished"
+    assert RunFolder(tmp_path).state(CONFIG) == "new"
+    RunFolder(tmp_path).write_config(CONFIG, {})
+    assert RunFolder(tmp_path).state(CONFIG) == "unfinished"
     write_metrics(tmp_path, METRICS)
-    assert state_of(tmp_path, CONFIG) == "finished"
+    assert RunFolder(tmp_path).state(CONFIG) == "finished"
 
 
 def test_another_configuration_is_refused_by_its_keys(tmp_path):
-    write_config(tmp_path, CONFIG, {})
+    RunFolder(tmp_path).write_config(CONFIG, {})
     with pytest.raises(ValueError, match=r"another seed \(0 there, 1 here\).*overwrite=true"):
-        state_of(tmp_path, CONFIG | {"seed": 1})
+        RunFolder(tmp_path).state(CONFIG | {"seed": 1})
 
 
 def test_what_does_not_change_a_result_does_not_change_the_run(tmp_path):
-    write_config(tmp_path, CONFIG | {"output_root": "runs", "logger": {"wandb": True}}, {})
+    RunFolder(tmp_path).write_config(CONFIG | {"output_root": "runs", "logger": {"wandb": True}}, {})
     other = CONFIG | {"output_root": "elsewhere", "logger": {"wandb": False}, "overwrite": True}
-    assert state_of(tmp_path, other) == "unfinished"
+    assert RunFolder(tmp_path).state(other) == "unfinished"
 
 
 def test_clear_removes_what_a_run_leaves_and_nothing_else(tmp_path):
@@ -90,7 +82,7 @@ def test_clear_removes_what_a_run_leaves_and_nothing_else(tmp_path):
     (tmp_path / "prompt" / "mpt.json").write_text("{}")
     (tmp_path / "metrics.json").write_text("{}")
     (tmp_path / "notes.txt").write_text("mine")
-    clear(tmp_path)
+    RunFolder(tmp_path).clear()
     assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
 
 
@@ -120,7 +112,7 @@ def test_table_shows_before_after_oracle_and_n():
 
 def test_a_new_run_says_what_runs_it(tmp_path):
     write_metrics(tmp_path, METRICS)
-    begin(tmp_path, CONFIG, fingerprint="f", rows={})
+    RunFolder(tmp_path).begin(CONFIG, fingerprint="f", rows={})
     config, run = read_config(tmp_path) or ({}, {})
     assert config == CONFIG
     assert run["versions"]["torch"].startswith("2.")
@@ -152,12 +144,12 @@ def test_the_config_of_another_program_is_not_a_runs(tmp_path, content):
     (tmp_path / "config.yaml").write_text(content)
     (tmp_path / "metrics.json").write_text("{}")
     with pytest.raises(ValueError, match="is not the folder of a run"):
-        refuse_foreign(tmp_path)
+        RunFolder(tmp_path).refuse_foreign()
     assert (tmp_path / "config.yaml").read_text() == content
 
 
 def test_a_damaged_config_is_still_a_runs(tmp_path):
-    write_config(tmp_path, {"stage": "source", "tasks": {"a": {}}}, {"id": "x"})
+    RunFolder(tmp_path).write_config({"stage": "source", "tasks": {"a": {}}}, {"id": "x"})
     text = (tmp_path / "config.yaml").read_text()
     (tmp_path / "config.yaml").write_text(text + "\n  : [")
-    refuse_foreign(tmp_path)
+    RunFolder(tmp_path).refuse_foreign()

@@ -16,12 +16,13 @@ from safetensors.torch import load_file, save_file
 from mpt.answering.answers import condition
 from mpt.artifact import load_prompt
 from mpt.backbone import load_backbone
-from mpt.run.folder import finished, read_config, state_of
+from mpt.run.folder import RunFolder, read_config
 from mpt.run.record import read_metrics
 from mpt.training import similarity
 from mpt.training.build import build_prompt
+from mpt.training.loading import load
 from mpt.training.module import MPTModule
-from mpt.training.train import load, train
+from mpt.training.train import train
 from tests.runs import assert_equal, curves, tensors
 
 
@@ -229,10 +230,10 @@ class TestTarget:
             (tmp_path / "source" / path.name).write_bytes(path.read_bytes())
         train(config, tmp_path / "run")
         values = dataclasses.asdict(config)
-        assert finished(tmp_path / "run", values) is not None
+        assert RunFolder(tmp_path / "run").finished(values) is not None
         (tmp_path / "source" / "adapter_model.safetensors").write_bytes(b"another")
         with pytest.raises(ValueError, match=r"before that was trained anew; overwrite=true"):
-            finished(tmp_path / "run", values)
+            RunFolder(tmp_path / "run").finished(values)
 
     @pytest.mark.parametrize("kind", ["safetensors", "pt"])
     def test_a_file_of_tensors_is_a_source(self, source_run, make_config, tmp_path, kind):
@@ -247,7 +248,7 @@ class TestTarget:
         prompt = prompt_of(config, load_backbone(config.backbone), load_prompt(path))
         assert torch.equal(prompt.prompts()[0], load_prompt(source_run).prompt.prompts()[1])
         assert train(config, tmp_path / "run")["steps"] == 1
-        assert finished(tmp_path / "run", dataclasses.asdict(config)) is not None
+        assert RunFolder(tmp_path / "run").finished(dataclasses.asdict(config)) is not None
 
     def test_a_file_with_the_shared_prompt_alone(self, source_run, make_config, tmp_path):
         shared = tensors(source_run)["prompt_embeddings"]
@@ -418,7 +419,7 @@ class TestDistillation:
         for name, tensor in live.items():
             torch.testing.assert_close(cached[name], tensor, atol=1e-4, rtol=1e-3)
         config = make_config(distill=str(teachers), distillation__cache="elsewhere")
-        assert finished(tmp_path / "live", dataclasses.asdict(config)) is not None
+        assert RunFolder(tmp_path / "live").finished(dataclasses.asdict(config)) is not None
 
     def test_a_finished_run_notices_that_its_teachers_are_others(self, teachers, make_config, tmp_path):
         shutil.copytree(teachers / "prompt", tmp_path / "teachers")
@@ -426,7 +427,7 @@ class TestDistillation:
         train(config, tmp_path / "run")
         (tmp_path / "teachers" / "adapter_model.safetensors").write_bytes(b"another")
         with pytest.raises(ValueError, match=r"learned from .*teachers before that was trained anew"):
-            finished(tmp_path / "run", dataclasses.asdict(config))
+            RunFolder(tmp_path / "run").finished(dataclasses.asdict(config))
 
 
 def prompt_of(config, backbone, source):
@@ -463,7 +464,7 @@ class TestExactness:
         with pytest.raises(SystemExit) as stop:
             train(make_config(), tmp_path / "run")
         assert stop.value.code == 143
-        assert state_of(tmp_path / "run", dataclasses.asdict(make_config())) == "unfinished"
+        assert RunFolder(tmp_path / "run").state(dataclasses.asdict(make_config())) == "unfinished"
         monkeypatch.setattr(MPTModule, "training_step", whole)
         train(make_config(), tmp_path / "run")
         assert_equal(tensors(tmp_path / "run"), tensors(source_run))

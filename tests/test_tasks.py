@@ -457,7 +457,7 @@ class TestChosenRows:
 def test_a_tokenizer_whose_package_is_missing_is_named_before_the_run(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("mpt.tasks.check.find_spec", lambda name: None if name == "MeCab" else name)
+    monkeypatch.setattr("mpt.tasks.checking.find_spec", lambda name: None if name == "MeCab" else name)
     config = TaskConfig(
         rows=RowsConfig(world="sum"), input="{a}", target="{b}", metrics=["bleu"], metric_tokenizer="ja-mecab"
     )

@@ -69,7 +69,7 @@ def test_source_training_finds_the_skills_and_adaptation_uses_them(tmp_path: Pat
     """A short version of the two commands of `make train`; without a gradient both would end where they began."""
     import hydra
 
-    cli.register()
+    cli.register_schema()
     shared = ["logger=csv", "trainer=cpu", "trainer.progress_bar=false", "evaluation.test_rows=100"]
     commands = {
         "source": [

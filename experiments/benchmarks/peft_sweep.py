@@ -19,7 +19,7 @@ from mpt.backbone import TINY  # noqa: E402
 from mpt.cli import main as cli  # noqa: E402
 from mpt.config import FewShotConfig, TaskConfig  # noqa: E402
 from mpt.data.batches import pad  # noqa: E402
-from mpt.data.few_shot import draw  # noqa: E402
+from mpt.data.few_shot import draw_examples  # noqa: E402
 from mpt.tasks import Example, load_split  # noqa: E402
 
 TASK, BATCH = "reply_polite", 32
@@ -48,7 +48,7 @@ def train(source: Path, config: TaskConfig, k: int, seed: int, steps: int, token
         prompt_tuning_init_state_dict_path=str(source / "prompt" / "adapter_model.safetensors"),
     )
     model = peft.get_peft_model(AutoModelForSeq2SeqLM.from_pretrained(TINY), prompt)
-    rows = draw(TASK, load_split(TASK, config, "train", None), FewShotConfig(k, seed))
+    rows = draw_examples(TASK, load_split(TASK, config, "train", None), FewShotConfig(k, seed))
     test = load_split(TASK, config, "test", None)[:100]
     groups = [
         {"params": [model.prompt_encoder["default"].embedding.weight], "lr": 0.3},
@@ -81,7 +81,7 @@ def train(source: Path, config: TaskConfig, k: int, seed: int, steps: int, token
 def main() -> None:
     """Run every job of the grid, one after the other."""
     source, draws, steps = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
-    cli.register()
+    cli.register_schema()
     with initialize_config_dir(str(cli.CONF), version_base="1.3"):
         config = cli.typed(compose("train", [f"tasks=[{TASK}]"])).tasks[TASK]
     tokenizer = AutoTokenizer.from_pretrained(TINY)

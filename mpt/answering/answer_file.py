@@ -18,7 +18,7 @@ from mpt.run.progress import Pace, print_line
 from mpt.tasks import Template, read_csv
 
 LINE = b'{"index": '
-"""What each line of the output begins with."""
+"""Start of each line of the output."""
 BATCHES_AT_ONCE = 8
 """Batches that are read, sorted by length and written together: what an interruption loses at most."""
 
@@ -46,9 +46,9 @@ def answer_inputs(
     Args:
         config: Where inputs come from and answers go.
         source: Run or prompt folder.
-        dtype: Of the backbone.
+        dtype: The backbone's.
         backbone: A folder or hub id; None: the one that the prompt names.
-        seed: Of what is sampled, for a task whose answers are.
+        seed: Seed of sampled answers.
 
     Returns:
         How many lines were written; those of an earlier, interrupted call are not written again.

@@ -73,7 +73,7 @@ def answer_batch(
     Args:
         adapter: On the backbone's device; None: no prompt, as the oracle, whose inputs have a prefix instead.
         backbone: The frozen model.
-        batch: Of an :class:`~mpt.data.batches.EvalLoader`, on the backbone's device.
+        batch: From an :class:`~mpt.data.batches.EvalLoader`, on the backbone's device.
         with_losses: Compute the losses of the targets too.
     """
     inputs = condition(adapter, backbone, batch)
@@ -97,10 +97,10 @@ def answer(adapter: Conditioner | None, backbone: Backbone, batches: Iterable[Ba
     answers: list[Answer] = []
     for batch in batches:
         answers += answer_batch(adapter, backbone, _to_device(batch, backbone.device))
-    return gather(answers)
+    return gather_answers(answers)
 
 
-def gather(answers: list[Answer]) -> list[Answer]:
+def gather_answers(answers: list[Answer]) -> list[Answer]:
     """Collect the answers of all processes, each example once, in the order of tasks and examples."""
     if distributed.is_available() and distributed.is_initialized():
         parts: list[Any] = [None] * distributed.get_world_size()
@@ -144,14 +144,14 @@ def rules_of(
 
     Args:
         config: The task's.
-        references: Of the rows that are scored.
+        references: Those of the scored rows.
         classes: Those that the data have, for a task that does not name its label words.
     """
     labels = tuple(label_words(config)) or tuple(classes)
     return metrics.Rules(labels, metrics.choose_tokenizer(config.metric_tokenizer, references))
 
 
-def score(
+def score_answers(
     tasks: Mapping[str, TaskConfig],
     predictions: Predictions,
     classes: Mapping[str, Sequence[str]] | None = None,

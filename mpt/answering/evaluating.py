@@ -3,7 +3,7 @@
 import dataclasses
 import json
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ import lightning
 import torch
 from torch import Tensor, nn
 
-from mpt.answering.answers import Conditioner, Predictions, predict, score
+from mpt.answering.answers import Conditioner, Predictions, predict, score_answers
 from mpt.answering.predictions import write_predictions
 from mpt.answering.prompted import PromptedModel
 from mpt.artifact.find import Kind, find
@@ -23,10 +23,10 @@ from mpt.errors import UserError
 from mpt.hub import local_copy
 from mpt.inputs import Inputs
 from mpt.run import console
-from mpt.run import folder as run_folder
 from mpt.run.console import silence_libraries
+from mpt.run.folder import RunFolder, read_config
 from mpt.run.progress import track_batches
-from mpt.run.record import add_average, write_metrics
+from mpt.run.record import add_average
 from mpt.tasks import AnswerSettings, Example, choose_rows, digest_examples, load_split, stamp_rows
 
 
@@ -72,9 +72,12 @@ def evaluate(config: RunConfig, folder: Path, explicit: Collection[str] = ()) ->
         torch.set_num_threads(config.trainer.threads)
     assert config.source is not None
     adapter, backbone, answers = load_trained(local_copy(config.source), config.backbone)
-    tasks = answer_as_trained(config, answers, explicit)
+    prompt_of = config.evaluate.prompt_of
+    own = {name: answer for name, answer in answers.items() if name not in prompt_of}
+    tasks = answer_as_trained(config.tasks, own, explicit)
     if adapter is not None:
-        adapter = Renumbered(adapter, find_prompts(config, adapter.task_names))
+        positions = find_prompts(list(tasks), prompt_of, adapter.task_names, config.source)
+        adapter = Renumbered(adapter, positions)
     examples = {
         split: {name: load_split(name, task, split, config.data_root) for name, task in tasks.items()}
         for split in config.evaluate.splits
@@ -93,8 +96,8 @@ def evaluate(config: RunConfig, folder: Path, explicit: Collection[str] = ()) ->
         for name in config.tasks
     }
     stamps = {name: stamp_rows(name, task, config.data_root) for name, task in config.tasks.items()}
-    run_folder.begin(
-        folder,
+    run = RunFolder(folder)
+    run.begin(
         dataclasses.asdict(config),
         fingerprint=backbone.fingerprint,
         rows={"digests": digests, "stamps": stamps},
@@ -103,47 +106,48 @@ def evaluate(config: RunConfig, folder: Path, explicit: Collection[str] = ()) ->
         "stage": config.stage,
         "metric": {name: task.metrics[0] for name, task in config.tasks.items()},
     }
+    decoding: dict[str, Any] = {"batch_size": config.evaluation.batch_size, "seed": config.seed}
     limits = {"test": config.evaluation.test_rows, "validation": config.evaluation.validation_rows}
     for split, of_split in examples.items():
         scored = {
             name: choose_rows(rows, limits.get(split), config.evaluation.rows_seed)
             for name, rows in of_split.items()
         }
-        predictions = answer(config, tasks, adapter, backbone, scored, prefixed=False)
-        scores = score(tasks, predictions, classes)
+        predictions = answer_tasks(tasks, adapter, backbone, scored, **decoding)
+        scores = score_answers(tasks, predictions, classes)
         if config.evaluation.oracle:
-            unprompted = answer(config, tasks, None, backbone, scored, prefixed=True)
-            for name, found in score(tasks, unprompted, classes).items():
+            unprompted = answer_tasks(tasks, None, backbone, scored, **decoding, prefixed=True)
+            for name, found in score_answers(tasks, unprompted, classes).items():
                 scores[name]["oracle"] = found["score"]
         for name, rows in of_split.items():
             scores[name]["n_available"] = len(rows)
         write_predictions(folder, tasks, predictions, split)
         metrics[split] = add_average(scores)
     metrics["seconds"] = {"all": time.monotonic() - began}
-    write_metrics(folder, metrics)
+    run.finish(metrics)
     console.say_tables(metrics)
     console.say(f"run folder: {console.relative(folder)}")
     return metrics
 
 
 def answer_as_trained(
-    config: RunConfig, answers: Mapping[str, AnswerSettings], explicit: Collection[str]
+    tasks: Mapping[str, TaskConfig], answers: Mapping[str, AnswerSettings], explicit: Collection[str]
 ) -> dict[str, TaskConfig]:
     """Answer each task as its prompt was trained and scored, whatever the task's file says today; a line says so.
 
     What the command line sets counts, and so does the file of a task that another task's prompt answers.
 
     Args:
-        config: The checked configuration.
-        answers: What the saved prompt knows, by task.
+        tasks: As their files say.
+        answers: What the saved prompt knows of those that it was trained on.
         explicit: As of :func:`evaluate`.
 
     Returns:
         The tasks.
     """
-    tasks = {}
-    for name, task in config.tasks.items():
-        saved = None if name in config.evaluate.prompt_of else answers.get(name)
+    answered = {}
+    for name, task in tasks.items():
+        saved = answers.get(name)
         changes: dict[str, Any] = {}
         if saved is not None:
             kept = ("input", "join", "max_source_tokens", "max_target_tokens", "generation")
@@ -162,8 +166,8 @@ def answer_as_trained(
                 f"{key}={value!r} ({getattr(task, key)!r} here)" for key, value in differing.items()
             )
             console.say(f"tasks.{name}: answered as it was trained, with {shown}")
-        tasks[name] = dataclasses.replace(task, **differing)
-    return tasks
+        answered[name] = dataclasses.replace(task, **differing)
+    return answered
 
 
 def load_trained(
@@ -197,7 +201,7 @@ def load_trained(
 
         own = _backbone_of(source, backbone)
         loaded = load_backbone(own)
-        _, run = run_folder.read_config(source) or ({}, {})
+        _, run = read_config(source) or ({}, {})
         if run.get("fingerprint") not in (None, loaded.fingerprint):
             raise UserError(
                 f"{weights}: was trained with fingerprint {run['fingerprint']}; {loaded.name} has other weights, "
@@ -210,8 +214,8 @@ def load_trained(
 
 
 def _answers_of(source: Path) -> dict[str, AnswerSettings]:
-    """How the answers of a run are made whose folder keeps no prompt: as its ``config.yaml`` says."""
-    values, _ = run_folder.read_config(source) or ({}, {})
+    """Read decoding settings from ``config.yaml``, for a run whose folder keeps no prompt."""
+    values, _ = read_config(source) or ({}, {})
     known = {item.name for item in dataclasses.fields(TaskConfig)} - {"rows"}
     return {
         name: AnswerSettings.of_task(
@@ -223,41 +227,50 @@ def _answers_of(source: Path) -> dict[str, AnswerSettings]:
 
 def _backbone_of(source: Path, backbone: BackboneConfig) -> BackboneConfig:
     """The backbone that a run names in its ``config.yaml``, or that of ``backbone.path``."""
-    values, _ = run_folder.read_config(source) or ({}, {})
+    values, _ = read_config(source) or ({}, {})
     if "backbone" not in values:
-        base = json.loads((source / "adapter" / "adapter_config.json").read_text(encoding="utf-8"))
+        base = json.loads((RunFolder(source).adapter / "adapter_config.json").read_text(encoding="utf-8"))
         values = {"backbone": {"name": base["base_model_name_or_path"]}}
     known = {field.name for field in dataclasses.fields(BackboneConfig)}
     own = BackboneConfig(**{key: value for key, value in values["backbone"].items() if key in known})
     return dataclasses.replace(own, path=backbone.path or own.path, dtype=backbone.dtype)
 
 
-def find_prompts(config: RunConfig, trained: list[str]) -> list[int]:
+def find_prompts(
+    tasks: Sequence[str], prompt_of: Mapping[str, str], trained: Sequence[str], source: str
+) -> list[int]:
     """Find the prompt that answers each task: that of its own name, or the one that ``evaluate.prompt_of`` names.
+
+    Args:
+        tasks: To be answered.
+        prompt_of: ``evaluate.prompt_of``.
+        trained: The tasks that there are prompts for, by task id.
+        source: What was trained, for errors.
 
     Raises:
         UserError: There is none.
     """
     positions = []
-    for name in config.tasks:
-        wanted = config.evaluate.prompt_of.get(name, name)
+    for name in tasks:
+        wanted = prompt_of.get(name, name)
         if wanted not in trained:
             raise UserError(
-                f"tasks.{name}: {config.source} has no prompt for {wanted!r}; it has {', '.join(trained)}; choose "
+                f"tasks.{name}: {source} has no prompt for {wanted!r}; it has {', '.join(trained)}; choose "
                 f"one as evaluate.prompt_of.{name}=TASK"
             )
         positions.append(trained.index(wanted))
     return positions
 
 
-def answer(
-    config: RunConfig,
+def answer_tasks(
     tasks: Mapping[str, TaskConfig],
     adapter: Conditioner | None,
     backbone: Backbone,
     examples: dict[str, list[Example]],
     *,
-    prefixed: bool,
+    batch_size: int,
+    seed: int,
+    prefixed: bool = False,
 ) -> Predictions:
     """Answer the examples of every task; ``prefixed`` ones behind the task's natural prefix, if it has one."""
 
@@ -269,8 +282,8 @@ def answer(
 
     loader = EvalLoader(
         [tokens_of(name, task) for name, task in tasks.items()],
-        [generation_settings(task, config.seed) for task in tasks.values()],
-        batch_size=config.evaluation.batch_size,
+        [generation_settings(task, seed) for task in tasks.values()],
+        batch_size=batch_size,
         pad_token_id=backbone.tokenization.pad_token_id,
     )
     batches = track_batches(loader, "scoring the oracle" if prefixed else "scoring", len(loader))

@@ -7,6 +7,7 @@ from typing import Any
 from mpt import metrics
 from mpt.answering.answers import Prediction, Predictions, rules_of
 from mpt.config import TaskConfig
+from mpt.run.folder import RunFolder
 from mpt.run.record import write_lines
 
 
@@ -17,7 +18,7 @@ def write_predictions(
 
     Those of another split than test lie in ``predictions/<split>/``.
     """
-    place = folder / "predictions" / ("" if split == "test" else split)
+    place = RunFolder(folder).predictions_of(split)
     for name, of_task in predictions.items():
         names = [metric for metric in tasks[name].metrics if metrics.METRICS[metric].scores_one_example]
         rules = rules_of(tasks[name], [each.references for each in of_task])

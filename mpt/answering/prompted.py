@@ -35,8 +35,8 @@ class PromptedModel:
     Attributes:
         adapter: As passed in.
         backbone: As passed in, in evaluation mode.
-        answers: Of each task.
-        known_answers: Of those tasks that the saved prompt says it of.
+        answers: Each task's settings.
+        known_answers: The settings of tasks that the saved prompt records.
     """
 
     def __init__(
@@ -56,8 +56,8 @@ class PromptedModel:
             folder: A run folder, its ``prompt/`` or ``adapter/``, a PEFT adapter of multitask prompt tuning, or
                 ``hf://owner/name`` of the hub.
             backbone: A folder or hub id; None: the one that the saved prompt names.
-            dtype: Of the backbone: float32, bfloat16 or float16.
-            device: Of both.
+            dtype: The backbone's: float32, bfloat16 or float16.
+            device: Device of both.
 
         Raises:
             FileNotFoundError: There is no saved prompt, or no such backbone.
@@ -127,7 +127,7 @@ class PromptedModel:
             batch_size: Texts at a time; they are batched by length, whatever their tasks, where these answer alike.
             max_new_tokens: Longest answer; None: the task's.
             choices: The texts that an answer may be, such as label words; None: those of the task, empty: any.
-            seed: Of what is sampled, where a task or ``generation`` samples.
+            seed: Seed of sampled answers, where a task or ``generation`` samples.
             generation: Further arguments of transformers' ``generate``, before the task's own.
 
         Returns:

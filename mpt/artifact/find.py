@@ -1,11 +1,15 @@
 """Tell what a folder holds: a prompt, a baseline's tensors, LoRA's updates, or a whole model."""
 
+import json
 from enum import StrEnum
 from pathlib import Path
+from typing import Any
+
+from mpt.errors import UserError
 
 
 class Kind(StrEnum):
-    """What was trained, by what lies in its folder."""
+    """Kinds of trained artifacts."""
 
     PROMPT = "prompt"
     """A PEFT adapter of multitask prompt tuning, ours or another's."""
@@ -39,3 +43,18 @@ def find(folder: Path) -> tuple[Kind, Path] | None:
         if (place / "adapter_config.json").is_file():
             return Kind.PROMPT, place
     return None
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a JSON object of a saved folder.
+
+    Raises:
+        UserError: It is damaged.
+    """
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(f"{path}: not JSON ({error}); give a folder as it was saved") from error
+    if not isinstance(value, dict):
+        raise UserError(f"{path}: not a JSON object; give a folder as it was saved")
+    return value

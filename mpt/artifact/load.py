@@ -3,7 +3,6 @@
 Shape legend: T tasks, G groups of P, N virtual tokens, R ranks, D token_dim.
 """
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,14 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mpt.adapter import TensorBaseline
-from mpt.artifact.find import Kind, find
+from mpt.artifact.find import Kind, find, read_json
 from mpt.artifact.prompt_folder import FORMAT_VERSION, needs_own_tensors
-from mpt.artifact.save import BASELINE_VERSION
 from mpt.backbone import Backbone
 from mpt.errors import UserError
 from mpt.hub import local_copy
-from mpt.methods import METHODS, find_method
 from mpt.prompt import MultitaskPromptEmbedding, MultitaskPromptTuningConfig
 from mpt.prompt.source_file import read_tensors
 from mpt.prompt.tensors import NAMES, as_residual, check_tensors
@@ -79,51 +75,12 @@ def load_prompt(folder: str | Path, *, drop_decoder_prompt: bool = False) -> Sav
     return _from_file(folder) if kind is Kind.TENSORS else _from_folder(folder, drop_decoder_prompt)
 
 
-def load_baseline(folder: str | Path) -> tuple[TensorBaseline, dict[str, Any]]:
-    """Read back a baseline that holds its own tensors.
-
-    Args:
-        folder: A run folder, whose ``adapter/`` is read, or that folder.
-
-    Returns:
-        The baseline, and what ``adapter.json`` says of it: among others ``backbone`` and ``answers``.
-
-    Raises:
-        FileNotFoundError: There is none.
-        UserError: The files do not fit each other.
-    """
-    kind, place = find(Path(folder)) or (None, None)
-    if place is None or kind is not Kind.BASELINE:
-        raise FileNotFoundError(
-            f"{folder}: no adapter.json; give the folder of a run with method=attempt or dept"
-        )
-    about = _read_json(place / "adapter.json")
-    if about.get("format_version") != BASELINE_VERSION:
-        raise UserError(
-            f"{place}: format_version is {about.get('format_version')!r}; this program reads {BASELINE_VERSION}"
-        )
-    name = about.get("method")
-    method = find_method(name) if name in METHODS else None
-    if method is None or not issubclass(method, TensorBaseline):
-        raise UserError(
-            f"{place / 'adapter.json'}: no method {name!r} that holds its own tensors; give a run's folder"
-        )
-    tensors = read_tensors(place / "adapter.safetensors")
-    with torch.random.fork_rng(devices=[]):  # the drawn values are replaced, so no number is used up
-        loaded = method.from_saved(about["task_names"], tensors, about["settings"])
-    try:
-        loaded.load_state_dict(tensors)
-    except RuntimeError as error:
-        raise UserError(f"{place}: {' '.join(str(error).split())}") from error
-    return loaded, about
-
-
 def _from_folder(folder: Path, drop_decoder_prompt: bool) -> SavedPrompt:
     """Read a prompt from a PEFT adapter, with what ``mpt.json`` says beside it."""
-    peft_config = _read_json(folder / "adapter_config.json")
+    peft_config = read_json(folder / "adapter_config.json")
     shared, cols, rows = _read_adapter(folder, peft_config, drop_decoder_prompt)
     about = (
-        _read_json(folder / "mpt.json")
+        read_json(folder / "mpt.json")
         if (folder / "mpt.json").is_file()
         else _about_adapter(peft_config, cols)
     )
@@ -323,13 +280,3 @@ def _config(
         )
     except ValueError as error:
         raise UserError(f"{where.parent}: {error}") from error
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise UserError(f"{path}: not JSON ({error}); give a folder as it was saved") from error
-    if not isinstance(value, dict):
-        raise UserError(f"{path}: not a JSON object; give a folder as it was saved")
-    return value

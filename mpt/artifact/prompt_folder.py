@@ -1,4 +1,4 @@
-"""Write a prompt's folder: a PEFT adapter as it stands, and beside it what PEFT does not know.
+"""Write a prompt's folder: a valid PEFT adapter, and beside it what PEFT does not know.
 
 ``adapter_config.json`` and ``adapter_model.safetensors`` are a PEFT adapter; ``mpt.json`` says what they do
 not: the names of the tasks, the form, the groups, λ, and the backbone. How each form is written for PEFT, which

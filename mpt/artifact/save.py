@@ -1,20 +1,15 @@
 """Save what a run has trained: a prompt's folder, or that of a baseline; whole or not at all."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 
-from safetensors.torch import save_file
-
 from mpt.adapter import Adapter, TensorBaseline, WithinBackbone
+from mpt.artifact.baseline_folder import write_baseline
 from mpt.artifact.prompt_folder import save_prompt
 from mpt.atomic import write_folder_atomically
 from mpt.backbone import Backbone
 from mpt.prompt import MultitaskPromptEmbedding
 from mpt.tasks import AnswerSettings
-
-BASELINE_VERSION = 1
-"""Of ``adapter.json``."""
 
 
 def save(
@@ -52,22 +47,4 @@ def save(
             adapter.write(temporary, backbone)
         else:
             assert isinstance(adapter, TensorBaseline)
-            _write_tensors(temporary, adapter, backbone, answers or {})
-
-
-def _write_tensors(
-    folder: Path, baseline: TensorBaseline, backbone: Backbone, answers: Mapping[str, AnswerSettings]
-) -> None:
-    """Write a baseline's tensors, and what builds it again."""
-    about = {
-        "format_version": BASELINE_VERSION,
-        "method": baseline.name,
-        "task_names": baseline.task_names,
-        "settings": baseline.settings(),
-        "backbone": backbone.describe(),
-        "answers": {name: each.to_json() for name, each in answers.items()},
-    }
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in baseline.state_dict().items()}
-    text = json.dumps(about, indent=2, sort_keys=True, ensure_ascii=False)
-    (folder / "adapter.json").write_text(text + "\n", encoding="utf-8")
-    save_file(tensors, folder / "adapter.safetensors", metadata={"format": "pt"})
+            write_baseline(temporary, adapter, backbone, answers or {})

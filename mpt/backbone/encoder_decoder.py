@@ -27,7 +27,7 @@ class EncoderDecoder(FrozenModel):
         return None
 
     def generation_inputs(self, inputs: Inputs) -> dict[str, Any]:
-        """What the encoder reads; the decoder starts from nothing else."""
+        """Embed the encoder's input; the decoder starts from nothing else."""
         embeds, mask = inputs.embed(self.word_embeddings)
         return {"inputs_embeds": embeds, "attention_mask": mask}
 

@@ -14,9 +14,9 @@ from transformers import PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from mpt.backbone.buckets import length_buckets
+from mpt.backbone.cross_entropy import token_losses
 from mpt.backbone.fingerprint import fingerprint
 from mpt.backbone.interface import Backbone, Facts
-from mpt.backbone.losses import token_losses
 from mpt.backbone.sampling import only_special_tokens, sample_by_row
 from mpt.backbone.tokenization import Tokenization
 from mpt.inputs import Inputs
@@ -137,7 +137,7 @@ class FrozenModel(Backbone):
 
     @property
     def _changes_logits(self) -> bool:
-        """Whether the model does something with its logits after its last layer, as Gemma 2 does."""
+        """True where the model changes its logits after its last layer, as Gemma 2 does."""
         return getattr(self.model.config, "final_logit_softcapping", None) is not None
 
     def backward(self, loss: Tensor) -> None:

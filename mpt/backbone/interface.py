@@ -35,12 +35,12 @@ class Outputs:
 
 @dataclass(frozen=True)
 class Facts:
-    """What a backbone is, whoever computes for it.
+    """The contract of a backbone, whoever computes for it.
 
     Attributes:
         name: What runs and prompts call it: ``tiny``, a hub id, or a folder.
         location: Where ``from_pretrained`` finds it: a hub id or an absolute folder.
-        fingerprint: Of the weights, as loaded.
+        fingerprint: Hash of the weights, as loaded.
         task_type: PEFT's name for this kind of model.
         max_positions: Most tokens that it takes, virtual ones, input and target together; None: any number.
         has_dropout: Whether training mode draws dropout masks.
@@ -58,7 +58,7 @@ class Backbone(nn.Module, ABC):
     """A frozen language model and its tokenizer, or whoever answers in its place.
 
     Args:
-        model: Of transformers.
+        model: A model of transformers.
         tokenization: How its texts become token ids.
         facts: What it is.
         dropout: Whether training mode reaches the model, as in the paper.
@@ -81,7 +81,7 @@ class Backbone(nn.Module, ABC):
         """Teacher-forced logits, and the hidden states behind them.
 
         Args:
-            inputs: Of B examples.
+            inputs: B examples.
             labels: ``(B, L)``; -100 pads.
             hidden: Give the hidden states too.
         """
@@ -100,13 +100,13 @@ class Backbone(nn.Module, ABC):
     ) -> list[str]:
         """Answer each example; greedy unless ``generation`` says otherwise.
 
-        Nothing of the model's own generation configuration counts but its special tokens. What is sampled follows from
+        Of the model's own generation configuration only the special tokens count. Sampled answers follow from
         the seed and the example, so it does not depend on the batch; beams that are sampled do.
 
         Args:
-            inputs: Of B examples.
+            inputs: B examples.
             choices: The texts that an answer may be, such as label words; None: any.
-            seed: Of what is sampled.
+            seed: Seed of sampled answers.
             generation: Arguments of transformers' ``generate``.
 
         Returns:
@@ -123,17 +123,17 @@ class Backbone(nn.Module, ABC):
 
     @property
     def name(self) -> str:
-        """What runs and prompts call it."""
+        """Its name in runs and saved prompts."""
         return self.facts.name
 
     @property
     def location(self) -> str:
-        """Where ``from_pretrained`` finds it: a hub id or an absolute folder."""
+        """Its address for ``from_pretrained``: a hub id or an absolute folder."""
         return self.facts.location
 
     @property
     def fingerprint(self) -> str:
-        """Of the weights, as loaded."""
+        """Hash of the weights, as loaded."""
         return self.facts.fingerprint
 
     @property
@@ -148,7 +148,7 @@ class Backbone(nn.Module, ABC):
 
     @property
     def drops_out(self) -> bool:
-        """Whether a forward in the present mode draws dropout masks, so that two equal rows have two losses."""
+        """True where a forward in the present mode draws dropout masks, so that equal rows differ in loss."""
         return self.training and self.dropout and self.facts.has_dropout
 
     @property

@@ -1,4 +1,4 @@
-"""How answers are drawn: nothing by the model's own habits, and nothing by the company of a batch.
+"""Sampling of answers, independent of the model's generation config and of the rest of the batch.
 
 Shape legend: B rows, V vocabulary.
 """
@@ -41,7 +41,7 @@ def sample_by_row(settings: dict[str, Any], texts: Sequence[Sequence[int]], seed
     Args:
         settings: Arguments of ``generate`` with ``do_sample``.
         texts: The token ids of each row.
-        seed: Of the noise.
+        seed: Seed of the noise.
 
     Returns:
         Arguments of ``generate`` without it; ``num_return_sequences`` stays, for who repeats the rows.

@@ -10,7 +10,7 @@ class Tokenization:
     """The texts of an encoder-decoder: inputs and targets as its tokenizer writes them, each with its end.
 
     Args:
-        tokenizer: Of transformers.
+        tokenizer: A tokenizer of transformers.
 
     Attributes:
         tokenizer: As passed in.
@@ -23,7 +23,7 @@ class Tokenization:
 
     @property
     def pad_token_id(self) -> int:
-        """What fills a batch up; the attention mask hides it."""
+        """Token that pads a batch; the attention mask hides it."""
         return int(self.tokenizer.pad_token_id)
 
     def encode_inputs(
@@ -83,7 +83,7 @@ class Tokenization:
 
     @property
     def _reads_control(self) -> bool:
-        """Whether what stands around an input is written with control tokens."""
+        """True where the text around an input is written with control tokens."""
         return False
 
 
@@ -91,7 +91,7 @@ class CausalTokenization(Tokenization):
     """The texts of a causal model, which reads input and target as one: input, separator or chat turn, target, end.
 
     Args:
-        tokenizer: Of transformers; it needs an end-of-sequence token.
+        tokenizer: A tokenizer of transformers; it needs an end-of-sequence token.
         separator: Stands between input and target. A space at its end goes to the target, whose first word then is the
             token that it would be in running text.
         chat_template: Write each input as a user's turn of the tokenizer's chat template, and open the answer, in place
@@ -123,7 +123,7 @@ class CausalTokenization(Tokenization):
 
     @property
     def pad_token_id(self) -> int:
-        """What fills a batch up; many of these tokenizers have no token for it, and any will do."""
+        """Token that pads a batch; many of these tokenizers have none, and any will do."""
         pad = self.tokenizer.pad_token_id
         return int(self.tokenizer.eos_token_id if pad is None else pad)
 

@@ -24,7 +24,7 @@ from mpt.cli.check import check
 from mpt.cli.phrase import phrase
 from mpt.config import OLD_FORMS, RunConfig
 from mpt.errors import UserError, unknown
-from mpt.run.folder import check_rows, finished, recorded_stamps
+from mpt.run.folder import RunFolder
 from mpt.run.identity import flatten, run_name
 from mpt.stages import STAGES, Stage, find_stage
 from mpt.sweep import launcher
@@ -58,7 +58,7 @@ def main() -> None:
     # OpenMP's threads wait for each other in a loop: beside one other busy process a step on two cores took ten
     # times as long, and with this bound twice (experiments/LOG.md). Read when torch is imported, so before.
     os.environ.setdefault("GOMP_SPINCOUNT", "2000")
-    register()
+    register_schema()
     sys.argv[1:] = help.arrange(sys.argv[1:])
     try:
         if "--version" in sys.argv:
@@ -90,7 +90,7 @@ def main() -> None:
         sys.exit(2)
 
 
-def register() -> None:
+def register_schema() -> None:
     """Make the schema and the resolvers of ``conf/`` known to Hydra."""
     ConfigStore.instance().store(name="run_schema", node=RunConfig)
     OmegaConf.register_new_resolver("mpt_run_name", _run_name, replace=True)
@@ -259,7 +259,7 @@ def run(
     if config.stage not in STAGES:
         raise UserError(unknown("task", config.stage, STAGES))
     stage = find_stage(config.stage)
-    if stage.leaves_folder and (done := finished(folder, dataclasses.asdict(config))):
+    if stage.leaves_folder and (done := RunFolder(folder).finished(dataclasses.asdict(config))):
         check_same_rows(config, folder)
         from mpt.run import console  # takes a second to import
 
@@ -306,7 +306,7 @@ def check_same_rows(config: RunConfig, folder: Path) -> None:
     Raises:
         UserError: Rows have changed.
     """
-    stamps = recorded_stamps(folder)
+    stamps = RunFolder(folder).recorded_stamps()
     stage = find_stage(config.stage)
     splits = SPLITS if stage.trains else stage.scored_splits(config)
     digests = {}
@@ -320,10 +320,10 @@ def check_same_rows(config: RunConfig, folder: Path) -> None:
             }
         except FileNotFoundError:
             print(
-                f"{folder}: the rows of tasks.{name} are gone, so nobody can tell whether they changed",
+                f"{folder}: the rows of tasks.{name} are gone, so a change of them cannot be noticed",
                 file=sys.stderr,
             )
-    check_rows(folder, digests, "overwrite=true runs it again")
+    RunFolder(folder).check_rows(digests, "overwrite=true runs it again")
 
 
 def typed(composed: DictConfig) -> RunConfig:

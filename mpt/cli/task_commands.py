@@ -195,7 +195,7 @@ def _print_classes(examples: Mapping[str, Sequence[Example]]) -> None:
 
 
 def _warnings(name: str, task: TaskConfig, examples: Mapping[str, Sequence[Example]]) -> list[str]:
-    """What does not stop a run and spoils its scores."""
+    """Find what spoils scores without stopping a run."""
     found = []
     trained = {example.input for example in examples["train"]}
     for split in ("validation", "test"):

@@ -1,1 +1,1 @@
-"""Which example comes next, and batches that mix tasks."""
+"""The order of examples, the k-shot draw, and batches that mix tasks."""

@@ -97,7 +97,7 @@ def check_labels(
 
     Args:
         name: The task's.
-        examples: Of all splits.
+        examples: Those of all splits.
         tokenization: The backbone's.
         config: The task's configuration, for the longest target.
 

@@ -43,7 +43,7 @@ class MixtureDataModule(LightningDataModule):
 
     Args:
         task_names: T names; position i is ``task_ids == i``.
-        examples: Of each split (train, validation, test) the examples of each task.
+        examples: Split (train, validation, test) to the examples of each task.
         tokenization: The backbone's.
         configs: Configuration of each task.
         batch_size: Examples of an optimizer step, over all processes and micro-batches.
@@ -52,6 +52,7 @@ class MixtureDataModule(LightningDataModule):
         max_steps: Optimizer steps in all.
         mixture: How tasks are sampled.
         seed: Seed of the mixture.
+        answer_seed: Seed of answers that are sampled; None: that of the mixture.
 
     Attributes:
         truncation: Split to task to the share of cut inputs and targets.
@@ -74,6 +75,7 @@ class MixtureDataModule(LightningDataModule):
         max_steps: int,
         mixture: MixtureConfig,
         seed: int,
+        answer_seed: int | None = None,
     ) -> None:
         super().__init__()
         self.before_step: Callable[[], None] | None = None
@@ -81,6 +83,7 @@ class MixtureDataModule(LightningDataModule):
         self.examples = dict(examples)
         self.batch_size, self.accumulate, self.eval_batch_size = batch_size, accumulate, eval_batch_size
         self.max_steps, self.mixture, self.seed = max_steps, mixture, seed
+        self.answer_seed = seed if answer_seed is None else answer_seed
         for task_id, (name, config) in enumerate(zip(self.task_names, self.configs, strict=True)):
             of_task = [example for of_split in examples.values() for example in of_split[task_id]]
             check_labels(name, of_task, tokenization, config)
@@ -145,7 +148,7 @@ class MixtureDataModule(LightningDataModule):
         return self._tokenized["train"]
 
     def longest(self) -> list[tuple[str, int, int]]:
-        """Of each task its name, the tokens of its longest input in any split, and the most that a target may have."""
+        """List each task's name, the tokens of its longest input in any split, and the limit of its targets."""
         return [
             (
                 name,
@@ -197,7 +200,7 @@ class MixtureDataModule(LightningDataModule):
                 tokenized.append(self._tokenized[split][task])
         return EvalLoader(
             tokenized,
-            [generation_settings(config, self.seed) for config in self.configs],
+            [generation_settings(config, self.answer_seed) for config in self.configs],
             batch_size=self.eval_batch_size,
             pad_token_id=self.tokenization.pad_token_id,
             rank=rank,

@@ -18,7 +18,7 @@ DIGESTS = "digests"
 SPLITS = ("train", "validation")
 
 
-def draw(name: str, examples: Sequence[Example], config: FewShotConfig) -> dict[str, list[Example]]:
+def draw_examples(name: str, examples: Sequence[Example], config: FewShotConfig) -> dict[str, list[Example]]:
     """Draw k examples to train on, and as many others to validate on.
 
     A draw is balanced over the classes of a classification: each gets ``k // classes`` or one more. With the

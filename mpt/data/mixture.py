@@ -59,7 +59,7 @@ class Mixture:
         sizes: Number of training rows of each task.
         batch_size: Rows in a step, over all processes and micro-batches; under ``each`` rows of every task.
         config: How tasks are sampled.
-        seed: Of everything that is drawn here; the global random state is neither read nor moved.
+        seed: Seed of all draws here; the global random state is neither read nor moved.
 
     Raises:
         UserError: As :func:`sampling_rates`, or the batch has no row, or stochastic sampling has a single task.

@@ -50,7 +50,7 @@ class AnswerCache:
         backbone: The frozen model.
         prompts: The teachers, ``(T, N, D)``.
         tokenized: The training examples of each task.
-        precision: Of the training, in Lightning's words: the teachers answer in it.
+        precision: The training's, in Lightning's words: the teachers answer in it.
 
     Raises:
         UserError: The disk has less room than the answers to all examples need.

@@ -31,7 +31,7 @@ class Distiller:
         teachers: A prompt that holds a task of each of the student's names.
         task_names: The student's T tasks.
         tokenized: The training examples of each task, for the cache.
-        precision: Of the training, for the cache.
+        precision: The training's, for the cache.
 
     Raises:
         UserError: A task has no teacher, or the cache does not fit on the disk.
@@ -62,7 +62,7 @@ class Distiller:
 
         Args:
             student: What the student's forward gave, hidden states included.
-            batch: Of training: with ``target_tokens`` and ``input_tokens``.
+            batch: A training batch: with ``target_tokens`` and ``input_tokens``.
 
         Returns:
             ``logits`` and ``hidden``, each where its weight is above 0, ``(T,)``: means over target tokens, of the

@@ -21,7 +21,7 @@ from mpt.prompt.bank import merge, select_tasks
 from mpt.tasks import AnswerSettings
 
 
-def run(arguments: argparse.Namespace) -> str:
+def run_command(arguments: argparse.Namespace) -> str:
     """Carry out one command line.
 
     Returns:
@@ -109,7 +109,7 @@ def _save(
     save_prompt(to, prompt, task_weights=weights, backbone=saved.backbone, answers=answers)
 
 
-def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     """Read a command line."""
     parser = argparse.ArgumentParser(
         "python -m mpt.export", description="A trained prompt for other programs and other people."
@@ -156,9 +156,9 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; 2 and one message where it asks for something wrong."""
-    arguments = parse(argv)
+    arguments = parse_arguments(argv)
     try:
-        print(run(arguments))
+        print(run_command(arguments))
     except (OSError, UserError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -7,7 +7,7 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from mpt.artifact import SavedPrompt, load_prompt
 from mpt.atomic import check_file_replaceable, write_atomically
-from mpt.run.folder import read_config
+from mpt.run.folder import RunFolder, read_config
 from mpt.run.record import read_metrics
 
 USE = """```python
@@ -34,7 +34,7 @@ def write_card(source: Path, path: Path, name: str | None = None) -> None:
     """
     check_file_replaceable(path, b"multitask-prompt-tuning", "a card")
     saved = load_prompt(source)
-    run = source if (source / "config.yaml").is_file() else source.parent
+    run = source if RunFolder(source).config.is_file() else source.parent
     config, about = read_config(run) or ({}, {})
     metrics = read_metrics(run) or {}
     with write_atomically(path) as temporary:
@@ -108,7 +108,7 @@ def _card(
 
 
 def _data_of(task: dict[str, Any]) -> str:
-    """Where a task's rows come from, in a few words."""
+    """Describe the origin of a task's rows in a few words."""
     rows = task.get("rows", {})
     if rows.get("hub"):
         return str(rows["hub"]) + (f" ({rows['subset']})" if rows.get("subset") else "")

@@ -9,6 +9,7 @@ from huggingface_hub import HfApi
 from mpt.artifact import load_prompt
 from mpt.artifact.prompt_folder import FILES
 from mpt.export.card import write_card
+from mpt.run.folder import RunFolder
 
 
 def push(source: Path, repository: str, *, private: bool = False, api: HfApi | None = None) -> str:
@@ -18,7 +19,7 @@ def push(source: Path, repository: str, *, private: bool = False, api: HfApi | N
         source: A run folder or a prompt folder of this package.
         repository: ``owner/name``; made where it is not there.
         private: Whether a new repository is.
-        api: Of huggingface_hub; None: with the token of ``hf auth login``.
+        api: Client of huggingface_hub; None: one with the token of ``hf auth login``.
 
     Returns:
         The address of the commit.
@@ -29,7 +30,7 @@ def push(source: Path, repository: str, *, private: bool = False, api: HfApi | N
         OSError: The hub refuses.
     """
     load_prompt(source)  # what is damaged is not uploaded
-    folder = source / "prompt" if (source / "prompt").is_dir() else source
+    folder = RunFolder(source).prompt if RunFolder(source).prompt.is_dir() else source
     api = HfApi() if api is None else api
     with tempfile.TemporaryDirectory() as name:
         staged = Path(name)

@@ -2,7 +2,7 @@
 
 from mpt.loggers.curves import CurvesFile
 from mpt.loggers.open import check_tensorboard, close_loggers, open_loggers
-from mpt.loggers.results import log_results
+from mpt.loggers.run_results import log_results
 from mpt.loggers.wandb_run import tags, wandb_mode
 
 __all__ = [

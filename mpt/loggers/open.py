@@ -13,6 +13,7 @@ from mpt.config import LoggerConfig
 from mpt.errors import UserError
 from mpt.loggers.curves import CurvesFile, without_gaps
 from mpt.loggers.wandb_run import open_wandb, reason_of, wandb_mode
+from mpt.run.folder import RunFolder
 
 
 def open_loggers(
@@ -41,7 +42,7 @@ def open_loggers(
     Raises:
         UserError: TensorBoard is not installed, W&B should be online and cannot, or metrics.csv is damaged.
     """
-    curves = CurvesFile(folder / "metrics.csv", step, clock)
+    curves = CurvesFile(RunFolder(folder).curves, step, clock)
     loggers: list[Logger] = [curves]
     mode = wandb_mode(config)
     if mode != "disabled" and (opened := open_wandb(config, folder, mode, run_id, stage, tags, values)):

@@ -16,7 +16,7 @@ from lightning.pytorch.utilities import rank_zero_only, rank_zero_warn
 from mpt.config import LoggerConfig
 from mpt.errors import UserError
 from mpt.loggers.curves import without_gaps
-from mpt.run.folder import describe_command
+from mpt.run.origin import describe_command
 
 INIT_TIMEOUT = 15
 """Seconds after which W&B counts as out of reach."""
@@ -67,7 +67,7 @@ class SafeWandbLogger(WandbLogger):
 
     _failed = False
     is_offline = False
-    """Whether nothing is sent until somebody syncs the folder."""
+    """True where nothing is sent until somebody syncs the folder."""
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:

@@ -1,13 +1,13 @@
-"""What can be trained: multitask prompt tuning and what it is compared with, one file a method.
+"""The methods: multitask prompt tuning and its baselines, one file each.
 
 Each file holds its method's facts beside its code, as a :class:`Method` called ``METHOD``, and is named as ``method=``
-names it. Only the file of the method that is wanted is imported, so that a mistake is answered before torch is.
+names it. Only the file of the chosen method is imported, so that a mistake is answered before torch is.
 """
 
 from collections.abc import Iterator, Mapping
 from importlib import import_module
 from pkgutil import iter_modules
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
 from mpt.config import OF_SOURCE, MethodConfig, RunConfig, TaskConfig
 from mpt.errors import unknown
@@ -23,6 +23,22 @@ KEYS = ("num_ranks", "temperature", "alpha", "modules")
 """Keys of :class:`MethodConfig` that only some methods have a use for."""
 
 
+class Start(NamedTuple):
+    """Everything that a method is built from."""
+
+    prompt: "MultitaskPromptEmbedding"
+    """A prompt of the configured shape with its first values; a method without prompts takes only the size to compare
+    with from it."""
+    settings: MethodConfig
+    """The section ``method``."""
+    backbone: "Backbone"
+    """The frozen model."""
+    tasks: Mapping[str, TaskConfig]
+    """The T tasks."""
+    source: "MultitaskPromptEmbedding | None"
+    """The source run's prompt, where the method reads it."""
+
+
 class Method:
     """A method's facts, what a configuration must have for it, and how it is built."""
 
@@ -33,34 +49,19 @@ class Method:
     required: ClassVar[tuple[str, ...]] = ()
     """Those of them that must have a value."""
     own: ClassVar[Mapping[str, Any]] = {}
-    """Keys of its own with their defaults, set as ``+method.own.KEY=VALUE``."""
+    """Keys of its own with their defaults; ``method.own.KEY=VALUE`` sets them."""
     source: ClassVar[Literal["always", "to start", "never"]] = "to start"
     """When it reads ``source`` in a target run; to start: where ``prompt.init`` or ``prompt.extend`` asks."""
     has_factors: ClassVar[bool] = False
-    """Whether its prompts may have factors, be extended, and learn from teachers."""
+    """True where its prompts may have factors, be extended, and learn from teachers."""
     is_within_backbone: ClassVar[bool] = False
-    """Whether it trains the backbone's own weights, so that no other run can share the backbone."""
+    """True where it trains the backbone's own weights, so that no other run can share the backbone."""
     tasks_are_separate: ClassVar[bool] = False
-    """Whether the tasks of a run share nothing that is trained."""
+    """True where the tasks of a run share nothing that is trained."""
 
     @classmethod
-    def build(
-        cls,
-        start: "MultitaskPromptEmbedding",
-        method: MethodConfig,
-        backbone: "Backbone",
-        tasks: Mapping[str, TaskConfig],
-        source: "MultitaskPromptEmbedding | None",
-    ) -> "Adapter":
+    def build(cls, start: "Start") -> "Adapter":
         """Build what is trained.
-
-        Args:
-            start: A prompt of the configuration's shape with its first values; where the method has no prompt, just the
-                size of what it is compared with.
-            method: The method's section.
-            backbone: The frozen model.
-            tasks: The T tasks.
-            source: The source run's prompt, where the method reads it.
 
         Raises:
             UserError: The method does not fit the backbone or the source.
@@ -97,11 +98,6 @@ class Method:
             yield f"prompt.form: is {prompt.form}, and method.name={cls.name} has no factors; use method={cls.name}"
         if not cls.has_factors and prompt.extend:
             yield f"prompt.extend: method.name={cls.name} cannot be extended; set it to false"
-
-    @classmethod
-    def setting(cls, method: MethodConfig, key: str) -> Any:
-        """Look up a key of the method's own; its default where it is not set."""
-        return method.own.get(key, cls.own[key])
 
 
 def find_method(name: str) -> type[Method]:

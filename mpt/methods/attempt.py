@@ -13,12 +13,10 @@ from torch import Tensor, nn
 from torch.nn.functional import layer_norm, silu
 
 from mpt.adapter import LearnerGroup, TensorBaseline
-from mpt.backbone import Backbone
-from mpt.config import MethodConfig, RunConfig, TaskConfig
+from mpt.config import RunConfig
 from mpt.errors import UserError
 from mpt.inputs import Inputs
-from mpt.methods import Method
-from mpt.prompt import MultitaskPromptEmbedding
+from mpt.methods import Method, Start
 
 
 class Attempt(TensorBaseline, Method):
@@ -107,7 +105,7 @@ class Attempt(TensorBaseline, Method):
         return self.sources.numel(), sum(param[0].numel() for param in self.parameters())
 
     def settings(self) -> dict[str, Any]:
-        """What builds it again beside its tensors."""
+        """Collect the arguments that rebuild it beside its tensors."""
         return {"num_ranks": self.down.shape[2], "temperature": self.temperature}
 
     @classmethod
@@ -118,19 +116,12 @@ class Attempt(TensorBaseline, Method):
         return cls(task_names, tensors["sources"], tensors["prompt"], **settings)
 
     @classmethod
-    def build(
-        cls,
-        start: MultitaskPromptEmbedding,
-        method: MethodConfig,
-        backbone: Backbone,
-        tasks: Mapping[str, TaskConfig],
-        source: MultitaskPromptEmbedding | None,
-    ) -> Self:
-        """Attend over the source's prompts; a task's own starts as ``start``."""
-        assert source is not None
-        assert method.num_ranks is not None
-        sources, own = source.prompts().detach(), start.prompts().detach()
-        return cls(list(tasks), sources, own, method.num_ranks, method.temperature)
+    def build(cls, start: Start) -> Self:
+        """Attend over the source's prompts; a task's own starts as ``start.prompt``."""
+        assert start.source is not None
+        assert start.settings.num_ranks is not None
+        sources, own = start.source.prompts().detach(), start.prompt.prompts().detach()
+        return cls(list(start.tasks), sources, own, start.settings.num_ranks, start.settings.temperature)
 
     @classmethod
     def check(cls, config: RunConfig) -> Iterator[str]:

@@ -12,12 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from mpt.adapter import LearnerGroup, TensorBaseline
-from mpt.backbone import Backbone
-from mpt.config import MethodConfig, TaskConfig
 from mpt.errors import UserError
 from mpt.inputs import Inputs
-from mpt.methods import Method
-from mpt.prompt import MultitaskPromptEmbedding
+from mpt.methods import Method, Start
 
 
 class DePT(TensorBaseline, Method):
@@ -80,7 +77,7 @@ class DePT(TensorBaseline, Method):
         return 0, sum(param[0].numel() for param in self.parameters())
 
     def settings(self) -> dict[str, Any]:
-        """What builds it again beside its tensors."""
+        """Collect the arguments that rebuild it beside its tensors."""
         return {"num_ranks": self.A.shape[2], "max_tokens": self.A.shape[1], "alpha": self.alpha}
 
     @classmethod
@@ -93,19 +90,14 @@ class DePT(TensorBaseline, Method):
         return cls(task_names, tensors["prompt"], **(old | dict(settings)))
 
     @classmethod
-    def build(
-        cls,
-        start: MultitaskPromptEmbedding,
-        method: MethodConfig,
-        backbone: Backbone,
-        tasks: Mapping[str, TaskConfig],
-        source: MultitaskPromptEmbedding | None,
-    ) -> Self:
-        """Start the prompts as ``start``; the update is as long as the longest input."""
-        assert method.num_ranks is not None
-        longest = max(task.max_source_tokens for task in tasks.values())
-        alpha = 8.0 if method.alpha is None else method.alpha
-        return cls(list(tasks), start.prompts().detach(), method.num_ranks, longest, alpha)
+    def build(cls, start: Start) -> Self:
+        """Start the prompts as ``start.prompt``; the update is as long as the longest input."""
+        assert start.settings.num_ranks is not None
+        longest = max(task.max_source_tokens for task in start.tasks.values())
+        alpha = 8.0 if start.settings.alpha is None else start.settings.alpha
+        return cls(
+            list(start.tasks), start.prompt.prompts().detach(), start.settings.num_ranks, longest, alpha
+        )
 
 
 METHOD = DePT

@@ -1,6 +1,6 @@
 """Full fine-tuning: all weights of the backbone are trained."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Self
 
@@ -8,9 +8,8 @@ from torch import nn
 
 from mpt.adapter import LearnerGroup, WithinBackbone
 from mpt.backbone import Backbone
-from mpt.config import MethodConfig, RunConfig, TaskConfig
-from mpt.methods import Method
-from mpt.prompt import MultitaskPromptEmbedding
+from mpt.config import RunConfig
+from mpt.methods import Method, Start
 
 
 class FullFineTuning(WithinBackbone, Method):
@@ -49,16 +48,9 @@ class FullFineTuning(WithinBackbone, Method):
         backbone.tokenizer.save_pretrained(folder)
 
     @classmethod
-    def build(
-        cls,
-        start: MultitaskPromptEmbedding,
-        method: MethodConfig,
-        backbone: Backbone,
-        tasks: Mapping[str, TaskConfig],
-        source: MultitaskPromptEmbedding | None,
-    ) -> Self:
-        """Train the backbone; ``start`` is just the size that it is compared with."""
-        return cls(list(tasks), backbone, start.prompts()[0].numel())
+    def build(cls, start: Start) -> Self:
+        """Train the backbone; ``start.prompt`` is just the size that it is compared with."""
+        return cls(list(start.tasks), start.backbone, start.prompt.prompts()[0].numel())
 
     @classmethod
     def check(cls, config: RunConfig) -> Iterator[str]:

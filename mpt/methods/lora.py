@@ -1,6 +1,6 @@
 """LoRA: low-rank updates of the backbone's weights, through peft."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -8,10 +8,9 @@ from torch import nn
 
 from mpt.adapter import LearnerGroup, WithinBackbone
 from mpt.backbone import Backbone
-from mpt.config import MethodConfig, TaskConfig
+from mpt.config import MethodConfig
 from mpt.errors import UserError
-from mpt.methods import Method
-from mpt.prompt import MultitaskPromptEmbedding
+from mpt.methods import Method, Start
 
 
 class LoRA(WithinBackbone, Method):
@@ -71,16 +70,9 @@ class LoRA(WithinBackbone, Method):
         self._peft[0].save_pretrained(folder)
 
     @classmethod
-    def build(
-        cls,
-        start: MultitaskPromptEmbedding,
-        method: MethodConfig,
-        backbone: Backbone,
-        tasks: Mapping[str, TaskConfig],
-        source: MultitaskPromptEmbedding | None,
-    ) -> Self:
-        """Put updates into the backbone; ``start`` is just the size that they are compared with."""
-        return cls(list(tasks), backbone, method, start.prompts()[0].numel())
+    def build(cls, start: Start) -> Self:
+        """Put updates into the backbone; ``start.prompt`` is just the size that they are compared with."""
+        return cls(list(start.tasks), start.backbone, start.settings, start.prompt.prompts()[0].numel())
 
 
 def _attention_modules(backbone: Backbone) -> list[str] | None:

@@ -1,15 +1,12 @@
 """Multitask prompt tuning itself, and with ``prompt.form`` the plain prompts that it is compared with."""
 
-from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from mpt.config import MethodConfig, RunConfig, TaskConfig
-from mpt.methods import Method
+from mpt.config import RunConfig
+from mpt.methods import Method, Start
 
 if TYPE_CHECKING:
     from mpt.adapter import Adapter
-    from mpt.backbone import Backbone
-    from mpt.prompt import MultitaskPromptEmbedding
 
 
 class Prompt(Method):
@@ -19,16 +16,9 @@ class Prompt(Method):
     has_factors = True
 
     @classmethod
-    def build(
-        cls,
-        start: "MultitaskPromptEmbedding",
-        method: MethodConfig,
-        backbone: "Backbone",
-        tasks: Mapping[str, TaskConfig],
-        source: "MultitaskPromptEmbedding | None",
-    ) -> "Adapter":
+    def build(cls, start: Start) -> "Adapter":
         """Train the prompt as it starts."""
-        return start
+        return start.prompt
 
     @classmethod
     def separates_tasks(cls, config: RunConfig) -> bool:

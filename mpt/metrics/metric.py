@@ -1,4 +1,4 @@
-"""What a metric is: a function over the answers of a task, and the facts about its numbers."""
+"""A metric: a function over the answers of a task, and the facts about its numbers."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ Scores = dict[str, float]
 
 @dataclass(frozen=True)
 class Rules:
-    """What a metric has to know of a task besides its rows.
+    """Facts about a task that a metric needs besides its rows.
 
     Attributes:
         labels: The words that a class may be; empty where they are not known.

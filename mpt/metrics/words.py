@@ -1,4 +1,4 @@
-"""What counts as a word: sacrebleu's tokenizers, and the one that fits the letters of the references."""
+"""Word tokenizers of BLEU and ROUGE: sacrebleu's, and the choice by the letters of the references."""
 
 import re
 from collections.abc import Callable
@@ -7,7 +7,7 @@ from functools import cache
 from mpt.metrics.metric import References
 
 TOKENIZERS = ("auto", "13a", "intl", "char", "zh", "ja-mecab", "ko-mecab", "none")
-"""What BLEU and ROUGE count as words: sacrebleu's names, and auto."""
+"""Names that ``metric_tokenizer`` takes: sacrebleu's, and auto."""
 PACKAGES = {"ja-mecab": ("MeCab", "sacrebleu[ja]"), "ko-mecab": ("mecab_ko", "sacrebleu[ko]")}
 """Tokenizer to the module that it needs, and what to install."""
 _LATIN = re.compile("[A-Za-z\u00aa-\u024f\u1e00-\u1eff]")

@@ -1,9 +1,9 @@
 """The multitask prompt and its configuration."""
 
 from mpt.config import MultitaskPromptTuningInit
-from mpt.prompt.config import MultitaskPromptTuningConfig, TaskType
 from mpt.prompt.embedding import MultitaskPromptEmbedding
 from mpt.prompt.peft_hooks import add_hooks
+from mpt.prompt.prompt_config import MultitaskPromptTuningConfig, TaskType
 
 add_hooks(MultitaskPromptEmbedding)
 

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from mpt.errors import UserError
-from mpt.prompt.config import MultitaskPromptTuningConfig
 from mpt.prompt.embedding import MultitaskPromptEmbedding
+from mpt.prompt.prompt_config import MultitaskPromptTuningConfig
 
 
 def select_tasks(prompt: MultitaskPromptEmbedding, names: Sequence[str]) -> MultitaskPromptEmbedding:
@@ -44,7 +44,7 @@ def merge(prompts: Sequence[MultitaskPromptEmbedding]) -> MultitaskPromptEmbeddi
     Prompts with the same P share a group. A smaller rank is filled up with zeros, which changes no product.
 
     Args:
-        prompts: Of one form, length and width; they are not changed.
+        prompts: Prompts of one form, length and width; they are not changed.
 
     Raises:
         UserError: They differ in form, length or width, or share the name of a task.

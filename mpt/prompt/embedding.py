@@ -14,11 +14,11 @@ from mpt.adapter import Adapter, Learner, LearnerGroup, ParameterCount
 from mpt.config import OF_SOURCE
 from mpt.errors import UserError
 from mpt.inputs import Inputs
-from mpt.prompt.config import MultitaskPromptTuningConfig
 from mpt.prompt.form import compose
 from mpt.prompt.initialize import start_factors, start_shared, width
-from mpt.prompt.source import Source, start_from_source
+from mpt.prompt.prompt_config import MultitaskPromptTuningConfig
 from mpt.prompt.source_file import open_source
+from mpt.prompt.start_from_source import Source, start_from_source
 
 
 class MultitaskPromptEmbedding(Adapter):

@@ -11,8 +11,8 @@ from torch import nn
 
 from mpt.config import OF_SOURCE, MultitaskPromptTuningInit
 from mpt.errors import UserError
-from mpt.prompt.config import MultitaskPromptTuningConfig
 from mpt.prompt.embedding import MultitaskPromptEmbedding
+from mpt.prompt.prompt_config import MultitaskPromptTuningConfig
 
 
 def add_tasks(

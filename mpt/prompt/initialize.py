@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from mpt.config import MultitaskPromptTuningInit
 from mpt.errors import UserError
-from mpt.prompt.config import MultitaskPromptTuningConfig
+from mpt.prompt.prompt_config import MultitaskPromptTuningConfig
 
 Tokenizer = Callable[[str], Mapping[str, Any]]
 """Whatever gives a mapping with ``input_ids`` for a text, as the tokenizers of transformers do."""

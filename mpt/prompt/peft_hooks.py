@@ -1,4 +1,4 @@
-"""What PEFT calls on a prompt that it holds: its private names, in the one place that knows them.
+"""The methods that PEFT calls on a prompt that it holds: its private names, in one place.
 
 ``PEFT_TYPE_TO_TUNER_MAPPING[PeftType.MULTITASK_PROMPT_TUNING] = MultitaskPromptEmbedding`` puts ours in the place of
 PEFT's class, and PEFT 0.21 saves and loads what it holds through these methods of the class. They are added from here,

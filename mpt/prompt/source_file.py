@@ -12,8 +12,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from mpt.errors import UserError
-from mpt.prompt.config import MultitaskPromptTuningConfig
-from mpt.prompt.source import Source
+from mpt.prompt.prompt_config import MultitaskPromptTuningConfig
+from mpt.prompt.start_from_source import Source
 from mpt.prompt.tensors import NAMES, as_residual, check_tensors
 
 

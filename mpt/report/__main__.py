@@ -12,7 +12,7 @@ from typing import Any
 from mpt.atomic import check_file_replaceable, write_atomically
 from mpt.errors import UserError
 from mpt.report.estimate import Estimate, compare, summarize
-from mpt.report.figures import KINDS, draw
+from mpt.report.figures import KINDS, draw_figure
 from mpt.report.gather import Line, default_groups
 from mpt.report.labels import Labels
 from mpt.report.page import check_libraries, write_page
@@ -75,7 +75,7 @@ def report(arguments: argparse.Namespace) -> str:
         _write_files(arguments.output, lines, groups, by, text, latex(*table))
     if arguments.x:
         figures = [arguments.output / f"figure.{kind}" for kind in KINDS]
-        draw(groups, by, arguments.x, metric, figures, labels)
+        draw_figure(groups, by, arguments.x, metric, figures, labels)
     if arguments.html:
         title = arguments.title or f"{', '.join(map(str, arguments.folders))}"
         write_page(
@@ -97,7 +97,7 @@ def _pooled_notes(groups: Mapping[tuple[Any, ...], Estimate], by: Sequence[str])
 
 
 def _notes(study: Study) -> list[str]:
-    """What a reader has to know before the numbers."""
+    """Collect the warnings that a reader needs before the numbers."""
     notes = [f"{len(study.origins)} finished runs"]
     if len(study.versions) > 1:
         notes.append(f"of different versions: {'; '.join(study.versions)}; what differs may be the code")

@@ -47,7 +47,7 @@ def score_over(
     """Draw means and intervals over a number, on an axis where each step doubles it.
 
     Args:
-        points: Of each method: the number, and the estimate at it.
+        points: Method to its numbers, each with the estimate there.
         names: All methods of the page, so that each keeps its color.
         x: Title of the axis.
         y: Title of the other.
@@ -110,7 +110,7 @@ def learning_curves(
     """Draw the mean curve of each method over the steps, in a band as wide as the interval.
 
     Args:
-        curves: Of each method the curves of its runs, step to value.
+        curves: Method to the curves of its runs, each step to value.
         names: All methods of the page, so that each keeps its color.
         y: Title of the axis.
         bounds: What the value can be; None: anything.

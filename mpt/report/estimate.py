@@ -222,7 +222,7 @@ def compare(
         own.add(settings(line, methods))
         if len(own) > 1:
             several.add(group)
-    # Where a value stands for several methods, these are told apart.
+    # Where a value stands for several methods, these are kept apart.
     grouping = [*asked, *methods] if several else asked
     pairs: dict[tuple[Any, ...], dict[tuple[str, tuple[Any, ...]], tuple[float, int]]] = {}
     for line in used:

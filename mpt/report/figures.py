@@ -20,15 +20,15 @@ STYLE: Any = {
 }
 """For a column of a paper, with text that stays text."""
 DODGE = 0.02
-"""How far apart the intervals of two groups stand at one value, as a share of the axis."""
+"""Distance between the intervals of two groups at one value, as a share of the axis."""
 
 
 def dodge(points: Mapping[str, Sequence[tuple[Any, Estimate]]], span: float) -> dict[tuple[str, Any], float]:
     """Decide how far each point is moved aside: not at all, unless it would hide another one at the same value.
 
     Args:
-        points: Of each group: the value on the axis, and the estimate there.
-        span: Of the other axis; means that are nearer than a fiftieth of it hide each other.
+        points: Group to its values on the axis, each with the estimate there.
+        span: Length of the other axis; means nearer than a fiftieth of it hide each other.
 
     Returns:
         (group, value) to the steps to the right, around 0.
@@ -58,7 +58,7 @@ def shift(value: float, steps: float, values: Sequence[float]) -> float:
     return float(value * 2 ** (DODGE * doublings * steps))
 
 
-def draw(
+def draw_figure(
     groups: Mapping[tuple[Any, ...], Estimate],
     by: Sequence[str],
     x: str,

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from mpt.errors import UserError
-from mpt.run.folder import read_config
+from mpt.run.folder import RunFolder, read_config
 from mpt.run.identity import flatten, identity
 from mpt.run.record import read_metrics
 from mpt.sweep.sweep_record import Outcome, read_record
@@ -16,12 +16,12 @@ from mpt.sweep.sweep_record import Outcome, read_record
 Line = dict[str, Any]
 """One task of one run: ``run``, ``task``, ``n``, its metrics, and the configuration keys that differ between runs."""
 
-REPLICATES = ("seed", "few_shot.seed")
+REPLICATES = ("seed", "few_shot.seed", "seeds.first_values", "seeds.order", "seeds.dropout")
 """Keys over which runs repeat each other, unless they are asked for."""
 TELLING = ("stage", "folder", "method.name", "prompt.init", "prompt.form", "few_shot.k", "backbone.name")
 """Keys by which people tell runs apart, the first ones first."""
 OWN = ("run", "task", "metric", "n", "n_available")
-"""What a line says besides its metrics and its configuration; ``metric`` is the one that ``score`` is."""
+"""Keys of a line besides its metrics and its configuration; ``metric`` is the one that ``score`` is."""
 
 
 def gather(
@@ -52,7 +52,7 @@ def gather(
             read = read_config(run)
             if read is None or run in configs:
                 continue
-            if (run / "metrics.json").is_file():
+            if RunFolder(run).metrics.is_file():
                 values, about = read
                 where = {"folder": str(folder)} if len(folders) > 1 else {}
                 if values.get("experiment_name"):
@@ -91,7 +91,7 @@ def gather(
 
 
 def _key_of(decisive: Mapping[str, Any], about: Mapping[str, Any]) -> str:
-    """What two runs share that are one: what was asked, of which rows, of which code."""
+    """Build the key that equal runs share: configuration, rows and code."""
     code = (about.get("versions") or {}).get("mpt"), about.get("git")
     return json.dumps([decisive, (about.get("rows") or {}).get("digests"), code], sort_keys=True, default=str)
 
@@ -105,7 +105,7 @@ def find_runs(folder: Path) -> list[Path]:
     """
     if folder.is_file() and folder.suffix == ".jsonl":
         runs = dict.fromkeys(Path(outcome.folder) for outcome in read_record(folder))
-        return [run for run in runs if (run / "config.yaml").is_file()]
+        return [run for run in runs if RunFolder(run).config.is_file()]
     if not folder.is_dir():
         raise FileNotFoundError(
             f"{folder}: no such folder; give run folders, folders of them, or a sweep's record"
@@ -129,7 +129,7 @@ def find_failures(folders: Iterable[Path]) -> list[Outcome]:
     failures = [outcome for record in records for outcome in read_record(record) if outcome.error is not None]
     by_folder = {outcome.folder: outcome for outcome in failures}
     return [
-        outcome for outcome in by_folder.values() if not (Path(outcome.folder) / "metrics.json").is_file()
+        outcome for outcome in by_folder.values() if not RunFolder(Path(outcome.folder)).metrics.is_file()
     ]
 
 
@@ -145,9 +145,9 @@ def learning_curve(run: Path, task: str) -> dict[int, float]:
 
 def read_curve(run: Path, column: str) -> dict[int, float]:
     """One column of a run's ``metrics.csv``, by steps; empty where the run has none."""
-    if not (run / "metrics.csv").is_file():
+    if not RunFolder(run).curves.is_file():
         return {}
-    with (run / "metrics.csv").open(encoding="utf-8", newline="") as file:
+    with RunFolder(run).curves.open(encoding="utf-8", newline="") as file:
         values = ((row["step"], row.get(column)) for row in csv.DictReader(file))
         return {int(float(step)): float(value) for step, value in values if value}
 

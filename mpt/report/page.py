@@ -16,7 +16,7 @@ from mpt.report.sections import add_method, build_differences, build_runs_table,
 from mpt.report.study import Sample, Study, read_samples
 
 LIBRARIES = {"altair": "altair", "jinja2": "jinja2", "vl_convert": "vl-convert-python"}
-"""What a page needs beyond the package's own libraries: the extra ``mpt[report]``."""
+"""Libraries that a page needs besides the package's own: the extra ``mpt[report]``."""
 SAMPLES_EACH, MOST_SAMPLES = 20, 2000
 """Predictions of a task of a run on the page, and of all of them."""
 LONGEST_TEXT = 2000
@@ -45,7 +45,7 @@ def write_page(
         metric: What is averaged.
         labels: What to show in place of keys, values and tasks.
         base: ``KEY=VALUE`` of the method that the others are compared with; None: the reader chooses.
-        title: Of the page.
+        title: Title of the page.
 
     Raises:
         UserError: As :func:`mpt.report.estimate.summarize`; or a run's files are damaged.

@@ -60,7 +60,7 @@ class Section:
         anchor: Its id.
         title: Its heading.
         about: One sentence on how to read it.
-        legend: Of its charts: name, color and mark.
+        legend: Name, color and mark of each line of its charts.
         charts: Its charts.
         table: Its table.
     """

@@ -10,13 +10,13 @@ from typing import Any, NamedTuple
 
 from mpt.errors import UserError
 from mpt.report.gather import Line, find_failures, gather
-from mpt.run.folder import read_config
+from mpt.run.folder import RunFolder, read_config
 from mpt.run.record import read_metrics
 from mpt.sweep.sweep_record import Outcome
 
 
 class Origin(NamedTuple):
-    """What a run was, and what it took."""
+    """A run's origin and cost."""
 
     run: str
     stage: str
@@ -28,7 +28,7 @@ class Origin(NamedTuple):
     git: str
     machine: str
     seconds: float | None
-    """Of training."""
+    """Seconds of training."""
     trained: int | None
     """Trained parameters."""
     score: float | None
@@ -132,7 +132,7 @@ def read_similarities(runs: Iterable[Path]) -> list[Heat]:
     """
     heats = []
     for run in runs:
-        path = run / "similarity.csv"
+        path = RunFolder(run).similarity_table
         if not path.is_file():
             continue
         with path.open(encoding="utf-8", newline="") as file:
@@ -156,7 +156,7 @@ def read_samples(runs: Iterable[Path], each: int) -> Iterator[Sample]:
         UserError: A file is damaged.
     """
     for run in runs:
-        for path in sorted((run / "predictions").glob("*.jsonl")):
+        for path in sorted(RunFolder(run).predictions.glob("*.jsonl")):
             with path.open(encoding="utf-8") as file:
                 for number, text in enumerate(itertools.islice(file, each), start=1):
                     try:

@@ -1,4 +1,4 @@
-"""Colors and marks of charts and figures: told apart by color-blind readers, on white and on black paper."""
+"""Colors and marks of charts and figures: distinct for color-blind readers, on white and on black paper."""
 
 from typing import NamedTuple
 

@@ -5,6 +5,13 @@ from typing import Any
 
 from mpt.report.estimate import Estimate, order
 
+LATEX = str.maketrans(
+    {character: f"\\{character}" for character in "&%$#_{}"}
+    | {"\\": r"\textbackslash ", "~": r"\textasciitilde ", "^": r"\textasciicircum "}
+    | {"±": r"$\pm$", "–": "--"}
+)
+"""LaTeX's spelling of characters that have a meaning of their own there."""
+
 
 def markdown(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
     """Write a table in Markdown."""
@@ -16,11 +23,12 @@ def markdown(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
 
 def latex(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
     """Write a table in LaTeX, for the package booktabs."""
-    import pandas  # a second to import
-
-    frame = pandas.DataFrame([[str(cell) for cell in row] for row in rows], columns=list(header))
-    text = str(frame.to_latex(index=False, escape=True))
-    return text.replace("±", r"$\pm$").replace("–", "--")
+    first, *rest = (
+        " & ".join(str(cell).translate(LATEX) for cell in row) + r" \\" for row in (header, *rows)
+    )
+    columns = r"\begin{tabular}{" + "l" * len(header) + "}"
+    lines = [columns, r"\toprule", first, r"\midrule", *rest, r"\bottomrule", r"\end{tabular}"]
+    return "\n".join(lines) + "\n"
 
 
 def pivot(

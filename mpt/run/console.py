@@ -11,6 +11,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from rich.console import Console
 from rich.table import Table
 
+from mpt.run.folder import RunFolder
 from mpt.run.group_member import QUIET
 
 if TYPE_CHECKING:  # what is summarized is named here and not needed to print a table
@@ -131,13 +132,13 @@ def say_stopped(folder: Path, step: int) -> None:
 
     Args:
         folder: The run folder.
-        step: Of the checkpoint that was written last; 0 where this process has written none.
+        step: The last checkpoint's; 0 where this process has written none.
     """
     if QUIET.get():
         return
     if step:
         how = f"stopped after step {step}, which is saved; the same command goes on from there"
-    elif (folder / "checkpoints" / "last.ckpt").is_file():
+    elif RunFolder(folder).last_checkpoint.is_file():
         how = "stopped; the same command goes on from the last checkpoint"
     else:
         how = "stopped before anything was trained; the same command starts again"

@@ -1,15 +1,12 @@
 """A run's folder: whose it is, how far the run has come, and the configuration in it."""
 
 import hashlib
-import os
 import platform
 import re
 import secrets
-import shlex
 import shutil
-import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
@@ -22,7 +19,8 @@ from mpt import __version__
 from mpt.atomic import write_atomically
 from mpt.errors import UserError
 from mpt.run.identity import identity, reads_source
-from mpt.run.record import read_metrics
+from mpt.run.origin import describe_command, describe_machine, git_revision
+from mpt.run.record import METRICS, read_metrics, write_metrics
 
 # Runs that a run starts from or learns from.
 OTHER_RUNS = ("source", "distill")
@@ -35,230 +33,219 @@ WRITTEN = {
     "predictions": r"((train|validation)/)?[\w.-]+\.jsonl",
     "checkpoints": r"last\.ckpt|best\.safetensors|before\.json",
 }
-"""What the names of the files in these folders look like; the others are written by libraries."""
+"""Patterns of the file names in these folders; libraries write the others."""
 
 
-def state_of(folder: Path, config: Mapping[str, Any]) -> str:
-    """Return how far a run has come: new, unfinished or finished.
-
-    Raises:
-        UserError: The folder holds the run of another configuration; the keys that differ are named.
-    """
-    written = read_config(folder)
-    if written is None:
-        return "new"
-    there, here = identity(written[0]), identity(config)
-    if differing := sorted(key for key in there.keys() | here.keys() if there.get(key) != here.get(key)):
-        differences = ", ".join(
-            f"{key} ({there.get(key)!r} there, {here.get(key)!r} here)" for key in differing[:5]
-        )
-        more = f" and {len(differing) - 5} more" if len(differing) > 5 else ""
-        raise UserError(
-            f"{folder}: holds the run of another configuration, with another {differences}{more}; "
-            "give another hydra.run.dir, or overwrite=true"
-        )
-    return "unfinished" if read_metrics(folder) is None else "finished"
-
-
-def finished(folder: Path, config: Mapping[str, Any]) -> dict[str, Any] | None:
-    """The metrics of a run that is finished already and need not run again; otherwise None.
-
-    Raises:
-        UserError: The folder holds another run, or what it learned from was trained anew since.
-    """
-    refuse_foreign(folder)
-    if config["overwrite"] or state_of(folder, config) != "finished":
-        return None
-    check_others(folder, config, "overwrite=true runs it again")
-    return read_metrics(folder)
-
-
-def check_others(folder: Path, config: Mapping[str, Any], remedy: str) -> None:
-    """Refuse a run that learned from another one, where that was trained anew since.
+class RunFolder:
+    """A run on disk: where its parts lie, and how it begins, goes on and is finished.
 
     Args:
-        folder: The run folder.
-        config: The configuration.
-        remedy: What would be right, for the error.
-
-    Raises:
-        UserError: As said.
+        path: The folder; it need not be there yet.
     """
-    _, run = read_config(folder) or ({}, {})
-    for key, digest in _digests(config).items():
-        if run.get(key) != digest:
-            raise UserError(
-                f"{folder}: learned from {config[key.removesuffix('_prompt')]} before that was trained anew; {remedy}"
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.config = path / "config.yaml"
+        self.metrics = path / METRICS
+        self.curves = path / "metrics.csv"
+        self.draws = path / "draws.json"
+        self.similarity_table, self.similarity_figure = path / "similarity.csv", path / "similarity.png"
+        self.prompt, self.adapter = path / "prompt", path / "adapter"
+        self.predictions = path / "predictions"
+        self.checkpoints = path / "checkpoints"
+        self.last_checkpoint = self.checkpoints / "last.ckpt"
+        self.best_step = self.checkpoints / "best.safetensors"
+        self.start_scores = self.checkpoints / "before.json"
+
+    def predictions_of(self, split: str) -> Path:
+        """The folder of a split's predictions; those of the test split lie first."""
+        return self.predictions / ("" if split == "test" else split)
+
+    def state(self, config: Mapping[str, Any]) -> str:
+        """Return how far a run has come: new, unfinished or finished.
+
+        Raises:
+            UserError: The folder holds the run of another configuration; the keys that differ are named.
+        """
+        written = read_config(self.path)
+        if written is None:
+            return "new"
+        there, here = identity(written[0]), identity(config)
+        if differing := sorted(key for key in there.keys() | here.keys() if there.get(key) != here.get(key)):
+            differences = ", ".join(
+                f"{key} ({there.get(key)!r} there, {here.get(key)!r} here)" for key in differing[:5]
             )
+            more = f" and {len(differing) - 5} more" if len(differing) > 5 else ""
+            raise UserError(
+                f"{self.path}: holds the run of another configuration, with another {differences}{more}; "
+                "give another hydra.run.dir, or overwrite=true"
+            )
+        return "unfinished" if read_metrics(self.path) is None else "finished"
 
+    def finished(self, config: Mapping[str, Any]) -> dict[str, Any] | None:
+        """The metrics of a run that is finished already and need not run again; otherwise None.
 
-def check_rows(folder: Path, digests: Mapping[str, Mapping[str, str]], remedy: str) -> None:
-    """Refuse a run over other rows than it began with.
+        Raises:
+            UserError: The folder holds another run, or what it learned from was trained anew since.
+        """
+        self.refuse_foreign()
+        if config["overwrite"] or self.state(config) != "finished":
+            return None
+        self.check_others(config, "overwrite=true runs it again")
+        return read_metrics(self.path)
 
-    Args:
-        folder: The run folder; one of before this was recorded is not refused.
-        digests: Task to split to the digest of its rows, of those that are read now.
-        remedy: What would be right, for the error.
+    def refuse_foreign(self) -> None:
+        """Refuse a folder that holds something and is not a run: its files might be lost.
 
-    Raises:
-        UserError: Some of them have another digest.
-    """
-    _, run = read_config(folder) or ({}, {})
-    recorded = (run.get("rows") or {}).get("digests") or {}
-    changed = [
-        f"tasks.{name} ({', '.join(others)})"
-        for name, splits in digests.items()
-        if (
-            others := [
-                split
-                for split, digest in splits.items()
-                if recorded.get(name, {}).get(split, digest) != digest
-            ]
-        )
-    ]
-    if changed:
-        raise UserError(
-            f"{folder}: was run over other rows of {', '.join(changed)}, which changed since; {remedy}"
-        )
-
-
-def recorded_stamps(folder: Path) -> dict[str, str | None]:
-    """Task to what :func:`mpt.tasks.stamp_rows` said when the run began; empty where nothing was recorded."""
-    _, run = read_config(folder) or ({}, {})
-    return dict((run.get("rows") or {}).get("stamps") or {})
-
-
-def refuse_foreign(folder: Path) -> None:
-    """Refuse a folder that holds something and is not a run: its files might be lost.
-
-    Raises:
-        UserError: As said.
-        NotADirectoryError: It is a file.
-    """
-    if not folder.exists():
-        return
-    config = folder / "config.yaml"
-    if config.is_file():
-        text = config.read_text(encoding="utf-8", errors="replace")
-        if all(re.search(rf"^{key}:", text, re.MULTILINE) for key in ("stage", "tasks", "run")):
+        Raises:
+            UserError: As said.
+            NotADirectoryError: It is a file.
+        """
+        if not self.path.exists():
             return
-        raise UserError(
-            f"{folder}: is not the folder of a run (its config.yaml is that of another program); give hydra.run.dir a "
-            "folder that is new, empty, or a run's"
-        )
-    # What a run that was killed while it wrote its config.yaml leaves.
-    others = [path.name for path in folder.iterdir() if not re.match(r"\.[0-9a-f]{12}\.", path.name)]
-    if others:
-        raise UserError(
-            f"{folder}: is not the folder of a run (it has {', '.join(sorted(others)[:3])}, but no config.yaml); "
-            "give hydra.run.dir a folder that is new, empty, or a run's"
-        )
-
-
-def begin(folder: Path, config: Mapping[str, Any], *, fingerprint: str, rows: Mapping[str, Any]) -> None:
-    """Make a folder that of a new run: empty of an older one's files, with ``config.yaml``.
-
-    Args:
-        folder: The run folder.
-        config: The resolved configuration.
-        fingerprint: The backbone's.
-        rows: Digests and stamps of the data.
-    """
-    clear(folder)
-    versions = {"mpt": __version__, "python": platform.python_version()}
-    versions |= {library: metadata.version(library) for library in LIBRARIES}
-    run = {
-        "id": secrets.token_hex(4),
-        "started": datetime.now(UTC).isoformat(timespec="seconds"),
-        "command": describe_command(sys.argv),
-        "fingerprint": fingerprint,
-        **_digests(config),
-        "rows": dict(rows),
-        "versions": versions,
-        "machine": _describe_machine(),
-        "git": _git_revision(),
-    }
-    folder.mkdir(parents=True, exist_ok=True)
-    write_config(folder, config, run)
-    (folder / "checkpoints").mkdir()
-
-
-def describe_command(arguments: Sequence[str]) -> str:
-    """Write a command line so that it can be shown to others: no environment, no place of this machine.
-
-    What ``hydra.job.env_set`` sets is left out; a path below the working folder is written from there, of any other one
-    its last part.
-    """
-    program = Path(arguments[0]).name
-    words = (
-        ["python", "-m", "mpt"]
-        if program == "__main__.py"
-        else ["python", program]
-        if program[-3:] == ".py"
-        else [program]
-    )
-    for text in arguments[1:]:
-        if re.match(r"[+~]*hydra\.job\.env", text):
-            continue
-        words.append(re.sub(r"(?<![\w.~:/])/[^\s,\[\]{}'\"=]+", lambda found: _shorten(found.group()), text))
-    return shlex.join(words)
-
-
-def _shorten(path: str) -> str:
-    below = os.path.relpath(path)
-    return below if not below.startswith("..") else f".../{Path(path).name}"
-
-
-def check_backbone(folder: Path, name: str, fingerprint: str) -> None:
-    """Refuse to go on with other weights of the backbone than a run began with.
-
-    Raises:
-        UserError: As said.
-    """
-    _, run = read_config(folder) or ({}, {})
-    if run.get("fingerprint") != fingerprint:
-        raise UserError(
-            f"{folder}: began with other weights of {name}, fingerprint {run.get('fingerprint')}, "
-            f"not {fingerprint}; resume=never starts again"
-        )
-
-
-def clear(folder: Path) -> None:
-    """Remove what a run left in its folder, and nothing else.
-
-    Raises:
-        UserError: One of its folders holds something that no run writes, or is a link, whose target may be anybody's.
-    """
-    for name in FOLDERS:
-        path = folder / name
-        if path.is_symlink():
+        config = self.config
+        if config.is_file():
+            text = config.read_text(encoding="utf-8", errors="replace")
+            if all(re.search(rf"^{key}:", text, re.MULTILINE) for key in ("stage", "tasks", "run")):
+                return
             raise UserError(
-                f"{path}: is a link, and a run begins by emptying its folders; remove the link, or give another "
-                "hydra.run.dir"
+                f"{self.path}: is not the folder of a run (its config.yaml is that of another program); "
+                "give hydra.run.dir a folder that is new, empty, or a run's"
             )
-        pattern = WRITTEN.get(name)
-        others = [] if pattern is None or not path.is_dir() else _others(path, pattern)
+        # What a run that was killed while it wrote its config.yaml leaves.
+        others = [path.name for path in self.path.iterdir() if not re.match(r"\.[0-9a-f]{12}\.", path.name)]
         if others:
             raise UserError(
-                f"{path}: holds {', '.join(others[:3])}, which no run writes; move it away, or give "
-                "another hydra.run.dir"
+                f"{self.path}: is not the folder of a run (it has {', '.join(sorted(others)[:3])}, but no "
+                "config.yaml); give hydra.run.dir a folder that is new, empty, or a run's"
             )
-    for name in FILES:
-        (folder / name).unlink(missing_ok=True)
-    for name in FOLDERS:
-        shutil.rmtree(folder / name, ignore_errors=True)
 
+    def begin(self, config: Mapping[str, Any], *, fingerprint: str, rows: Mapping[str, Any]) -> None:
+        """Make a folder that of a new run: empty of an older one's files, with ``config.yaml``.
 
-def _others(folder: Path, pattern: str) -> list[str]:
-    """The files below a folder that are not named as a run's; those of an interrupted write are."""
-    named = (path.relative_to(folder).as_posix() for path in sorted(folder.rglob("*")) if not path.is_dir())
-    return [name for name in named if not re.fullmatch(rf"(.*/)?\.[0-9a-f]{{12}}\..*|{pattern}", name)]
+        Args:
+            config: The resolved configuration.
+            fingerprint: The backbone's.
+            rows: Digests and stamps of the data.
+        """
+        self.clear()
+        versions = {"mpt": __version__, "python": platform.python_version()}
+        versions |= {library: metadata.version(library) for library in LIBRARIES}
+        run = {
+            "id": secrets.token_hex(4),
+            "started": datetime.now(UTC).isoformat(timespec="seconds"),
+            "command": describe_command(sys.argv),
+            "fingerprint": fingerprint,
+            **_digests(config),
+            "rows": dict(rows),
+            "versions": versions,
+            "machine": describe_machine(),
+            "git": git_revision(),
+        }
+        self.path.mkdir(parents=True, exist_ok=True)
+        self.write_config(config, run)
+        self.checkpoints.mkdir()
 
+    def clear(self) -> None:
+        """Remove what a run left in its folder, and nothing else.
 
-def write_config(folder: Path, config: Mapping[str, Any], run: Mapping[str, Any]) -> None:
-    """Write ``config.yaml``: the resolved configuration, and under ``run`` what else describes this run."""
-    with write_atomically(folder / "config.yaml") as path:
-        path.write_text(OmegaConf.to_yaml(OmegaConf.create({**config, "run": dict(run)})), encoding="utf-8")
+        Raises:
+            UserError: One of its folders holds something that no run writes, or is a link, whose target may be
+                anybody's.
+        """
+        for name in FOLDERS:
+            path = self.path / name
+            if path.is_symlink():
+                raise UserError(
+                    f"{path}: is a link, and a run begins by emptying its folders; remove the link, or give another "
+                    "hydra.run.dir"
+                )
+            pattern = WRITTEN.get(name)
+            others = [] if pattern is None or not path.is_dir() else _others(path, pattern)
+            if others:
+                raise UserError(
+                    f"{path}: holds {', '.join(others[:3])}, which no run writes; move it away, or give "
+                    "another hydra.run.dir"
+                )
+        for name in FILES:
+            (self.path / name).unlink(missing_ok=True)
+        for name in FOLDERS:
+            shutil.rmtree(self.path / name, ignore_errors=True)
+
+    def check_backbone(self, name: str, fingerprint: str) -> None:
+        """Refuse to go on with other weights of the backbone than a run began with.
+
+        Raises:
+            UserError: As said.
+        """
+        _, run = read_config(self.path) or ({}, {})
+        if run.get("fingerprint") != fingerprint:
+            raise UserError(
+                f"{self.path}: began with other weights of {name}, fingerprint {run.get('fingerprint')}, "
+                f"not {fingerprint}; resume=never starts again"
+            )
+
+    def check_others(self, config: Mapping[str, Any], remedy: str) -> None:
+        """Refuse a run that learned from another one, where that was trained anew since.
+
+        Args:
+            config: The configuration.
+            remedy: What would be right, for the error.
+
+        Raises:
+            UserError: As said.
+        """
+        _, run = read_config(self.path) or ({}, {})
+        for key, digest in _digests(config).items():
+            if run.get(key) != digest:
+                raise UserError(
+                    f"{self.path}: learned from {config[key.removesuffix('_prompt')]} before that was trained anew; "
+                    f"{remedy}"
+                )
+
+    def check_rows(self, digests: Mapping[str, Mapping[str, str]], remedy: str) -> None:
+        """Refuse a run over other rows than it began with.
+
+        Args:
+            digests: Task to split to the digest of its rows, of those that are read now.
+            remedy: What would be right, for the error.
+
+        Raises:
+            UserError: Some of them have another digest.
+        """
+        _, run = read_config(self.path) or ({}, {})
+        recorded = (run.get("rows") or {}).get("digests") or {}
+        changed = [
+            f"tasks.{name} ({', '.join(others)})"
+            for name, splits in digests.items()
+            if (
+                others := [
+                    split
+                    for split, digest in splits.items()
+                    if recorded.get(name, {}).get(split, digest) != digest
+                ]
+            )
+        ]
+        if changed:
+            raise UserError(
+                f"{self.path}: was run over other rows of {', '.join(changed)}, which changed since; {remedy}"
+            )
+
+    def recorded_stamps(self) -> dict[str, str | None]:
+        """Task to what :func:`mpt.tasks.stamp_rows` said when the run began; empty where nothing was recorded."""
+        _, run = read_config(self.path) or ({}, {})
+        return dict((run.get("rows") or {}).get("stamps") or {})
+
+    def write_config(self, config: Mapping[str, Any], run: Mapping[str, Any]) -> None:
+        """Write ``config.yaml``: the resolved configuration, and under ``run`` what else describes this run."""
+        with write_atomically(self.config) as path:
+            path.write_text(
+                OmegaConf.to_yaml(OmegaConf.create({**config, "run": dict(run)})), encoding="utf-8"
+            )
+
+    def finish(self, metrics: Mapping[str, Any]) -> None:
+        """Write ``metrics.json``, with which the run is finished; see :func:`mpt.run.record.write_metrics`."""
+        write_metrics(self.path, metrics)
 
 
 def read_config(folder: Path) -> tuple[dict[str, Any], dict[str, Any]] | None:
@@ -268,7 +255,7 @@ def read_config(folder: Path) -> tuple[dict[str, Any], dict[str, Any]] | None:
         The configuration and its ``run`` part; None where the folder has no such file.
 
     Raises:
-        UserError: The file is not what :func:`write_config` writes.
+        UserError: The file is not what :meth:`RunFolder.write_config` writes.
     """
     path = folder / "config.yaml"
     if not path.is_file():
@@ -293,6 +280,12 @@ def prompt_digest(folder: Path) -> str | None:
     return None
 
 
+def _others(folder: Path, pattern: str) -> list[str]:
+    """The files below a folder that are not named as a run's; those of an interrupted write are."""
+    named = (path.relative_to(folder).as_posix() for path in sorted(folder.rglob("*")) if not path.is_dir())
+    return [name for name in named if not re.fullmatch(rf"(.*/)?\.[0-9a-f]{{12}}\..*|{pattern}", name)]
+
+
 def _digests(config: Mapping[str, Any]) -> dict[str, str | None]:
     """Hash the prompts that a run starts from or learns from."""
     return {
@@ -300,28 +293,3 @@ def _digests(config: Mapping[str, Any]) -> dict[str, str | None]:
         for key in OTHER_RUNS
         if config.get(key) is not None and (key != "source" or reads_source(config))
     }
-
-
-def _describe_machine() -> str:
-    """The system, its processors and its GPUs in one line; no name by which the machine could be found."""
-    import torch  # seconds, which the command line does not have before it has checked everything
-
-    gpus = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
-    return ", ".join([f"{platform.system()} {platform.machine()}", f"{os.cpu_count()} CPUs", *gpus])
-
-
-def _git_revision() -> str | None:
-    """The commit of the checkout that this file lies in, with ``+changes`` where files differ from it."""
-    folder = Path(__file__).resolve().parents[2]
-    if not (folder / ".git").exists():
-        return None
-    outputs = []
-    for command in (["rev-parse", "HEAD"], ["status", "--porcelain", "--untracked-files=no"]):
-        try:
-            done = subprocess.run(["git", *command], cwd=folder, capture_output=True, text=True, timeout=10)
-        except (OSError, subprocess.TimeoutExpired):
-            return None
-        if done.returncode != 0:
-            return None
-        outputs.append(done.stdout.strip())
-    return outputs[0] + ("+changes" if outputs[1] else "")

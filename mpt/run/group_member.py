@@ -1,4 +1,4 @@
-"""What a run takes from the group that it is a part of; a run by itself has no group."""
+"""A run's share of the group that it is a part of; a run by itself has no group."""
 
 from collections.abc import Callable
 from contextvars import ContextVar
@@ -15,8 +15,8 @@ class GroupMember:
     """A run as a member of a group: what the group lends it.
 
     Attributes:
-        backbone: Of this run; the group computes.
-        signals: Of this run; the group receives them.
+        backbone: This run's; the group computes.
+        signals: This run's; the group receives them.
         clock: Seconds that this run has used: what it did by itself, and its share of what was computed for several.
         load_split: As :func:`mpt.tasks.load_split`; each split is read once.
     """
@@ -28,4 +28,4 @@ class GroupMember:
 
 
 QUIET: ContextVar[bool] = ContextVar("QUIET", default=False)
-"""Whether this run leaves showing its progress and its tables to its group."""
+"""True where this run leaves its progress and its tables to its group."""

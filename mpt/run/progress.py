@@ -23,7 +23,7 @@ def track_batches(batches: Iterable[Batch], doing: str, total: int) -> Iterator[
     """Pass batches through, and show how many of their examples are done.
 
     Args:
-        batches: Of an evaluation.
+        batches: The batches of an evaluation.
         doing: What is done with them, as a reader of the bar should see it.
         total: Number of batches.
 

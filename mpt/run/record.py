@@ -12,6 +12,7 @@ from typing import Any
 from mpt.atomic import write_atomically
 from mpt.errors import UserError
 
+METRICS = "metrics.json"
 Scores = dict[str, dict[str, float]]
 """Task (or ``average``) to its numbers."""
 
@@ -37,7 +38,7 @@ def write_metrics(folder: Path, metrics: Mapping[str, Any]) -> None:
     finite = _finite(metrics, "", lost)
     if lost:
         warnings.warn(f"{folder}/metrics.json: {', '.join(lost)} is not finite, and null there", stacklevel=2)
-    write_json(folder / "metrics.json", finite)
+    write_json(folder / METRICS, finite)
 
 
 def _finite(value: Any, path: str, lost: list[str]) -> Any:
@@ -57,7 +58,7 @@ def read_metrics(folder: Path) -> dict[str, Any] | None:
     Raises:
         UserError: The file is damaged.
     """
-    path = folder / "metrics.json"
+    path = folder / METRICS
     if not path.is_file():
         return None
     try:

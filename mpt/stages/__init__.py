@@ -25,13 +25,13 @@ class Stage:
     name: ClassVar[str]
     """As ``task=`` and its file call it."""
     trains: ClassVar[bool] = True
-    """Whether it trains anything, so that ``prompt``, ``method``, ``mixture`` and ``optim`` count."""
+    """True where it trains, so that ``prompt``, ``method``, ``mixture`` and ``optim`` apply."""
     source: ClassVar[Literal["always", "by method", "never"]] = "never"
     """When it reads ``source``; by method: where the method asks for it."""
     takes_teachers: ClassVar[bool] = False
-    """Whether ``distill`` may name teachers."""
+    """True where ``distill`` may name teachers."""
     leaves_folder: ClassVar[bool] = True
-    """Whether it leaves a run folder, which a second run finds finished."""
+    """True where it leaves a run folder, which a second run finds finished."""
 
     @classmethod
     def run(

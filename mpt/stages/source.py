@@ -3,11 +3,11 @@
 from mpt.stages import Stage
 
 
-class Source(Stage):
-    """Source training (Wang et al. 2023, section 3.2)."""
+class SourceTraining(Stage):
+    """SourceTraining training (Wang et al. 2023, section 3.2)."""
 
     name = "source"
     takes_teachers = True
 
 
-STAGE = Source
+STAGE = SourceTraining

@@ -3,11 +3,11 @@
 from mpt.stages import Stage
 
 
-class Target(Stage):
-    """Target adaptation (Wang et al. 2023, section 3.3)."""
+class TargetAdaptation(Stage):
+    """TargetAdaptation adaptation (Wang et al. 2023, section 3.3)."""
 
     name = "target"
     source = "by method"
 
 
-STAGE = Target
+STAGE = TargetAdaptation

@@ -16,7 +16,7 @@ from mpt.sweep.turns import Request, Turn
 
 
 class FusedBackbone(Backbone):
-    """What one run of a group takes for its backbone; it computes nothing, and waits for its turn.
+    """The backbone of one run of a group: it computes nothing itself, and waits for its turn.
 
     Args:
         shared: The backbone of the group.
@@ -129,7 +129,7 @@ class Computation:
             return answers
 
     def _join(self, requests: Sequence[Request]) -> Inputs:
-        """What the runs read, below each other."""
+        """Stack the inputs of the runs."""
         inputs = [request.values["inputs"] for request in requests]
         return Inputs.join(inputs, self.backbone.tokenization.pad_token_id)
 

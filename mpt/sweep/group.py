@@ -28,7 +28,7 @@ class Job:
     """A run of a group.
 
     Attributes:
-        name: Of its folder, for messages.
+        name: Its folder's, for messages.
         config: Its configuration.
         run: Carries it out within the group, and returns what it returns.
     """
@@ -57,7 +57,7 @@ def reason_to_run_alone(config: RunConfig) -> str | None:
 
 
 def group_of(config: RunConfig) -> tuple[Any, ...]:
-    """What jobs of one group have in common: the weights, the device and its threads."""
+    """Build the key that jobs of one group share: weights, device and threads."""
     weights = dataclasses.replace(config.backbone, dropout=True)
     return (*dataclasses.astuple(weights), config.trainer.accelerator, config.trainer.threads)
 
@@ -93,7 +93,7 @@ def run_group(jobs: Sequence[Job], fused: FusedConfig) -> list[Any]:
     """Run jobs side by side, at most ``fused.max_runs`` at a time; one that ends makes room for the next.
 
     Args:
-        jobs: Of one group.
+        jobs: Jobs with one :func:`group_of`.
         fused: Bounds.
 
     Returns:

@@ -131,7 +131,7 @@ def _task_part(sweep_config: DictConfig) -> DictConfig:
 
 
 def _prepare(sweep_config: DictConfig, overrides: list[str]) -> JobReturn:
-    """What Hydra hands back of a job, with all but its outcome."""
+    """Hydra's record of a job, still without its outcome."""
     folder = Path(str(sweep_config.hydra.sweep.dir)) / str(sweep_config.hydra.sweep.subdir)
     return JobReturn(
         overrides=overrides,

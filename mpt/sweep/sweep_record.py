@@ -178,7 +178,7 @@ def describe_jobs(outcomes: Sequence[Outcome], jobs: int) -> str:
     """Say how many jobs there are, how many failed, and of a sweep that was stopped how many are unfinished.
 
     Args:
-        outcomes: Of the jobs that ended.
+        outcomes: One for each job that ended.
         jobs: How many there should be; 0: not known.
     """
     failed = sum(outcome.error is not None for outcome in outcomes)

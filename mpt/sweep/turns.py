@@ -20,7 +20,7 @@ class Request:
         kind: Which call.
         key: What calls that are computed together have in common.
         values: Its arguments.
-        seed: Of the dropout masks, where there are any.
+        seed: Seed of the dropout masks, where there are any.
     """
 
     kind: str
@@ -49,9 +49,9 @@ class Turn:
     result: Any = None
     error: BaseException | None = None
     stops_anywhere: Callable[[], bool] = lambda: False
-    """Whether the run is to stop right here: a signal came, and no step of it is under way."""
+    """True where the run has to stop here: a signal came, and none of its steps is under way."""
     seconds: float = 0.0
-    """What the run has used so far: its own work, and its share of what was computed for several."""
+    """Seconds that the run has used so far: its own work, and its share of shared computations."""
     _resumed: float = 0.0
     _answer: Any = None
     _mine: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(0))

@@ -1,7 +1,7 @@
 """Tasks: data sets cast as text-to-text; their rows, templates, examples and catalogue."""
 
 from mpt.tasks.catalogue import catalogue
-from mpt.tasks.check import check_task
+from mpt.tasks.checking import check_task
 from mpt.tasks.examples import (
     Example,
     choose_rows,

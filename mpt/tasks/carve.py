@@ -60,9 +60,9 @@ def carve(split: str, parts: Mapping[str, Part], classes: Sequence[Hashable], se
 
     Args:
         split: Which of the splits.
-        parts: Of every split, its part of this file.
+        parts: Split to its part of this file.
         classes: The class of each row of the file; all the same where there are none.
-        seed: Of the order.
+        seed: Seed of the order.
 
     Returns:
         Positions of rows in the file, in the drawn order, of which every stretch stands for the whole.

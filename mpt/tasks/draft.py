@@ -58,8 +58,8 @@ def draft(
         name: The task's name.
         files: A data file, or a folder of them.
         target: The column to answer; None: guessed.
-        delimiter: Of CSV files; None: guessed from the header.
-        encoding: Of the files; None: UTF-8, or what else fits.
+        delimiter: Separates the fields of CSV files; None: guessed from the header.
+        encoding: The files'; None: UTF-8, or whichever fits.
         config_dir: The folder that ``--config-dir`` will name.
 
     Raises:
@@ -273,7 +273,7 @@ class _Writer:
         return f"{{{names[0]}}}" if len(names) == 1 else " ".join(f"{name}: {{{name}}}" for name in names)
 
     def _kind(self, answer: str) -> Iterator[str]:
-        """What kind of target it is, and what that asks for."""
+        """The kind of target, and the metrics and limits that follow from it."""
         listed = self.references or (
             self.answer if any(isinstance(value, list) for value in self.values) else None
         )

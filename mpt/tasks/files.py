@@ -23,7 +23,7 @@ LONGEST_FIELD = 2**24
 
 
 NOT_A_NUMBER = ("NaN", "nan", "NAN")
-"""What programs write into a delimited file where a number is missing."""
+"""Text that programs write into a delimited file for a missing number."""
 
 
 @dataclass(frozen=True)
@@ -149,7 +149,7 @@ def read_csv(
         path: Its name, for errors.
         delimiter: One character.
         quoting: As :attr:`mpt.config.RowsConfig.quoting`.
-        encoding: Of the file, for errors.
+        encoding: The file's, for errors.
 
     Raises:
         UserError: The file is damaged, or something does not fit; the message says where.

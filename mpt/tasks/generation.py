@@ -1,4 +1,4 @@
-"""How the answers of a task are searched for: the keys of ``generation``, their kinds and their ranges.
+"""Decoding settings of a task: the keys of ``generation``, their types and their ranges.
 
 A task's file is data, so it cannot hand whatever it likes to transformers, whose ``generate`` takes keys that run code.
 """
@@ -10,7 +10,7 @@ from mpt.errors import unknown
 
 
 class Key(NamedTuple):
-    """What a key takes.
+    """The values that a key takes.
 
     Attributes:
         kind: int, float or bool.

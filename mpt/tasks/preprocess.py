@@ -1,4 +1,4 @@
-"""What T5's own code does to the rows of three sets before its templates (Raffel et al. 2020, appendix D).
+"""Row changes that T5's own code makes to three data sets before its templates (Raffel et al. 2020, appendix D).
 
 The code of ATTEMPT and of what builds on it does the same, so scores of the paper's lineage are of such texts.
 """

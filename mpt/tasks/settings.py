@@ -1,4 +1,4 @@
-"""How the answers of a trained task are made: a saved prompt takes it along, so that what was scored is served."""
+"""Decoding settings of a trained task, saved with its prompt so that it answers later as it was scored."""
 
 import dataclasses
 import json
@@ -19,7 +19,7 @@ DEFAULT_NEW_TOKENS = 128
 
 @dataclass(frozen=True)
 class AnswerSettings:
-    """How the inputs of a task are written, and its answers searched for.
+    """The template of a task's inputs, and the decoding of its answers.
 
     Attributes:
         input: The template of the input; None: only whole inputs are understood.

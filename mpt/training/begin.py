@@ -1,114 +1,84 @@
 """Begin a run: its folder, its loggers, and what it prints before it trains."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
-from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_warn
 
-from mpt.backbone import Backbone
-from mpt.config import LoggerConfig, RunConfig
-from mpt.data.few_shot import DRAWS
-from mpt.loggers import open_loggers
+from mpt.data.few_shot import row_ids
+from mpt.loggers import open_loggers, tags
 from mpt.run import console
-from mpt.run import folder as run_folder
 from mpt.run.checkpoint import read_checkpoint
+from mpt.run.folder import read_config
 from mpt.run.record import write_json
 from mpt.tasks import stamp_rows
 from mpt.training import build
+from mpt.training.loading import Loaded
 from mpt.training.module import MPTModule
-from mpt.training.trainer import TrainerParts
+from mpt.training.running import Run
 
 
-def begin(
-    folder: Path,
-    config: RunConfig,
-    backbone: Backbone,
-    digests: Mapping[str, Mapping[str, str]],
-    draws: Mapping[str, Any] | None,
-    *,
-    go_on: bool,
-) -> Path | None:
+def begin_run(run: Run, loaded: Loaded) -> Path | None:
     """Make the run folder ours: the first thing that a run writes, after all that can be refused.
-
-    Args:
-        folder: The run folder.
-        config: The whole configuration, for ``config.yaml``.
-        backbone: The frozen model.
-        digests: Task to split to the digest of its rows.
-        draws: What ``draws.json`` holds; None where nothing was drawn.
-        go_on: Go on from a checkpoint where there is one.
 
     Returns:
         The checkpoint to go on from; None for a new run.
 
     Raises:
-        ValueError: The checkpoint is of a run with other weights of the backbone.
+        UserError: The checkpoint is of a run with other weights of the backbone, or over other rows.
     """
-    checkpoint = folder / "checkpoints" / "last.ckpt"
+    config, folder, backbone, digests = run.config, run.folder, loaded.backbone, loaded.digests
+    checkpoint = folder.last_checkpoint
     if not console.is_main():  # the main process has been here
         return checkpoint if checkpoint.is_file() else None
-    if checkpoint.is_file() and go_on:
-        run_folder.check_backbone(folder, backbone.name, backbone.fingerprint)
-        run_folder.check_others(folder, dataclasses.asdict(config), "resume=never starts again")
-        run_folder.check_rows(folder, digests, "resume=never starts again")
-        console.say(f"{console.relative(folder)}: goes on from {checkpoint.name}; resume=never starts again")
+    if checkpoint.is_file() and config.resume == "auto" and not config.overwrite:
+        folder.check_backbone(backbone.name, backbone.fingerprint)
+        folder.check_others(dataclasses.asdict(config), "resume=never starts again")
+        folder.check_rows(digests, "resume=never starts again")
+        console.say(
+            f"{console.relative(folder.path)}: goes on from {checkpoint.name}; resume=never starts again"
+        )
         return checkpoint
     stamps = {name: stamp_rows(name, task, config.data_root) for name, task in config.tasks.items()}
-    run_folder.begin(
-        folder,
+    folder.begin(
         dataclasses.asdict(config),
         fingerprint=backbone.fingerprint,
-        rows={"digests": {name: dict(splits) for name, splits in digests.items()}, "stamps": stamps},
+        rows={"digests": digests, "stamps": stamps},
     )
-    if draws is not None:
-        write_json(folder / DRAWS, draws)
+    if config.few_shot.k is not None:
+        write_json(folder.draws, row_ids(loaded.examples, config.few_shot.validation))
     return None
 
 
-def start_loggers(
-    config: LoggerConfig,
-    folder: Path,
-    stage: str,
-    labels: Sequence[str],
-    checkpoint: Path | None,
-    parts: TrainerParts,
-) -> list[Logger]:
-    """Open the loggers, which only the main process has.
-
-    Args:
-        config: Which ones.
-        folder: The run folder.
-        stage: source, target or teachers.
-        labels: From :func:`mpt.loggers.tags`.
-        checkpoint: What the run goes on from; None: a new run.
-        parts: For the seconds of training.
-    """
+def start_loggers(run: Run, checkpoint: Path | None) -> None:
+    """Open the loggers, which only the main process has; they go on from a checkpoint."""
     if not console.is_main():
-        return []
-    values, run = run_folder.read_config(folder) or ({}, {})
-    return open_loggers(
-        config,
-        folder,
-        run_id=run["id"],
-        stage=stage,
-        tags=labels,
-        values=values | {"run": run},
+        return
+    config = run.config
+    values, recorded = read_config(run.folder.path) or ({}, {})
+    run.loggers = open_loggers(
+        config.logger,
+        run.folder.path,
+        run_id=recorded["id"],
+        stage=config.stage,
+        tags=tags(config.tasks, config.method.name, config.few_shot.k),
+        values=values | {"run": recorded},
         step=0 if checkpoint is None else int(read_checkpoint(checkpoint)["global_step"]),
-        clock=parts.stopwatch.elapsed,
+        clock=run.parts.stopwatch.elapsed,
     )
 
 
-def warn_of_other_rows(distill: str, digests: Mapping[str, Mapping[str, str]]) -> None:
+def warn_of_other_rows(distill: str | None, digests: Mapping[str, Mapping[str, str]]) -> None:
     """Warn where teachers were trained on other rows of a task than a source learns from.
 
     Args:
-        distill: The teachers' run folder.
+        distill: The teachers' run folder; None: there are no teachers.
         digests: Task to split to the digest of its rows.
     """
-    _, run = run_folder.read_config(Path(distill)) or ({}, {})
+    if distill is None:
+        return
+    _, run = read_config(Path(distill)) or ({}, {})
     theirs = (run.get("rows") or {}).get("digests") or {}
     others = [
         name
@@ -123,15 +93,15 @@ def warn_of_other_rows(distill: str, digests: Mapping[str, Mapping[str, str]]) -
         )
 
 
-def announce(folder: Path, stage: str, module: MPTModule, parts: TrainerParts) -> None:
+def announce(run: Run, module: MPTModule) -> None:
     """Print what is about to be trained, and warn of words that the backbone does not know."""
-    trainer, backbone, data = parts.trainer, module.backbone.name, module.data
+    trainer, backbone, data = run.parts.trainer, module.backbone.name, module.data
     devices = f"{trainer.world_size} x {trainer.strategy.root_device.type}"
     plan = (
         f"{data.max_steps} steps of {data.batch_size} examples, "
-        f"{data.mixture.sampling} mixture, {devices}, seed {data.seed}"
+        f"{data.mixture.sampling} mixture, {devices}, seed {run.config.seed}"
     )
-    console.say_what_starts(stage, folder, backbone, build.count_parameters(module), plan)
+    console.say_what_starts(run.config.stage, run.folder.path, backbone, build.count_parameters(module), plan)
     console.say_tasks(data)
     warnings = console.warn_of_unknown_tokens(data.unknown, backbone)
     warnings += console.warn_of_lost_targets(data.kept, backbone)

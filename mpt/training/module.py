@@ -14,7 +14,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from mpt import metrics
 from mpt.adapter import Adapter
-from mpt.answering.answers import Answer, answer_batch, condition, gather, rules_of
+from mpt.answering.answers import Answer, answer_batch, condition, gather_answers, rules_of
 from mpt.backbone import Backbone, token_losses
 from mpt.config import OptimConfig, TaskConfig
 from mpt.data.batches import Batch, distinct_examples
@@ -40,7 +40,8 @@ class MPTModule(lightning.LightningModule):
         configs: Configuration of each task.
         optim: Learning rates and schedule.
         max_steps: Optimizer steps in all, for the schedule.
-        distiller: Compares the prompt with teachers in training; None: none are there.
+        distiller: Compares the prompt with teachers in training; None to train without.
+        dropout_seed: Seed of the dropout masks; None: that of the data's order.
 
     Raises:
         UserError: There is not one configuration per task.
@@ -55,6 +56,7 @@ class MPTModule(lightning.LightningModule):
         optim: OptimConfig,
         max_steps: int,
         distiller: Distiller | None = None,
+        dropout_seed: int | None = None,
     ) -> None:
         super().__init__()
         if len(configs) != len(adapter.task_names):
@@ -64,6 +66,7 @@ class MPTModule(lightning.LightningModule):
         self.backbone, self.adapter, self.data = backbone, adapter, data
         self.configs, self.optim, self.max_steps = list(configs), optim, max_steps
         self.distiller = distiller
+        self.dropout_seed = data.seed if dropout_seed is None else dropout_seed
         self.register_buffer(
             "task_weights", torch.tensor([config.weight for config in configs]), persistent=False
         )
@@ -118,7 +121,7 @@ class MPTModule(lightning.LightningModule):
         if self.backbone.drops_out:
             # From the seed and the step, so that neither a stop nor another run beside this one changes the masks.
             torch.manual_seed(
-                derive_seed("dropout", self.data.seed, self.global_step, batch_idx, self.global_rank)
+                derive_seed("dropout", self.dropout_seed, self.global_step, batch_idx, self.global_rank)
             )
         losses = self.losses(batch)
         for name, loss in losses.items():
@@ -209,7 +212,7 @@ class MPTModule(lightning.LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         """Score the answers of all processes, and log them task by task."""
-        answers = gather(self._answers)
+        answers = gather_answers(self._answers)
         scores, losses = [], []
         for task_id, name in enumerate(self.task_names):
             of_task = [each for each in answers if each.task_id == task_id]

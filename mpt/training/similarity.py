@@ -15,6 +15,7 @@ from mpt.config import TrainerConfig
 from mpt.data.batches import Batch
 from mpt.inputs import Inputs
 from mpt.prompt import MultitaskPromptEmbedding
+from mpt.run.folder import RunFolder
 from mpt.run.record import write_csv
 from mpt.training.module import MPTModule
 
@@ -44,7 +45,7 @@ def task_cosines(prompt: MultitaskPromptEmbedding) -> Tensor:
 
 def write_task_similarity(folder: Path) -> None:
     """Write how near the tasks of a run's saved prompt are to each other, where it holds several and they differ."""
-    if not (folder / "prompt").is_dir():
+    if not RunFolder(folder).prompt.is_dir():
         return
     prompt = load_prompt(folder).prompt
     if len(prompt.task_names) > 1 and prompt.config.form != "single":
@@ -67,7 +68,7 @@ def write_similarity(folder: Path, names: Sequence[str], cosines: Tensor) -> Non
     rows = [
         [name, *(f"{value:.6f}" for value in row)] for name, row in zip(names, cosines.tolist(), strict=True)
     ]
-    write_csv(folder / "similarity.csv", ["task", *names], rows)
+    write_csv(RunFolder(folder).similarity_table, ["task", *names], rows)
     numbered = len(names) <= MOST_NUMBERS
     size = 2 + (0.55 if numbered else 0.35) * min(len(names), MOST_LABELS)
     figure, axis = pyplot.subplots(figsize=(size + 1.2, size), layout="constrained")
@@ -82,7 +83,7 @@ def write_similarity(folder: Path, names: Sequence[str], cosines: Tensor) -> Non
             color = "white" if abs(value) > 0.6 else "black"
             axis.text(column, row, f"{value:.2f}", ha="center", va="center", color=color, fontsize=8)
     figure.colorbar(image, label="cosine of W", shrink=0.8)
-    with write_atomically(folder / "similarity.png") as temporary:
+    with write_atomically(RunFolder(folder).similarity_figure) as temporary:
         figure.savefig(temporary, format="png", dpi=160)
     pyplot.close(figure)
 
@@ -128,7 +129,7 @@ def task_embeddings(module: MPTModule, trainer: TrainerConfig) -> Tensor:
     """Train plain prompts for a few steps: the task embeddings of SPoT (Vu et al. 2022, section 4).
 
     Args:
-        module: Its adapter holds one plain prompt per task, its data has as many steps as are wanted.
+        module: Its adapter holds one plain prompt per task, its data has the number of steps to train.
         trainer: Device and precision of the run.
 
     Returns:

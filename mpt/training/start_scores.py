@@ -8,11 +8,12 @@ from pathlib import Path
 import lightning
 
 from mpt.adapter import Adapter
-from mpt.answering.answers import Scores, predict, score
+from mpt.answering.answers import Scores, predict, score_answers
 from mpt.config import EvaluationConfig, TaskConfig
 from mpt.errors import UserError
 from mpt.run.checkpoint import RESUME_NEVER
 from mpt.run.console import is_main
+from mpt.run.folder import RunFolder
 from mpt.run.progress import track_batches
 from mpt.run.record import write_json
 from mpt.training.module import MPTModule
@@ -23,12 +24,12 @@ class StartScores:
 
     Args:
         tasks: The tasks.
-        evaluation: Which of the two are wanted.
+        evaluation: Says which of the two to compute.
         folder: The run folder.
         clock: Seconds that the run has used.
 
     Attributes:
-        scores: Task to ``before`` and ``oracle``, each where it is wanted and there is one.
+        scores: Task to ``before`` and ``oracle``, each where it is computed.
         seconds: How long it took.
     """
 
@@ -40,7 +41,7 @@ class StartScores:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.tasks, self.evaluation, self.clock = tasks, evaluation, clock
-        self.path = folder / "checkpoints" / "before.json"
+        self.path = RunFolder(folder).start_scores
         self.scores: Scores = {}
         self.seconds = 0.0
 
@@ -75,5 +76,5 @@ class StartScores:
         doing = "scoring the start" if adapter is not None else "scoring the oracle"
         batches = track_batches(loader, doing, len(loader))
         predictions = predict(adapter, module.backbone, batches, module.data.examples_of("test"))
-        for name, of_task in score(self.tasks, predictions, module.data.classes).items():
+        for name, of_task in score_answers(self.tasks, predictions, module.data.classes).items():
             self.scores[name][key] = of_task["score"]

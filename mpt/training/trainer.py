@@ -19,6 +19,7 @@ from mpt.config import EvaluationConfig, TrainerConfig
 from mpt.errors import UserError
 from mpt.run.checkpoint import AtomicCheckpointIO
 from mpt.run.console import is_main, say_stopped
+from mpt.run.folder import RunFolder
 from mpt.run.interrupt import Interrupted, StopSignals
 from mpt.run.progress import on_terminal
 from mpt.training.callbacks import BestPrompt, EarlyStop, LastCheckpoint, build_progress
@@ -63,8 +64,8 @@ def build_trainer(
     Raises:
         UserError: Lightning does not know a word, or the machine has no such device.
     """
-    best = BestPrompt(folder / "checkpoints" / "best.safetensors", per_task=evaluation.best == "task")
-    last = LastCheckpoint(folder / "checkpoints" / "last.ckpt", signals)
+    best = BestPrompt(RunFolder(folder).best_step, per_task=evaluation.best == "task")
+    last = LastCheckpoint(RunFolder(folder).last_checkpoint, signals)
     stopwatch = Stopwatch(clock)
     # Stopwatch and progress count from where at_start ends; the stopwatch stops before a checkpoint is written.
     callbacks: list[Callback] = [LambdaCallback(on_train_start=at_start), stopwatch, best, last]

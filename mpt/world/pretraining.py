@@ -24,7 +24,7 @@ from mpt.world.lexicon import (
     VERBS,
 )
 from mpt.world.scenes import Clause
-from mpt.world.tasks import TARGET_TASKS, draw, tell
+from mpt.world.tasks import TARGET_TASKS, draw_scene, tell
 
 SPAN_CORRUPTION_SHARE = 0.2
 """Share of the stream that is span corruption; the rest are taught instructions."""
@@ -151,10 +151,10 @@ def _document(random: Random) -> str:
     """A plain text for span corruption; the only place where velo and the held-out words occur."""
     kind = random.random()
     if kind < 0.25:
-        return draw(random.choice(("story", "dialogue")), "pretraining", random).english()
+        return draw_scene(random.choice(("story", "dialogue")), "pretraining", random).english()
     if kind < 0.35:  # a word list: every word is somewhere something to write
         return " ".join(random.choice(_WORDS) for _ in range(12))
-    scene = draw("sentence", "pretraining", random)
+    scene = draw_scene("sentence", "pretraining", random)
     assert isinstance(scene, Clause)
     language = random.choice((*LANGUAGES, "velo"))
     if kind < 0.5:
@@ -209,7 +209,7 @@ def stream(seed: int) -> Iterator[Example]:
             continue
         taught = random.choices(TAUGHT, weights)[0]
         instruction = taught.instruction(random)
-        scene = draw(taught.kind, "pretraining", random)
+        scene = draw_scene(taught.kind, "pretraining", random)
         target = answer(instruction, scene)
         if target is None or is_held_out(instruction, taught.kind, taught.language):
             continue

@@ -83,7 +83,7 @@ def part_of(scene: Scene) -> str:
     return next(part for part, buckets in PARTS.items() if bucket in buckets)
 
 
-def draw(kind: str, part: str, random: Random) -> Scene:
+def draw_scene(kind: str, part: str, random: Random) -> Scene:
     """Draw a scene of one part by rejection."""
     while True:
         scene = DRAW[kind](random)
@@ -102,7 +102,7 @@ def tell(scene: Scene, language: str) -> str:
 
 def _stream(task: WorldTask, split: str, random: Random) -> Iterator[tuple[str, str]]:
     while True:
-        scene = draw(task.kind, split, random)
+        scene = draw_scene(task.kind, split, random)
         target = answer(task.instruction, scene)
         if target is not None:
             yield tell(scene, task.language), target

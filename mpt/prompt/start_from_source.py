@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from mpt.errors import UserError
-from mpt.prompt.config import MultitaskPromptTuningConfig
 from mpt.prompt.form import compose
+from mpt.prompt.prompt_config import MultitaskPromptTuningConfig
 
 
 @dataclass(frozen=True)
@@ -62,8 +62,8 @@ def start_from_source(
     """Choose the first values that a config asks for; as :func:`from_source`.
 
     Args:
-        config: Of the T target tasks.
-        source: Of S source tasks.
+        config: Configuration of the T target tasks.
+        source: A prompt of S source tasks.
         source_weights: Under NEAREST_SOURCE_TASK and WEIGHTED_SOURCE_TASKS, ``(T, S)``.
         fresh: The targets' rows as drawn, ``(T, R, D)``; None where the targets' form has no factors.
 

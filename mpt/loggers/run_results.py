@@ -80,7 +80,7 @@ def _log_to_wandb(
 
 
 def _describe(saved: Path, metrics: Mapping[str, Any]) -> dict[str, Any]:
-    """What an artifact says of itself: tasks, form and backbone from its own files, and its test scores."""
+    """Collect an artifact's metadata: tasks, form and backbone from its own files, and its test scores."""
     found: dict[str, Any] = {}
     for name in ("adapter_config.json", "mpt.json"):
         if (saved / name).is_file():
@@ -108,7 +108,7 @@ def _log_to_tensorboard(
 
 
 def _hyperparameters(folder: Path) -> dict[str, Any]:
-    """What was chosen for a run, without its tasks' own settings, which would fill the table."""
+    """Collect a run's choices, without its tasks' own settings, which would fill the table."""
     config, _ = read_config(folder) or ({}, {})
     chosen = {key: value for key, value in identity(config).items() if not key.startswith("tasks.")}
     names = {"tasks": "+".join(config.get("tasks", {}))}
