@@ -82,7 +82,15 @@ def test_method_metric_and_stage_are_used_with_no_other_file_touched(checkout: P
         (("+tasks=[one,two]", "prompt.init=VOCABULARY"), "task=alone takes one; use task=target for several"),
         (
             ("+tasks=[one]", "method=scaled", "+method.own.scale=2"),
-            "method.own: method.name=scaled has no key 'scale'",
+            "method.own.scale: is 2, but method.name=scaled has no such key; choose one of first_scale",
+        ),
+        (
+            ("+tasks=[one]", "method=scaled", "method.own.first_scale=big"),
+            "method.own.first_scale: is 'big'; it must be a float, such as 1.0",
+        ),
+        (
+            ("+tasks=[one]", "+method.own.scale=2"),
+            "method.own.scale: is 2, but method.name=prompt has no such key; leave it out",
         ),
         (
             ("+tasks=[one]", "method=scaled", "method.alpha=2"),

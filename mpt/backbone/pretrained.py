@@ -26,7 +26,7 @@ TINY = Path(world.__file__).parent / "tiny"
 def load_backbone(config: BackboneConfig) -> FrozenModel:
     """Load the model that a configuration names.
 
-    A model that the hub does not give, and that an installed package carries, is taken from there; a line says so.
+    A model that the hub cannot deliver is read from an installed package that carries it; a line says so.
 
     Raises:
         FileNotFoundError: The folder lacks a file, or the hub does not give the model.

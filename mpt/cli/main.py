@@ -26,7 +26,7 @@ from mpt.config import OLD_FORMS, RunConfig
 from mpt.errors import UserError, unknown
 from mpt.run.folder import RunFolder
 from mpt.run.identity import flatten, run_name
-from mpt.stages import STAGES, Stage, find_stage
+from mpt.stages import STAGES, RunArguments, Stage, find_stage
 from mpt.sweep import launcher
 from mpt.sweep import sweep_record as sweep
 from mpt.tasks import SPLITS, digest_examples, load_split, stamp_rows
@@ -274,7 +274,7 @@ def run(
         raise UserError("\n".join(errors))
     if not stage.leaves_folder:
         _remove_if_empty(folder)
-    return stage.run(config, folder, member, explicit)
+    return stage.run(RunArguments(config, folder, member, explicit))
 
 
 def refuse_unquoted(overrides: Sequence[str]) -> None:

@@ -10,7 +10,6 @@ from pkgutil import iter_modules
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
 from mpt.config import OF_SOURCE, MethodConfig, RunConfig, TaskConfig
-from mpt.errors import unknown
 
 if TYPE_CHECKING:
     from mpt.adapter import Adapter
@@ -91,9 +90,15 @@ class Method:
         for key in cls.required:
             if getattr(method, key) is None:
                 yield f"method.{key}: is missing, and method.name={cls.name} needs it; method={cls.name} has a value"
-        for key in method.own:
+        for key, value in method.own.items():
             if key not in cls.own:
-                yield unknown("method.own", key, cls.own, f"method.name={cls.name} has no key")
+                choose = f"choose one of {', '.join(cls.own)}" if cls.own else "leave it out"
+                yield f"method.own.{key}: is {value!r}, but method.name={cls.name} has no such key; {choose}"
+            elif type(value) is not type(cls.own[key]) and not (
+                isinstance(cls.own[key], float) and type(value) is int
+            ):
+                kind = type(cls.own[key]).__name__
+                yield f"method.own.{key}: is {value!r}; it must be a {kind}, such as {cls.own[key]!r}"
         if not cls.has_factors and prompt.form != "independent":
             yield f"prompt.form: is {prompt.form}, and method.name={cls.name} has no factors; use method={cls.name}"
         if not cls.has_factors and prompt.extend:

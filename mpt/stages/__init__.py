@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterator, Mapping
 from importlib import import_module
 from pathlib import Path
 from pkgutil import iter_modules, resolve_name
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
 from mpt.config import RunConfig
 
@@ -17,6 +17,19 @@ if TYPE_CHECKING:
 
 STAGES = tuple(sorted(module.name for module in iter_modules(__path__)))
 """The names that ``task=`` takes."""
+
+
+class RunArguments(NamedTuple):
+    """Everything that a stage runs with."""
+
+    config: RunConfig
+    """The checked configuration."""
+    folder: Path
+    """The run folder; made where it is not there."""
+    member: "GroupMember | None" = None
+    """The run's share of the group that it is a part of; None: it is by itself."""
+    explicit: Collection[str] = ()
+    """Dotted keys that the command line sets."""
 
 
 class Stage:
@@ -34,20 +47,8 @@ class Stage:
     """True where it leaves a run folder, which a second run finds finished."""
 
     @classmethod
-    def run(
-        cls,
-        config: RunConfig,
-        folder: Path,
-        member: "GroupMember | None" = None,
-        explicit: Collection[str] = (),
-    ) -> dict[str, Any]:
+    def run(cls, arguments: RunArguments) -> dict[str, Any]:
         """Carry the stage out.
-
-        Args:
-            config: The checked configuration.
-            folder: The run folder; made where it is not there.
-            member: What the run takes from the group that it is a part of; None: it is alone.
-            explicit: Dotted keys that the command line sets.
 
         Returns:
             What ``metrics.json`` holds; empty in all but the main process.
@@ -56,8 +57,9 @@ class Stage:
             UserError: The data, the backbone or the folder does not fit the configuration.
             FileNotFoundError: Something that the configuration names is not there.
         """
-        # By name: what a stage runs stands above what knows the facts of stages, and takes seconds to import.
-        metrics: dict[str, Any] = resolve_name("mpt.training.train:train")(config, folder, member)
+        # By name: the code of a stage stands above what knows the facts of stages, and takes seconds to import.
+        train = resolve_name("mpt.training.train:train")
+        metrics: dict[str, Any] = train(arguments.config, arguments.folder, arguments.member)
         return metrics
 
     @classmethod

@@ -1,17 +1,13 @@
 """``task=evaluate``: score what a run has trained on any tasks and splits."""
 
-from collections.abc import Collection, Iterator, Mapping
-from pathlib import Path
+from collections.abc import Iterator, Mapping
 from pkgutil import resolve_name
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from mpt.config import RunConfig
 from mpt.errors import unknown
-from mpt.stages import Stage
+from mpt.stages import RunArguments, Stage
 from mpt.tasks import SPLITS
-
-if TYPE_CHECKING:
-    from mpt.run.group_member import GroupMember
 
 
 class Evaluate(Stage):
@@ -22,15 +18,10 @@ class Evaluate(Stage):
     source = "always"
 
     @classmethod
-    def run(
-        cls,
-        config: RunConfig,
-        folder: Path,
-        member: "GroupMember | None" = None,
-        explicit: Collection[str] = (),
-    ) -> dict[str, Any]:
+    def run(cls, arguments: RunArguments) -> dict[str, Any]:
         """Score; what the command line sets is not taken from the saved prompt."""
-        metrics: dict[str, Any] = resolve_name("mpt.answering.evaluating:evaluate")(config, folder, explicit)
+        evaluate = resolve_name("mpt.answering.evaluating:evaluate")
+        metrics: dict[str, Any] = evaluate(arguments.config, arguments.folder, arguments.explicit)
         return metrics
 
     @classmethod

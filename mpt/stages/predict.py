@@ -1,17 +1,14 @@
 """``task=predict``: answer a file of inputs with a trained prompt."""
 
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from pkgutil import resolve_name
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from mpt.config import DTYPES, RunConfig
 from mpt.errors import unknown
 from mpt.hub import is_on_hub
-from mpt.stages import Stage
-
-if TYPE_CHECKING:
-    from mpt.run.group_member import GroupMember
+from mpt.stages import RunArguments, Stage
 
 
 class Predict(Stage):
@@ -23,18 +20,11 @@ class Predict(Stage):
     leaves_folder = False
 
     @classmethod
-    def run(
-        cls,
-        config: RunConfig,
-        folder: Path,
-        member: "GroupMember | None" = None,
-        explicit: Collection[str] = (),
-    ) -> dict[str, Any]:
+    def run(cls, arguments: RunArguments) -> dict[str, Any]:
         """Answer; there are no metrics."""
-        backbone = config.backbone
-        resolve_name("mpt.answering.answer_file:answer_inputs")(
-            config.predict, config.source, backbone.dtype, backbone.path, config.seed
-        )
+        config, backbone = arguments.config, arguments.config.backbone
+        answer_inputs = resolve_name("mpt.answering.answer_file:answer_inputs")
+        answer_inputs(config.predict, config.source, backbone.dtype, backbone.path, config.seed)
         return {}
 
     @classmethod
