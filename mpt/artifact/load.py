@@ -188,7 +188,7 @@ def _own_tensors(form: str, shared: Tensor, cols: Tensor, rows: Tensor, where: s
     if form == "independent":
         if not ((shared == 1).all() and (cols == torch.eye(len(shared))).all()):
             raise UserError(
-                f"{where}: form is none, but the tensors are not plain prompts; save the prompt anew"
+                f"{where}: form is independent, but the tensors are not plain prompts; save the prompt anew"
             )
         return {"embedding.weight": rows.flatten(0, 1)}
     if form == "residual":

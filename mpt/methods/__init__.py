@@ -4,6 +4,7 @@ Each file holds its method's facts beside its code, as a :class:`Method` called 
 names it. Only the file of the chosen method is imported, so that a mistake is answered before torch is.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from importlib import import_module
 from pkgutil import iter_modules
@@ -38,7 +39,7 @@ class Start(NamedTuple):
     """The source run's prompt, where the method reads it."""
 
 
-class Method:
+class Method(ABC):
     """A method's facts, what a configuration must have for it, and how it is built."""
 
     name: ClassVar[str]
@@ -59,13 +60,13 @@ class Method:
     """True where the tasks of a run share nothing that is trained."""
 
     @classmethod
+    @abstractmethod
     def build(cls, start: "Start") -> "Adapter":
         """Build what is trained.
 
         Raises:
             UserError: The method does not fit the backbone or the source.
         """
-        raise NotImplementedError
 
     @classmethod
     def reads_source(cls, init: str, extend: bool) -> bool:

@@ -19,7 +19,7 @@ class Source:
 
     Attributes:
         where: What to call it in an error.
-        form: product, residual, additive, none or shared.
+        form: product, residual, additive, independent or single.
         prompts: The groups of P, ``(G, N, D)``.
         task_groups: Group of each task, ``(T,)``.
         cols: ``(T, N, R)``; None where the form has no factors.
