@@ -136,9 +136,7 @@ def append_lines(path: Path, names: Mapping[str, str], lines: Iterable[Mapping[s
     begins = not path.is_file()
     with path.open("a", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
-        rows = [
-            [{**line, **names, VERSION: __version__}.get(column, "") for column in columns] for line in lines
-        ]
+        rows = [[{**line, **names, VERSION: __version__}.get(column, "") for column in columns] for line in lines]
         writer.writerows([columns, *rows] if begins else rows)
         file.flush()
         os.fsync(file.fileno())
@@ -151,8 +149,7 @@ def read_lines(path: Path) -> list[Line]:
     with path.open(encoding="utf-8", newline="") as file:
         lines = list(csv.DictReader(file))
     return [
-        {key: float(value) if key in NUMBERS else value for key, value in line.items() if value != ""}
-        for line in lines
+        {key: float(value) if key in NUMBERS else value for key, value in line.items() if value != ""} for line in lines
     ]
 
 

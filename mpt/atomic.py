@@ -34,9 +34,7 @@ def write_atomically(path: Path) -> Iterator[Path]:
     try:
         yield temporary
         if not temporary.is_file():
-            raise FileNotFoundError(
-                f"{path}: nothing was written; write the file at the path that was yielded"
-            )
+            raise FileNotFoundError(f"{path}: nothing was written; write the file at the path that was yielded")
         _sync(temporary)
         os.replace(temporary, path)
         _sync(path.parent)

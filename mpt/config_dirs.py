@@ -43,9 +43,7 @@ def check_files(arguments: Sequence[str], selected: Sequence[str]) -> None:
         for path in sorted((folder / "experiment").glob("*.yaml")):
             root = _parse(path)
             if root is not None:
-                errors += [
-                    f"{path}:{error}" for error in _reread(_at(root, "predict", "choices"), "predict.choices")
-                ]
+                errors += [f"{path}:{error}" for error in _reread(_at(root, "predict", "choices"), "predict.choices")]
     if errors:
         raise UserError("\n".join(errors))
 
@@ -139,15 +137,8 @@ def anchor_paths(composed: DictConfig, folders: Sequence[Path]) -> None:
         folders: Folders of choices, the first one that has the task counts.
     """
     for name, task in composed.tasks.items():
-        own = next(
-            (folder / "tasks" for folder in folders if (folder / "tasks" / f"{name}.yaml").is_file()), None
-        )
+        own = next((folder / "tasks" for folder in folders if (folder / "tasks" / f"{name}.yaml").is_file()), None)
         for key in ("files", "root"):
             path = task.rows.get(key)
-            if (
-                own is not None
-                and path is not None
-                and not Path(path).is_absolute()
-                and (own / path).exists()
-            ):
+            if own is not None and path is not None and not Path(path).is_absolute() and (own / path).exists():
                 task.rows[key] = os.path.relpath(own / path)

@@ -113,13 +113,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--project", default=NAME, help="logger.project of the runs; default: mpt")
     parser.add_argument("--entity", help="the W&B account or team; needed with --save")
-    parser.add_argument(
-        "--tasks", nargs="+", default=[], metavar="TASK", help="tasks with panels of their own"
-    )
+    parser.add_argument("--tasks", nargs="+", default=[], metavar="TASK", help="tasks with panels of their own")
     parser.add_argument("--name", default=NAME, help="of the workspace")
-    parser.add_argument(
-        "--output", type=Path, metavar="FILE", help="write it there as JSON; default: print it"
-    )
+    parser.add_argument("--output", type=Path, metavar="FILE", help="write it there as JSON; default: print it")
     parser.add_argument("--save", action="store_true", help="send it to W&B; needs a login")
     arguments = parser.parse_args(argv)
     if arguments.save and not arguments.entity:

@@ -77,14 +77,8 @@ class Inputs:
         """Put examples below each other, padded on the right to the longest; all with a prompt, or none."""
         fills = (pad_token_id, 0, None, 0.0)
         joined = [
-            None
-            if columns[0] is None
-            else torch.cat(columns)
-            if fill is None
-            else pad_to_longest(columns, fill)
-            for columns, fill in zip(
-                zip(*(part._fields() for part in parts), strict=True), fills, strict=True
-            )
+            None if columns[0] is None else torch.cat(columns) if fill is None else pad_to_longest(columns, fill)
+            for columns, fill in zip(zip(*(part._fields() for part in parts), strict=True), fills, strict=True)
         ]
         return Inputs(*joined)  # type: ignore[arg-type]
 

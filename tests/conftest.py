@@ -34,15 +34,11 @@ def make_t5(folder: Path, texts: list[str], **shape: float) -> Path:
     tokenizer.normalizer = normalizers.NFKC()
     tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
     specials = ["<pad>", "</s>", "<unk>"]
-    trainer = trainers.UnigramTrainer(
-        vocab_size=400, special_tokens=specials, unk_token="<unk>", show_progress=False
-    )
+    trainer = trainers.UnigramTrainer(vocab_size=400, special_tokens=specials, unk_token="<unk>", show_progress=False)
     tokenizer.train_from_iterator(texts, trainer)
     tokenizer.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
     tokenizer.decoder = decoders.Metaspace()
-    fast = PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, pad_token="<pad>", eos_token="</s>", unk_token="<unk>"
-    )
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<pad>", eos_token="</s>", unk_token="<unk>")
     torch.manual_seed(0)
     settings = {
         "d_model": 32,
@@ -78,9 +74,7 @@ def make_causal(folder: Path, family: str, texts: list[str], **shape: Any) -> Pa
     )
     tokenizer.train_from_iterator(texts, trainer)
     if family != "gpt2":  # as of the real ones, whose texts begin with a token of their own
-        tokenizer.post_processor = processors.TemplateProcessing(
-            single="<start> $A", special_tokens=[("<start>", 0)]
-        )
+        tokenizer.post_processor = processors.TemplateProcessing(single="<start> $A", special_tokens=[("<start>", 0)])
     fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<start>", eos_token="<end>")
     fast.chat_template = CHAT
     settings: dict[str, Any] = {

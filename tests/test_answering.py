@@ -47,9 +47,7 @@ def predict(source_run, tmp_path, monkeypatch, capsys):
 
 
 def write_jsonl(path, *, task=True):
-    lines = [
-        {"text": text} | ({"task": name} if task else {}) for text, name in zip(TEXTS, TASKS, strict=True)
-    ]
+    lines = [{"text": text} | ({"task": name} if task else {}) for text, name in zip(TEXTS, TASKS, strict=True)]
     Path(path).write_text("".join(json.dumps(line) + "\n" for line in lines))
 
 
@@ -220,9 +218,7 @@ class TestAsItWasScored:
         ]
         with pytest.warns(UserWarning, match="5 of 5"):
             assert model.generate(columns, "one") == expected
-        with pytest.raises(
-            ValueError, match=r"texts: number 0: column 'question' of tasks\.one\.input is missing"
-        ):
+        with pytest.raises(ValueError, match=r"texts: number 0: column 'question' of tasks\.one\.input is missing"):
             model.generate([{"text": "x"}], "one")
 
     @pytest.mark.filterwarnings("ignore:5 of 5")
@@ -257,10 +253,7 @@ class TestAsItWasScored:
         )  # fmt: skip
         evaluate(plain, tmp_path / "run")
         assert self.scored(tmp_path / "run") == self.scored(run)
-        assert (
-            "tasks.one: answered as it was trained, with max_source_tokens=12 (16 here)"
-            in capsys.readouterr().out
-        )
+        assert "tasks.one: answered as it was trained, with max_source_tokens=12 (16 here)" in capsys.readouterr().out
         evaluate(plain, tmp_path / "other", ["tasks.one.max_source_tokens", "tasks.one.generation.num_beams"])
         assert "max_source_tokens" not in capsys.readouterr().out
 

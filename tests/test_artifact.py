@@ -179,9 +179,7 @@ def test_target_starts_from_a_loaded_prompt_after_the_folder_is_gone(tmp_path):
         prompt_tuning_init="EXACT_SOURCE_TASK",
         prompt_tuning_init_task="mt",
     )
-    target = save(
-        tmp_path / "target", MultitaskPromptEmbedding(config, torch.nn.Embedding(9, D), saved.prompt)
-    )
+    target = save(tmp_path / "target", MultitaskPromptEmbedding(config, torch.nn.Embedding(9, D), saved.prompt))
     (tmp_path / "run" / "prompt").rename(tmp_path / "moved")
     assert torch.equal(load_prompt(tmp_path / "target").prompt.prompts(), target.prompts())
     assert torch.equal(target.prompts()[0], source.prompts()[1])
@@ -217,13 +215,9 @@ def test_fit_is_checked(tmp_path):
     save(tmp_path / "prompt")
     saved = load_prompt(tmp_path / "prompt")
     check_fits(saved, stand_in("tiny", "f" * 64, D))
-    with pytest.raises(
-        ValueError, match=r"trained with tiny and has token_dim 16, t5-small has 512; use a prompt"
-    ):
+    with pytest.raises(ValueError, match=r"trained with tiny and has token_dim 16, t5-small has 512; use a prompt"):
         check_fits(saved, stand_in("t5-small", "f" * 64, 512))
-    with pytest.raises(
-        ValueError, match=r"tiny, fingerprint ffff.*; other has other weights, fingerprint 0000"
-    ):
+    with pytest.raises(ValueError, match=r"tiny, fingerprint ffff.*; other has other weights, fingerprint 0000"):
         check_fits(saved, stand_in("other", "0" * 64, D))
 
 

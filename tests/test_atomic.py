@@ -92,9 +92,7 @@ def test_what_somebody_else_has_written_is_refused_and_stays(tmp_path, is_ours):
         with write_folder_atomically(folder, is_ours) as temporary:
             (temporary / "new").write_text("new")
 
-    with pytest.raises(
-        UserError, match=r"thesis: holds thesis\.tex, which would be lost; give a folder that is new"
-    ):
+    with pytest.raises(UserError, match=r"thesis: holds thesis\.tex, which would be lost; give a folder that is new"):
         write()
     assert (folder / "thesis.tex").read_text() == "years of work"
     assert names(tmp_path) == ["thesis"]

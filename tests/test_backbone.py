@@ -26,9 +26,7 @@ def backbone(tiny_t5_folder: Path) -> Backbone:
 
 
 def batch(backbone: Backbone) -> tuple[Tensor, Tensor, Tensor]:
-    inputs = backbone.tokenizer(
-        ["anna found the red hat in the mill .", "ben ."], padding=True, return_tensors="pt"
-    )
+    inputs = backbone.tokenizer(["anna found the red hat in the mill .", "ben ."], padding=True, return_tensors="pt")
     labels = backbone.tokenizer(["the hat", "ben lost a drum"], padding=True, return_tensors="pt")
     masked = labels["input_ids"].masked_fill(labels["attention_mask"] == 0, -100)
     return inputs["input_ids"], inputs["attention_mask"], masked
@@ -51,9 +49,7 @@ def test_row_does_not_depend_on_what_pads_it(backbone: Backbone) -> None:
     prompts = torch.randn(2, 5, 32)
     together = backbone.example_losses(Inputs(input_ids, mask, prompts), labels)
     length = int(mask[1].sum())
-    alone = backbone.example_losses(
-        Inputs(input_ids[1:, :length], mask[1:, :length], prompts[1:]), labels[1:]
-    )
+    alone = backbone.example_losses(Inputs(input_ids[1:, :length], mask[1:, :length], prompts[1:]), labels[1:])
     torch.testing.assert_close(together[1:], alone)
 
 
@@ -74,9 +70,7 @@ def test_generation_equals_the_encoder_outputs_route(backbone: Backbone) -> None
     embeds = torch.cat([prompts, backbone.word_embeddings(input_ids)], dim=1)
     whole = torch.cat([mask.new_ones(2, 5), mask], dim=1)
     encoded = backbone.model.get_encoder()(inputs_embeds=embeds, attention_mask=whole)
-    answers = backbone.model.generate(
-        encoder_outputs=encoded, attention_mask=whole, max_new_tokens=8, do_sample=False
-    )
+    answers = backbone.model.generate(encoder_outputs=encoded, attention_mask=whole, max_new_tokens=8, do_sample=False)
     expected = [text.strip() for text in backbone.tokenizer.batch_decode(answers, skip_special_tokens=True)]
     assert backbone.generate(Inputs(input_ids, mask, prompts), max_new_tokens=8) == expected
 
@@ -101,17 +95,13 @@ def test_dropout_is_an_option_and_generation_leaves_the_mode(tiny_t5_folder: Pat
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
-def test_fingerprint_is_the_weights_whatever_the_dtype(
-    backbone: Backbone, tiny_t5_folder: Path, dtype: str
-) -> None:
+def test_fingerprint_is_the_weights_whatever_the_dtype(backbone: Backbone, tiny_t5_folder: Path, dtype: str) -> None:
     smaller = load_backbone(BackboneConfig(name="t5", path=str(tiny_t5_folder), dtype=dtype))
     assert smaller.word_embeddings.weight.dtype == getattr(torch, dtype)
     assert smaller.fingerprint == backbone.fingerprint
 
 
-def test_fingerprint_tells_other_weights_apart(
-    backbone: Backbone, tiny_t5_folder: Path, tmp_path: Path
-) -> None:
+def test_fingerprint_tells_other_weights_apart(backbone: Backbone, tiny_t5_folder: Path, tmp_path: Path) -> None:
     model = AutoModelForSeq2SeqLM.from_pretrained(tiny_t5_folder)
     with torch.no_grad():
         model.decoder.block[0].layer[0].SelfAttention.q.weight[0, 0].neg_()
@@ -126,13 +116,8 @@ def test_embedded_backbone_loads_within_its_eight_megabytes() -> None:
     assert backbone.name == "tiny"
     folder = Path("mpt/world/tiny")
     assert sum(path.stat().st_size for path in folder.iterdir()) <= 8_000_000
-    assert {"README.md", "config.json", "model.safetensors", "tokenizer.json"} <= {
-        p.name for p in folder.iterdir()
-    }
-    assert (
-        backbone.tokenizer.unk_token_id
-        not in backbone.tokenizer("summarize : anna found the hat .")["input_ids"]
-    )
+    assert {"README.md", "config.json", "model.safetensors", "tokenizer.json"} <= {p.name for p in folder.iterdir()}
+    assert backbone.tokenizer.unk_token_id not in backbone.tokenizer("summarize : anna found the hat .")["input_ids"]
 
 
 def test_missing_pieces_of_a_folder_are_named(tiny_t5_folder: Path, tmp_path: Path) -> None:
@@ -152,9 +137,7 @@ def test_missing_pieces_of_a_folder_are_named(tiny_t5_folder: Path, tmp_path: Pa
 def test_other_architectures_and_dtypes_are_refused(tmp_path: Path, tiny_t5_folder: Path) -> None:
     shutil.copytree(tiny_t5_folder, tmp_path / "other")
     (tmp_path / "other" / "config.json").write_text(json.dumps({"model_type": "bert"}))
-    with pytest.raises(
-        ValueError, match=r"is a 'bert' model; choose one of the encoder-decoders t5, .* llama"
-    ):
+    with pytest.raises(ValueError, match=r"is a 'bert' model; choose one of the encoder-decoders t5, .* llama"):
         load_backbone(BackboneConfig(name="t5", path=str(tmp_path / "other")))
     with pytest.raises(ValueError, match="unknown value 'int8'; choose one of float32"):
         load_backbone(BackboneConfig(name="t5", path=str(tiny_t5_folder), dtype="int8"))
@@ -223,9 +206,7 @@ class TestCost:
         assert backbone.vocabulary > 90  # the output layer is in its place again
 
     @pytest.mark.parametrize("family", ["t5", "gpt2", "llama"])
-    def test_recomputed_activations_change_nothing(
-        self, family: str, tiny_t5_folder: Path, causal_folder
-    ) -> None:
+    def test_recomputed_activations_change_nothing(self, family: str, tiny_t5_folder: Path, causal_folder) -> None:
         folder = tiny_t5_folder if family == "t5" else causal_folder(family)
         found, kept = [], []
         for checkpointing in (False, True):
@@ -289,9 +270,7 @@ class TestDecoding:
     def test_a_label_that_is_cut_is_refused(self, backbone: Backbone) -> None:
         word = "the red hat in the mill and the park"
         examples = [Example("train:0", "a", word, (word,), word)]
-        with pytest.raises(
-            ValueError, match=r"and would be cut; set tasks\.t\.max_target_tokens to \d+ or more"
-        ):
+        with pytest.raises(ValueError, match=r"and would be cut; set tasks\.t\.max_target_tokens to \d+ or more"):
             check_labels("t", examples, backbone.tokenization, TaskConfig(max_target_tokens=4))
 
     def test_the_share_of_targets_that_is_given_back(self, backbone: Backbone) -> None:
@@ -302,9 +281,7 @@ class TestDecoding:
         assert tokenize(examples, backbone.tokenization, TaskConfig()).kept_targets == 0.5
 
     @pytest.mark.parametrize("token", ["</s>", "<pad>"])
-    def test_a_control_token_in_the_data_is_refused_with_its_row(
-        self, backbone: Backbone, token: str
-    ) -> None:
+    def test_a_control_token_in_the_data_is_refused_with_its_row(self, backbone: Backbone, token: str) -> None:
         for fields in (
             {"input": f"say {token} red", "target": "red"},
             {"input": "say red", "target": token + " red"},
@@ -313,9 +290,7 @@ class TestDecoding:
             with pytest.raises(ValueError, match=rf"train:7: the (input|target) holds '{token}'"):
                 tokenize([example], backbone.tokenization, TaskConfig())
 
-    def test_a_control_token_that_can_be_written_as_text_is_text(
-        self, causal_folder: Callable[[str], Path]
-    ) -> None:
+    def test_a_control_token_that_can_be_written_as_text_is_text(self, causal_folder: Callable[[str], Path]) -> None:
         tokenization = load_tokenization(BackboneConfig(name="lm", path=str(causal_folder("llama"))))
         text = "say <end> and <turn> ."
         assert tokenization.control_token(text) is None

@@ -107,9 +107,7 @@ class TestAttempt:
 
 
 class TestDePT:
-    def test_shifts_each_position_by_its_tasks_product(
-        self, backbone: Backbone, inputs: dict[str, Tensor]
-    ) -> None:
+    def test_shifts_each_position_by_its_tasks_product(self, backbone: Backbone, inputs: dict[str, Tensor]) -> None:
         made = dept()
         nn.init.normal_(made.B)
         conditions = made.condition(tokens(inputs), inputs["task_ids"], backbone.word_embeddings)
@@ -124,9 +122,7 @@ class TestDePT:
         found = backbone.logits(conditions, labels)
         assert conditions.prompts is not None
         assert conditions.shifts is not None
-        embeds = torch.cat(
-            [conditions.prompts, backbone.word_embeddings(inputs["input_ids"]) + conditions.shifts], 1
-        )
+        embeds = torch.cat([conditions.prompts, backbone.word_embeddings(inputs["input_ids"]) + conditions.shifts], 1)
         mask = torch.cat([torch.ones(3, N, dtype=torch.long), inputs["attention_mask"]], 1)
         expected = backbone.model(inputs_embeds=embeds, attention_mask=mask, labels=labels).logits
         torch.testing.assert_close(found, expected)
@@ -183,9 +179,7 @@ class TestLoRA:
 
 
 class TestFullFineTuning:
-    def test_saved_folder_is_a_backbone(
-        self, backbone: Backbone, inputs: dict[str, Tensor], tmp_path: Path
-    ) -> None:
+    def test_saved_folder_is_a_backbone(self, backbone: Backbone, inputs: dict[str, Tensor], tmp_path: Path) -> None:
         made = FullFineTuning(["a"], backbone, N * D)
         assert all(param.requires_grad for param in backbone.model.parameters())
         with torch.no_grad():
@@ -198,9 +192,7 @@ class TestFullFineTuning:
 
 
 @pytest.mark.parametrize("make", [attempt, dept])
-def test_saved_and_read_back(
-    make: type, backbone: Backbone, inputs: dict[str, Tensor], tmp_path: Path
-) -> None:
+def test_saved_and_read_back(make: type, backbone: Backbone, inputs: dict[str, Tensor], tmp_path: Path) -> None:
     made = make()
     with torch.no_grad():
         for param in made.parameters():
@@ -241,9 +233,7 @@ def world_module(name: str, **optim: float) -> MPTModule:
     backbone = load_backbone(BackboneConfig("tiny"))
     task = TaskConfig(metrics=["exact_match"], max_target_tokens=24)
     data_rows = rows("negate", "train")[:16]
-    examples = [
-        Example(str(i), row["text"], row["target"], (row["target"],)) for i, row in enumerate(data_rows)
-    ]
+    examples = [Example(str(i), row["text"], row["target"], (row["target"],)) for i, row in enumerate(data_rows)]
     data = MixtureDataModule(
         ["negate"], {split: [examples] for split in SPLITS}, backbone.tokenization, [task], batch_size=16, accumulate=1,
         eval_batch_size=16, max_steps=30, mixture=MixtureConfig(), seed=0,

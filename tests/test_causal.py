@@ -97,18 +97,12 @@ class TestStates:
             keep, seen = mask[row] == 1, labels[row] != -100
             text, target = ids[row][keep], labels[row][seen]
             embeds = backbone.word_embeddings(torch.cat([text, target[:-1]]))
-            own = backbone.model(
-                inputs_embeds=torch.cat([prompts[row], embeds])[None], output_hidden_states=True
-            )
+            own = backbone.model(inputs_embeds=torch.cat([prompts[row], embeds])[None], output_hidden_states=True)
             for layer, states in enumerate(own.hidden_states):
                 of_text = states[0, 5 : 5 + len(text)]
                 of_target = states[0, 5 + len(text) - 1 :]
-                torch.testing.assert_close(
-                    together.input_states[layer][row][keep], of_text, rtol=1e-4, atol=1e-4
-                )
-                torch.testing.assert_close(
-                    together.target_states[layer][row][seen], of_target, rtol=1e-4, atol=1e-4
-                )
+                torch.testing.assert_close(together.input_states[layer][row][keep], of_text, rtol=1e-4, atol=1e-4)
+                torch.testing.assert_close(together.target_states[layer][row][seen], of_target, rtol=1e-4, atol=1e-4)
 
     def test_gradient_reaches_the_prompt_alone(self, backbone):
         prompts = prompts_for(backbone).requires_grad_()
@@ -154,9 +148,7 @@ class TestTokenization:
         ending = "<end>\n<turn>assistant\n" if chat else "\n"
         assert made.tokenizer.decode(ids).endswith(ending)
         assert made.tokenizer.decode(short).endswith("a" + ending)
-        with pytest.raises(
-            ValueError, match="max_source_tokens: is 2, and what stands around an input takes"
-        ):
+        with pytest.raises(ValueError, match="max_source_tokens: is 2, and what stands around an input takes"):
             made.encode_inputs(["a hat"], 2)
 
     def test_a_target_ends_also_where_it_is_cut(self, causal_folder):
@@ -173,9 +165,7 @@ class TestTokenization:
         with pytest.raises(ValueError, match="has no end-of-sequence token"):
             CausalTokenization(tokenizer)
         for option in ({"chat_template": True}, {"separator": " "}):
-            with pytest.raises(
-                ValueError, match=rf"backbone\.{next(iter(option))}: .* is an encoder-decoder"
-            ):
+            with pytest.raises(ValueError, match=rf"backbone\.{next(iter(option))}: .* is an encoder-decoder"):
                 load_backbone(BackboneConfig(name="t5", path=str(tiny_t5_folder), **option))
 
 
@@ -185,9 +175,7 @@ def make_causal_config(make_config, causal_folder):
         path = str(causal_folder(family))
         # Bytes make many tokens, and an answer is made of as much of a text as its task was trained with.
         longest = {f"tasks__{name}__max_source_tokens": 110 for name in tasks}
-        return make_config(
-            stage, tasks, **({"backbone__path": path, "optim__lr_prompt": 0.1} | longest | changes)
-        )
+        return make_config(stage, tasks, **({"backbone__path": path, "optim__lr_prompt": 0.1} | longest | changes))
 
     return make
 
@@ -219,9 +207,7 @@ class TestRuns:
                 (ids,), _ = model.backbone.tokenization.encode_inputs([text])
                 (labels,), _ = model.backbone.tokenization.encode_targets([target])
                 which = torch.tensor([task_id])
-                ours = model.logits(
-                    torch.tensor([ids]), torch.ones(1, len(ids)).long(), torch.tensor([labels]), which
-                )
+                ours = model.logits(torch.tensor([ids]), torch.ones(1, len(ids)).long(), torch.tensor([labels]), which)
                 with torch.no_grad():
                     whole = theirs(input_ids=torch.tensor([ids + labels]), task_ids=which).logits
                     answer = theirs.generate(
@@ -287,15 +273,11 @@ class TestRuns:
         train(config, tmp_path / "run")
         assert PromptedModel.load(tmp_path / "run").backbone.tokenization.chat_template
         assert not PromptedModel.load(causal_run).backbone.tokenization.chat_template
-        target = make_causal_config(
-            stage="target", source=str(tmp_path / "run"), prompt__init="AVERAGE_SOURCE_TASKS"
-        )
+        target = make_causal_config(stage="target", source=str(tmp_path / "run"), prompt__init="AVERAGE_SOURCE_TASKS")
         with pytest.raises(ValueError, match=r"trained with backbone\.chat_template=True, and it is False"):
             train(target, tmp_path / "target")
 
-    def test_a_learning_rate_beyond_the_scale_of_the_embeddings_is_warned_about(
-        self, make_causal_config, tmp_path
-    ):
+    def test_a_learning_rate_beyond_the_scale_of_the_embeddings_is_warned_about(self, make_causal_config, tmp_path):
         config = make_causal_config(optim__lr_prompt=5.0, trainer__max_steps=1)
         with pytest.warns(
             UserWarning, match=r"optim\.lr_prompt: is 5, and the embeddings .* deviation 0\.2, .*; try 0\.04"
@@ -358,9 +340,7 @@ class TestConstrained:
             model = PromptedModel.load(run)
             answers = model.generate(texts, "one", choices=choices, max_new_tokens=20)
             assert set(answers) <= set(choices)
-            assert answers == [
-                model.generate([text], "one", choices=choices, max_new_tokens=20)[0] for text in texts
-            ]
+            assert answers == [model.generate([text], "one", choices=choices, max_new_tokens=20)[0] for text in texts]
 
     def test_a_beam_for_each_choice_finds_the_likeliest(self, causal_run, source_run):
         choices, texts = ["red", "green or blue", "white"], ["say red", "say black or white or green", "red"]

@@ -13,7 +13,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from mpt.cli import job
 from mpt.cli import main as cli
+from mpt.cli.compose import CONF, register_schema, typed
 from mpt.cli.help import describe_keys
 from mpt.errors import UserError
 from mpt.run.folder import read_config
@@ -87,9 +89,9 @@ def mpt(place, monkeypatch, capsys):
 def composed(*overrides):
     import hydra
 
-    cli.register_schema()
-    with hydra.initialize_config_dir(str(cli.CONF), version_base="1.3"):
-        return cli.typed(hydra.compose("train", list(overrides)))
+    register_schema()
+    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
+        return typed(hydra.compose("train", list(overrides)))
 
 
 class TestWhatItComposes:
@@ -100,13 +102,13 @@ class TestWhatItComposes:
     def test_weight_of_a_task(self):
         assert composed("+tasks=[sum]", "tasks.sum.weight=2").tasks["sum"].weight == 2.0
 
-    @pytest.mark.parametrize("name", sorted(path.stem for path in (cli.CONF / "tasks").glob("*.yaml")))
+    @pytest.mark.parametrize("name", sorted(path.stem for path in (CONF / "tasks").glob("*.yaml")))
     def test_every_task_that_ships_is_right(self, name):
         from mpt.cli.check import check
 
         config = composed(f"+tasks=[{name}]")
         assert check(config) == []
-        text = (cli.CONF / "tasks" / f"{name}.yaml").read_text().splitlines()
+        text = (CONF / "tasks" / f"{name}.yaml").read_text().splitlines()
         assert text[0] == f"# @package tasks.{name}"
         assert config.tasks[name].about
 
@@ -115,7 +117,7 @@ class TestWhatItComposes:
         sorted(
             f"{path.parent.name}={path.stem}"
             for group in ("backbone", "prompt", "mixture", "trainer", "logger", "experiment")
-            for path in (cli.CONF / group).glob("*.yaml")
+            for path in (CONF / group).glob("*.yaml")
         ),
     )
     def test_every_choice_that_ships_is_right(self, choice, tmp_path):
@@ -147,9 +149,7 @@ class TestRunName:
         first, second = (run_name(self.plain("+tasks=[sum,mt]")) for _ in range(2))
         assert first == second
 
-    @pytest.mark.parametrize(
-        "change", ["seed=1", "tasks.sum.weight=2", "trainer.max_steps=7", "optim.lr_prompt=0.1"]
-    )
+    @pytest.mark.parametrize("change", ["seed=1", "tasks.sum.weight=2", "trainer.max_steps=7", "optim.lr_prompt=0.1"])
     def test_differs_where_the_result_may(self, change):
         assert run_name(self.plain("+tasks=[sum,mt]", change)) != run_name(self.plain("+tasks=[sum,mt]"))
 
@@ -157,14 +157,12 @@ class TestRunName:
         digits = [run_name(self.plain(f"+tasks=[{tasks}]"))[-6:] for tasks in ("sum,mt", "mt,sum")]
         assert digits[0] != digits[1]
 
-    @pytest.mark.parametrize(
-        "change", ["logger=csv", "output_root=elsewhere", "overwrite=true", "resume=never"]
-    )
+    @pytest.mark.parametrize("change", ["logger=csv", "output_root=elsewhere", "overwrite=true", "resume=never"])
     def test_is_the_same_where_the_result_is(self, change):
         assert run_name(self.plain("+tasks=[sum,mt]", change)) == run_name(self.plain("+tasks=[sum,mt]"))
 
     def test_of_many_tasks_stays_short(self):
-        names = sorted(path.stem for path in (cli.CONF / "tasks").glob("*.yaml"))
+        names = sorted(path.stem for path in (CONF / "tasks").glob("*.yaml"))
         assert len(run_name(self.plain(f"+tasks=[{','.join(names)}]"))) < 120
 
 
@@ -175,9 +173,7 @@ class TestWhatItPrints:
             return used.ru_utime + used.ru_stime
 
         before = processor_seconds()
-        done = subprocess.run(
-            [sys.executable, ROOT / "train.py", "--help"], capture_output=True, text=True, check=True
-        )
+        done = subprocess.run([sys.executable, ROOT / "train.py", "--help"], capture_output=True, text=True, check=True)
         assert processor_seconds() - before < 1.0
         assert "python train.py task=source '+tasks=[sum,mt,dlg]'" in done.stdout
         assert "trainer.max_steps=300\n" in done.stdout
@@ -185,7 +181,7 @@ class TestWhatItPrints:
     def test_catalogue_names_every_task(self, mpt):
         code, out, _ = mpt("tasks=list")
         assert code == 0
-        for path in (cli.CONF / "tasks").glob("*.yaml"):
+        for path in (CONF / "tasks").glob("*.yaml"):
             assert path.stem in out
 
     def test_help_says_what_each_key_means(self):
@@ -442,14 +438,14 @@ class TestWhatItRefuses:
         assert "failed: few_shot.k: is 9" in rows["few_shot.k=9"]
 
     def test_a_crash_in_a_sweep_leaves_the_other_jobs(self, mpt, tiny_t5_folder, monkeypatch):
-        run = cli.run
+        run = job.run_job
 
         def crash(composed, folder, member=None, overrides=()):
             if composed.seed == 0:
                 raise KeyError("a defect")
             return run(composed, folder, member, overrides)
 
-        monkeypatch.setattr(cli, "run", crash)
+        monkeypatch.setattr(job, "run_job", crash)
         code, out, err = mpt("-m", "+tasks=[one]", "seed=0,1", *TestWholeRuns().small(tiny_t5_folder))
         assert code == 1
         assert "Traceback" in err
@@ -486,9 +482,7 @@ def test_a_folder_that_is_not_a_run_is_refused(mpt, place):
         for more in ([], ["overwrite=true"]):
             code, _, err = mpt("+tasks=[one]", f"hydra.run.dir={folder}", *more)
             assert code == 2
-            assert pattern(f"{folder}: is not the folder of a run (it has {name.split('/')[0]}, ").search(
-                err
-            ), err
+            assert pattern(f"{folder}: is not the folder of a run (it has {name.split('/')[0]}, ").search(err), err
             assert (folder / name).read_text() == "precious"
         shutil.rmtree(folder)
 
@@ -562,21 +556,19 @@ class TestWholeRuns:
 
     def test_a_job_returns_what_a_sweeper_optimizes(self, place, tiny_t5_folder, mpt, monkeypatch):
         returned = []
-        job = cli.job
+        hydra_job = job.hydra_job
 
         def note(composed):
-            returned.append(job(composed))
+            returned.append(hydra_job(composed))
             return returned[-1]
 
-        monkeypatch.setattr(cli, "job", note)
+        monkeypatch.setattr(cli, "hydra_job", note)
         key = "optimized_metric=validation/one/loss"
         code, _, err = mpt("-m", "+tasks=[one]", "seed=0,1", *self.small(tiny_t5_folder))
         assert code == 0, err
         for seed, value in enumerate(returned):
             (folder,) = [
-                path.parent
-                for path in place.glob("runs/source/*/config.yaml")
-                if f"\nseed: {seed}" in path.read_text()
+                path.parent for path in place.glob("runs/source/*/config.yaml") if f"\nseed: {seed}" in path.read_text()
             ]
             metrics = json.loads((folder / "metrics.json").read_text())
             assert value == metrics["validation"]["average"]["score"]
@@ -585,9 +577,7 @@ class TestWholeRuns:
         assert returned[-1] == metrics["validation"]["one"]["exact_match"]
 
     def test_a_number_to_optimize_that_the_run_lacks_is_named(self, mpt, place, tiny_t5_folder):
-        code, _, err = mpt(
-            "+tasks=[one]", "optimized_metric=validation/one/rouge", *self.small(tiny_t5_folder)
-        )
+        code, _, err = mpt("+tasks=[one]", "optimized_metric=validation/one/rouge", *self.small(tiny_t5_folder))
         assert code == 2
         assert "the run has no 'validation/one/rouge'; there is n, score, exact_match" in err
         assert list(place.glob("runs/source/*/metrics.json"))
@@ -708,8 +698,8 @@ class TestDefects:
             mpt("+tasks=[one]", *TestWholeRuns().small(tiny_t5_folder))
 
     def test_only_errors_for_the_user_are_known(self):
-        assert cli.is_known(UserError("a: is wrong; give b"))
-        assert not cli.is_known(ValueError("zip() argument 2 is shorter"))
+        assert job.is_known(UserError("a: is wrong; give b"))
+        assert not job.is_known(ValueError("zip() argument 2 is shorter"))
         assert issubclass(UserError, ValueError)
 
 
@@ -795,9 +785,7 @@ class TestSecrets:
             *TestWholeRuns().small(tiny_t5_folder),
         )
         assert code == 0, err
-        written = [
-            path for path in (place / "runs").rglob("*") if path.suffix in (".yaml", ".jsonl", ".json")
-        ]
+        written = [path for path in (place / "runs").rglob("*") if path.suffix in (".yaml", ".jsonl", ".json")]
         assert any(path.parent.name == "sweeps" and path.suffix == ".yaml" for path in written)
         assert not any("hunter2" in path.read_text() for path in written)
 
@@ -810,9 +798,7 @@ class TestSecrets:
             "tasks=[a,b]",
             "x=1/2",
         ]
-        assert (
-            describe_command(argv) == "python train.py source=runs/a data_root=.../rows 'tasks=[a,b]' x=1/2"
-        )
+        assert describe_command(argv) == "python train.py source=runs/a data_root=.../rows 'tasks=[a,b]' x=1/2"
 
 
 class TestRowsThatChange:
@@ -863,8 +849,7 @@ class TestWaysOut:
         with pytest.raises(SystemExit):
             cli.main()
         assert (
-            "tasks: 'one' lies in mine/tasks, which is not searched; add --config-dir mine"
-            in capsys.readouterr().err
+            "tasks: 'one' lies in mine/tasks, which is not searched; add --config-dir mine" in capsys.readouterr().err
         )
 
     @pytest.mark.parametrize(
@@ -893,9 +878,7 @@ class TestWaysOut:
 
 
 def test_a_warning_that_all_jobs_share_is_printed_once(mpt, place, tiny_t5_folder):
-    code, _, err = mpt(
-        "-m", "+tasks=[one]", "seed=0,1,2", "optim.lr_prompt=50", *TestWholeRuns().small(tiny_t5_folder)
-    )
+    code, _, err = mpt("-m", "+tasks=[one]", "seed=0,1,2", "optim.lr_prompt=50", *TestWholeRuns().small(tiny_t5_folder))
     assert code == 0, err
     assert err.count("optim.lr_prompt: is 50") <= 1
 

@@ -36,9 +36,7 @@ def checkout(tmp_path_factory: pytest.TempPathFactory, rows_folder: Path) -> Pat
         "metrics": ["first_word"], "max_source_tokens": 24, "max_target_tokens": 8,
     }  # fmt: skip
     for name in ("one", "two"):
-        (copy / "conf" / "tasks" / f"{name}.yaml").write_text(
-            f"# @package tasks.{name}\n{json.dumps(task)}\n"
-        )
+        (copy / "conf" / "tasks" / f"{name}.yaml").write_text(f"# @package tasks.{name}\n{json.dumps(task)}\n")
     return copy
 
 
@@ -69,9 +67,7 @@ def test_method_metric_and_stage_are_used_with_no_other_file_touched(checkout: P
     assert metrics["test"]["one"]["first_word"] == pytest.approx(sum(right) / len(right))
     # What it has trained is saved and read back without a word of it elsewhere.
     code = "import mpt; model = mpt.PromptedModel.load('run'); print(float(model.adapter.scale))"
-    loaded = subprocess.run(
-        [sys.executable, "-c", code], cwd=checkout, capture_output=True, text=True, timeout=120
-    )
+    loaded = subprocess.run([sys.executable, "-c", code], cwd=checkout, capture_output=True, text=True, timeout=120)
     assert loaded.returncode == 0, loaded.stderr
     assert 0.0 < abs(float(loaded.stdout) - 0.5) < 0.2
 
@@ -98,9 +94,7 @@ def test_method_metric_and_stage_are_used_with_no_other_file_touched(checkout: P
         ),
     ],
 )
-def test_what_they_say_of_themselves_is_checked(
-    checkout: Path, overrides: tuple[str, ...], message: str
-) -> None:
+def test_what_they_say_of_themselves_is_checked(checkout: Path, overrides: tuple[str, ...], message: str) -> None:
     refused = train(checkout, *overrides)
     assert refused.returncode == 2
     assert message in refused.stderr

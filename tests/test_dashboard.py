@@ -59,9 +59,7 @@ def test_a_workspace_asks_for_what_runs_log(source_run: Path) -> None:
     for kind, name in asked:
         # W&B keeps a nested key as few_shot.value.k, and we a score as test/sum/score.
         found = (
-            name.replace("/", ".") in numbers
-            if kind == "summary"
-            else name.replace(".value.", ".") in flatten(config)
+            name.replace("/", ".") in numbers if kind == "summary" else name.replace(".value.", ".") in flatten(config)
         )
         assert found, name
 

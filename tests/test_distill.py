@@ -89,9 +89,7 @@ def test_hidden_loss_by_hand() -> None:
 # The distiller, on a random T5
 
 
-def prompt(
-    form: str, tokens: int = 4, seed: int = 0, names: tuple[str, ...] = ("a", "b")
-) -> MultitaskPromptEmbedding:
+def prompt(form: str, tokens: int = 4, seed: int = 0, names: tuple[str, ...] = ("a", "b")) -> MultitaskPromptEmbedding:
     torch.manual_seed(seed)
     return MultitaskPromptEmbedding(
         MultitaskPromptTuningConfig(task_names=list(names), num_virtual_tokens=tokens, token_dim=32, form=form,
@@ -124,9 +122,7 @@ def batches(tiny_t5_folder: Path) -> list[Batch]:
     return list(data.train_dataloader())
 
 
-def test_a_student_that_equals_its_teachers_has_no_distance(
-    tiny_t5_folder: Path, batches: list[Batch]
-) -> None:
+def test_a_student_that_equals_its_teachers_has_no_distance(tiny_t5_folder: Path, batches: list[Batch]) -> None:
     student = prompt("product", seed=3)
     module, _ = build(tiny_t5_folder, student, student, layers=[0, 1, -1])
     losses = module.losses(batches[0])
@@ -135,9 +131,7 @@ def test_a_student_that_equals_its_teachers_has_no_distance(
     torch.testing.assert_close(losses["all"], losses["task"])
 
 
-def test_teachers_are_found_by_name_whatever_their_order_and_length(
-    tiny_t5_folder: Path, batches: list[Batch]
-) -> None:
+def test_teachers_are_found_by_name_whatever_their_order_and_length(tiny_t5_folder: Path, batches: list[Batch]) -> None:
     teachers = prompt("independent", tokens=3, seed=1, names=("x", "b", "a"))
     module, _ = build(tiny_t5_folder, prompt("product"), teachers)
     batch = batches[0]
@@ -168,9 +162,7 @@ def test_teachers_are_found_by_name_whatever_their_order_and_length(
     )
 
 
-def test_only_the_student_gets_gradients_and_there_is_one_backbone(
-    tiny_t5_folder: Path, batches: list[Batch]
-) -> None:
+def test_only_the_student_gets_gradients_and_there_is_one_backbone(tiny_t5_folder: Path, batches: list[Batch]) -> None:
     teachers = prompt("independent", seed=1)
     module, _ = build(tiny_t5_folder, prompt("product"), teachers)
     losses = module.losses(batches[0])
@@ -219,19 +211,13 @@ def test_cached_teachers_say_the_same_and_are_asked_once(
     assert again.distiller is not None
     monkeypatch.setattr(again.distiller, "_ask", None)
     for batch in batches:
-        torch.testing.assert_close(
-            again.losses(batch)["all"], live.losses(batch)["all"], atol=1e-5, rtol=1e-4
-        )
+        torch.testing.assert_close(again.losses(batch)["all"], live.losses(batch)["all"], atol=1e-5, rtol=1e-4)
     assert len(list(tmp_path.iterdir())) == 1
 
 
-def test_other_teachers_have_another_cache(
-    tiny_t5_folder: Path, batches: list[Batch], tmp_path: Path
-) -> None:
+def test_other_teachers_have_another_cache(tiny_t5_folder: Path, batches: list[Batch], tmp_path: Path) -> None:
     for seed in (1, 2):
-        module, _ = build(
-            tiny_t5_folder, prompt("product"), prompt("independent", seed=seed), cache=str(tmp_path)
-        )
+        module, _ = build(tiny_t5_folder, prompt("product"), prompt("independent", seed=seed), cache=str(tmp_path))
         module.losses(batches[0])
     assert len(list(tmp_path.iterdir())) == 2
 

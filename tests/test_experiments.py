@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from mpt.cli import main as cli
+from mpt.cli.compose import CONF
 from tests.test_hub_tasks import HUB
 
 SMALL = (
@@ -14,7 +15,7 @@ SMALL = (
     "evaluation.test_rows=4", "evaluation.before=false", "evaluation.oracle=false", "logger=csv", "trainer=cpu",
     "trainer.progress_bar=false", "hydra/job_logging=none", "hydra/hydra_logging=none",
 )  # fmt: skip
-SHIPPED = {path.stem for path in (cli.CONF / "experiment").glob("*.yaml")}
+SHIPPED = {path.stem for path in (CONF / "experiment").glob("*.yaml")}
 
 
 @pytest.fixture
@@ -53,9 +54,7 @@ def make_up_rows(root: Path, *names: str) -> Path:
     for name in names:
         (root / name).mkdir(parents=True)
         row = HUB[name][0] | RENAMED.get(name, {})
-        text = next(
-            key for key, value in row.items() if isinstance(value, str) and key not in ("label", "class")
-        )
+        text = next(key for key, value in row.items() if isinstance(value, str) and key not in ("label", "class"))
         for split in ("train", "validation", "test"):
             lines = [json.dumps(row | {text: f"{row[text]} {number}"}) + "\n" for number in range(12)]
             (root / name / f"{split}.jsonl").write_text("".join(lines))
@@ -95,9 +94,7 @@ def test_of_the_paper(train, tmp_path, tiny_t5_folder):
     longer += ["tasks.qnli.labels.label.1=other", "tasks.qqp.labels.label.0=other"]
     teachers = train("paper_teachers", *made_up, *longer)
     source = train("paper_source", f"distill={teachers}", *made_up, *longer)
-    target = train(
-        "paper_target", f"source={source}", "few_shot.k=4", *made_up, "tasks.boolq.max_target_tokens=24"
-    )
+    target = train("paper_target", f"source={source}", "few_shot.k=4", *made_up, "tasks.boolq.max_target_tokens=24")
     metrics = json.loads((target / "metrics.json").read_text())
     assert metrics["test"].keys() == {"boolq", "average"}
     # One task on its own: P, a column and a row (five tokens of the tiny T5).

@@ -39,8 +39,7 @@ def test_draws_are_balanced_disjoint_and_repeatable(labels: list[str], seed: int
 def test_a_smaller_draw_is_a_part_of_a_larger_one(labels: list[str], seed: int) -> None:
     rows = examples(labels)
     small, large = (
-        draw_examples("t", rows, FewShotConfig(k, seed, balanced=False))["train"]
-        for k in (2, len(labels) // 2)
+        draw_examples("t", rows, FewShotConfig(k, seed, balanced=False))["train"] for k in (2, len(labels) // 2)
     )
     assert large[: len(small)] == small
 
@@ -57,9 +56,7 @@ def test_draws_differ_between_seeds() -> None:
 def test_every_row_is_as_likely_as_the_next() -> None:
     rows = examples(["a"] * 10)
     counts = Counter(
-        example.row_id
-        for seed in range(2000)
-        for example in draw_examples("t", rows, FewShotConfig(2, seed))["train"]
+        example.row_id for seed in range(2000) for example in draw_examples("t", rows, FewShotConfig(2, seed))["train"]
     )
     # Binomial of 2000 draws at 1/5: mean 400, standard deviation 17.9.
     assert all(abs(counts[row.row_id] - 400) < 5 * 17.9 for row in rows)
@@ -86,10 +83,7 @@ def test_too_few_rows_are_refused() -> None:
         draw_examples("t", examples(["a"] * 50), FewShotConfig(51, validation="split"))
     with pytest.raises(ValueError, match=r"tasks\.t has too few rows of class 'b'.*few_shot\.balanced=false"):
         draw_examples("t", examples(["a"] * 50 + ["b"] * 3), FewShotConfig(8))
-    assert (
-        len(draw_examples("t", examples(["a"] * 50 + ["b"] * 3), FewShotConfig(8, balanced=False))["train"])
-        == 8
-    )
+    assert len(draw_examples("t", examples(["a"] * 50 + ["b"] * 3), FewShotConfig(8, balanced=False))["train"]) == 8
 
 
 class TestReplay:
@@ -120,9 +114,7 @@ class TestReplay:
         self, run: Path, task: str, rows: int, config: dict[str, Any], message: str
     ) -> None:
         with pytest.raises(ValueError, match=message.replace(".", r"\.")):
-            replay(
-                task, examples(["a", "b"] * 20)[:rows], FewShotConfig(**{"k": 4, "draws": str(run)} | config)
-            )
+            replay(task, examples(["a", "b"] * 20)[:rows], FewShotConfig(**{"k": 4, "draws": str(run)} | config))
 
     def test_refuses_what_is_no_draw(self, run: Path) -> None:
         for text in ("[", "[1]", '{"train": 3}', '{"train": {"t": 3}}'):
@@ -149,9 +141,7 @@ def test_a_draw_of_other_data_is_not_replayed(tmp_path: Path) -> None:
     (tmp_path / "draws.json").write_text(json.dumps(row_ids(drawn, "draw")))
     again = FewShotConfig(4, draws=str(tmp_path))
     assert replay("t", rows, again) == draw_examples("t", rows, config)
-    changed = [
-        Example(each.row_id, each.input + "!", each.target, each.references, each.label) for each in rows
-    ]
+    changed = [Example(each.row_id, each.input + "!", each.target, each.references, each.label) for each in rows]
     with pytest.raises(ValueError, match="train of 't' was drawn from other data"):
         replay("t", changed, again)
     # Draws of before the rows were recorded.

@@ -138,10 +138,7 @@ class TestEquality:
             assert_alike(tmp_path / "fused" / name, tmp_path / "separate" / name, 1e-10)
 
     def test_causal_models(self, make, causal_folder, tmp_path):
-        configs = [
-            make(backbone__path=str(causal_folder("llama")), optim__lr_prompt=0.1, seed=seed)
-            for seed in (0, 1)
-        ]
+        configs = [make(backbone__path=str(causal_folder("llama")), optim__lr_prompt=0.1, seed=seed) for seed in (0, 1)]
         for seed, config in enumerate(configs):
             train(config, tmp_path / f"separate-{seed}")
         together(configs, [tmp_path / f"fused-{seed}" for seed in (0, 1)])

@@ -81,13 +81,8 @@ def test_it_is_the_model_that_was_written(causal_folder, cache, tmp_path):
     original = load_backbone(BackboneConfig(name="lm", path=str(folder)))
     ids = torch.tensor([[5, 80, 9, 33]])
     inputs, labels = Inputs(ids, torch.ones_like(ids)), torch.tensor([[7, 8, 9]])
-    torch.testing.assert_close(
-        loaded.logits(inputs, labels), original.logits(inputs, labels), rtol=1e-4, atol=1e-4
-    )
-    assert (
-        loaded.tokenizer("anna found a hat").input_ids[-6:]
-        == original.tokenizer("anna found a hat").input_ids[-6:]
-    )
+    torch.testing.assert_close(loaded.logits(inputs, labels), original.logits(inputs, labels), rtol=1e-4, atol=1e-4)
+    assert loaded.tokenizer("anna found a hat").input_ids[-6:] == original.tokenizer("anna found a hat").input_ids[-6:]
     assert loaded.name == str(path)
 
 
@@ -116,9 +111,7 @@ def test_files_that_are_none_are_refused_and_leave_nothing(causal_folder, cache,
     assert not list(cache.glob("**/*.safetensors"))
 
 
-def test_a_model_of_the_hub_that_an_installed_package_carries(
-    causal_folder, cache, tmp_path, monkeypatch, capfd
-):
+def test_a_model_of_the_hub_that_an_installed_package_carries(causal_folder, cache, tmp_path, monkeypatch, capfd):
     package = tmp_path / "packages" / "carries_a_model"
     package.mkdir(parents=True)
     (package / "__init__.py").write_text("")

@@ -181,9 +181,7 @@ class TestHubRows:
             metrics=["accuracy"],
         )
         assert load_split("t", config, "validation")
-        with pytest.raises(
-            ValueError, match=r"is -1, by which the hub hides the labels|'-1', which has no label word"
-        ):
+        with pytest.raises(ValueError, match=r"is -1, by which the hub hides the labels|'-1', which has no label word"):
             load_split("t", config, "test")
 
     def test_row_ids_are_those_of_the_data_also_in_a_slice(self, hub: Path) -> None:
@@ -191,9 +189,7 @@ class TestHubRows:
         config = TaskConfig(rows=rows, input="{text}", target="{kind}", metrics=["accuracy"])
         halves = {split: load_split("t", config, split) for split in ("validation", "test")}
         for split, examples in halves.items():
-            assert [each.row_id for each in examples] == [
-                f"{split}:{each.input.split()[1]}" for each in examples
-            ]
+            assert [each.row_id for each in examples] == [f"{split}:{each.input.split()[1]}" for each in examples]
             assert sum(each.target == "1" for each in examples) == 10  # each class in its proportion
         numbers = [each.input.split()[1] for examples in halves.values() for each in examples]
         assert sorted(map(int, numbers)) == list(range(40))
@@ -202,9 +198,7 @@ class TestHubRows:
     def test_slices_that_share_rows_are_refused(self, hub: Path) -> None:
         rows = RowsConfig(hub=str(hub), splits={"validation": "train[:10]", "train": "train"})
         config = TaskConfig(rows=rows, input="{text}", target="{kind}", metrics=["accuracy"])
-        with pytest.raises(
-            ValueError, match=r"rows\.splits: validation \(train\[:10\]\) and train \(train\) share 10"
-        ):
+        with pytest.raises(ValueError, match=r"rows\.splits: validation \(train\[:10\]\) and train \(train\) share 10"):
             load_split("t", config, "validation")
 
 

@@ -28,9 +28,7 @@ def words():
 
 @pytest.fixture(scope="module")
 def tokenizer_folder(tmp_path_factory):
-    vocabulary = {
-        word: position for position, word in enumerate(["<pad>", "</s>", "<unk>", "tell", "me", "more"])
-    }
+    vocabulary = {word: position for position, word in enumerate(["<pad>", "</s>", "<unk>", "tell", "me", "more"])}
     tokenizer = Tokenizer(WordLevel(vocabulary, unk_token="<unk>"))
     tokenizer.pre_tokenizer = Whitespace()
     tokenizer.post_processor = TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
@@ -90,9 +88,7 @@ def test_vocabulary_equals_pefts_sample_vocab(words):
     assert_equals_peft(words, num_tasks=3, prompt_tuning_init="VOCABULARY", theirs_init="SAMPLE_VOCAB")
 
 
-@pytest.mark.parametrize(
-    "text", ["tell", "tell me more", "tell me more tell me", "tell me more tell me more tell me"]
-)
+@pytest.mark.parametrize("text", ["tell", "tell me more", "tell me more tell me", "tell me more tell me more tell me"])
 def test_text_equals_peft(words, tokenizer_folder, text):
     assert_equals_peft(
         words,
@@ -146,9 +142,7 @@ def test_group_of_targets_starts_from_a_source(source_file, init):
 @pytest.mark.parametrize("form", ["product", "residual", "additive"])
 def test_source_in_memory_gives_the_named_task(form):
     source = make_source(form=form)
-    exact = make_prompt(
-        source=source, form=form, prompt_tuning_init="EXACT_SOURCE_TASK", prompt_tuning_init_task="dlg"
-    )
+    exact = make_prompt(source=source, form=form, prompt_tuning_init="EXACT_SOURCE_TASK", prompt_tuning_init_task="dlg")
     assert torch.equal(exact.prompts()[0], source.prompts()[2])
     mean = make_prompt(source=source, form=form, prompt_tuning_init="AVERAGE_SOURCE_TASKS")
     assert torch.equal(mean.prefix_task_cols[0], source.prefix_task_cols.mean(0))
@@ -303,9 +297,7 @@ def test_more_ranks_change_nothing_and_can_learn(init):
         torch.testing.assert_close(products(wide), products(make_prompt(**start)), rtol=0, atol=1e-6)
     wide(None, torch.tensor([0])).square().sum().backward()
     # In every rank something moves: a zero column has rows that are not.
-    assert (
-        wide.prefix_task_cols.grad[0].abs().amax(0) + wide.prefix_task_rows.grad[0].abs().amax(1) > 0
-    ).all()
+    assert (wide.prefix_task_cols.grad[0].abs().amax(0) + wide.prefix_task_rows.grad[0].abs().amax(1) > 0).all()
 
 
 def test_fewer_ranks_are_the_nearest():
@@ -441,9 +433,7 @@ def test_names_belong_to_a_source_in_memory(source_file):
         (lambda t: t.update(prefix_task_cols=torch.ones(N, R)), r"prefix_task_cols has shape \(5, 2\)"),
         (lambda t: t.update(prompt_embeddings=torch.ones(N * D)), r"prompt_embeddings has shape \(35,\)"),
         (
-            lambda t: t.update(
-                prompt_embeddings=torch.ones(2 * N, D), prefix_task_cols=torch.ones(3, 2 * N, R)
-            ),
+            lambda t: t.update(prompt_embeddings=torch.ones(2 * N, D), prefix_task_cols=torch.ones(3, 2 * N, R)),
             "10 tokens; it must have num_virtual_tokens=5",
         ),
     ],
@@ -476,9 +466,7 @@ class Mischief:
 def test_bad_source_files(tmp_path, capsys, name, content, message):
     (tmp_path / name).write_bytes(content)
     with pytest.raises(ValueError, match=message):
-        make_prompt(
-            prompt_tuning_init="ONLY_SOURCE_SHARED", prompt_tuning_init_state_dict_path=str(tmp_path / name)
-        )
+        make_prompt(prompt_tuning_init="ONLY_SOURCE_SHARED", prompt_tuning_init_state_dict_path=str(tmp_path / name))
     assert "the pickle has run" not in capsys.readouterr().out
 
 

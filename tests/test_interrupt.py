@@ -57,9 +57,7 @@ def at_batch(monkeypatch, number, act):
 
 class TestSignals:
     # 2: the last before a validation; 5: the last of all.
-    @pytest.mark.parametrize(
-        ("signum", "batch"), [(signal.SIGINT, 1), (signal.SIGTERM, 2), (signal.SIGINT, 5)]
-    )
+    @pytest.mark.parametrize(("signum", "batch"), [(signal.SIGINT, 1), (signal.SIGTERM, 2), (signal.SIGINT, 5)])
     def test_a_signal_within_a_step(
         self,
         signum,
@@ -122,9 +120,7 @@ class TestSignals:
         capfd,
     ):
         with monkeypatch.context() as patch:
-            patch.setattr(
-                "mpt.training.start_scores.predict", lambda *_, **__: signal.raise_signal(signal.SIGINT)
-            )
+            patch.setattr("mpt.training.start_scores.predict", lambda *_, **__: signal.raise_signal(signal.SIGINT))
             with pytest.raises(Interrupted):
                 train(make_config(), tmp_path / "run")
         assert "stopped before anything was trained" in capfd.readouterr().err
@@ -247,9 +243,7 @@ class TestFiles:
                 train(make_config(), tmp_path / "run")
         path = tmp_path / "run" / name
         path.write_bytes(path.read_bytes()[: path.stat().st_size // 2] + b"\x00{")
-        with pytest.raises(
-            ValueError, match=rf"{path}: damaged, .*; resume=never starts the run again"
-        ) as found:
+        with pytest.raises(ValueError, match=rf"{path}: damaged, .*; resume=never starts the run again") as found:
             train(make_config(), tmp_path / "run")
         assert "\n" not in str(found.value)
         train(make_config(resume="never"), tmp_path / "run")
@@ -273,9 +267,7 @@ def test_ctrl_c_of_the_command_line(tiny_t5_folder, rows_folder, tmp_path):
     for name in ("one", "two"):
         (tmp_path / "conf" / "tasks").mkdir(parents=True, exist_ok=True)
         task = {"rows": {"files": str(rows_folder / name)}, "input": "{text}", "target": "{target}"}
-        text = json.dumps(
-            task | {"metrics": ["exact_match"], "max_source_tokens": 16, "max_target_tokens": 8}
-        )
+        text = json.dumps(task | {"metrics": ["exact_match"], "max_source_tokens": 16, "max_target_tokens": 8})
         (tmp_path / "conf" / "tasks" / f"{name}.yaml").write_text(f"# @package tasks.{name}\n{text}\n")
     command = [
         sys.executable, ROOT / "train.py", "--config-dir", tmp_path / "conf", "tasks=[one,two]", "trainer=cpu",
@@ -284,9 +276,7 @@ def test_ctrl_c_of_the_command_line(tiny_t5_folder, rows_folder, tmp_path):
 
     def start():
         arguments = list(map(str, command))
-        return subprocess.Popen(
-            arguments, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-        )
+        return subprocess.Popen(arguments, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
     def wait_for_steps(minimum):
         deadline = time.monotonic() + 120

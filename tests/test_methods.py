@@ -7,10 +7,11 @@ import pytest
 
 from mpt.backbone.causal import FAMILY
 from mpt.cli import main as cli
+from mpt.cli.compose import CONF
 from mpt.run.folder import read_config
 from mpt.run.record import read_metrics
 
-METHODS = sorted(path.stem for path in (cli.CONF / "method").glob("*.yaml"))
+METHODS = sorted(path.stem for path in (CONF / "method").glob("*.yaml"))
 SMALL = (
     "+tasks=[one]", "trainer.max_steps=1", "trainer.batch_size=2", "trainer=cpu", "trainer.progress_bar=false",
     "evaluation.before=false", "evaluation.validation_rows=2", "evaluation.test_rows=2", "logger=csv",

@@ -100,9 +100,7 @@ def test_reference_that_is_no_number_is_refused() -> None:
         ([], ["a"], refs("a"), "there are none"),
     ],
 )
-def test_bad_input_is_named(
-    names: list[str], predictions: list[str], references: list[Any], message: str
-) -> None:
+def test_bad_input_is_named(names: list[str], predictions: list[str], references: list[Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         score(names, predictions, references)
 
@@ -201,9 +199,7 @@ def test_an_answer_that_is_no_class_is_the_wrong_one() -> None:
 def test_macro_f1_counts_a_label_word_that_only_answers_have() -> None:
     # a: precision 1, recall 2/3; b: 1 and 1; c, which no row is: 0.
     answers, wanted = ["a", "a", "c", "b"], refs("a", "a", "a", "b")
-    assert score(["macro_f1"], answers, wanted, Rules(("a", "b", "c")))["score"] == pytest.approx(
-        (0.8 + 1) / 3
-    )
+    assert score(["macro_f1"], answers, wanted, Rules(("a", "b", "c")))["score"] == pytest.approx((0.8 + 1) / 3)
     assert score(["macro_f1"], answers, wanted)["score"] == pytest.approx((0.8 + 1) / 2)
 
 

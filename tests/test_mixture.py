@@ -73,9 +73,7 @@ def test_stochastic_steps_have_two_to_all_tasks_in_equal_parts() -> None:
 
 
 @given(SIZES, st.integers(1, 9), st.integers(0, 3))
-def test_each_task_gets_the_rows_that_it_would_get_alone(
-    sizes: list[int], batch_size: int, seed: int
-) -> None:
+def test_each_task_gets_the_rows_that_it_would_get_alone(sizes: list[int], batch_size: int, seed: int) -> None:
     together = Mixture(sizes, batch_size, MixtureConfig("each"), seed)
     alone = [Mixture([size], batch_size, MixtureConfig("proportional"), seed) for size in sizes]
     for _ in range(12):
@@ -85,9 +83,7 @@ def test_each_task_gets_the_rows_that_it_would_get_alone(
 
 
 @given(SIZES, st.sampled_from(SAMPLINGS), st.integers(0, 20))
-def test_state_goes_on_exactly_and_global_random_state_stays(
-    sizes: list[int], sampling: str, steps: int
-) -> None:
+def test_state_goes_on_exactly_and_global_random_state_stays(sizes: list[int], sampling: str, steps: int) -> None:
     torch.manual_seed(3)
     before = torch.get_rng_state()
     mixture = Mixture(sizes, 5, MixtureConfig(sampling), seed=1)

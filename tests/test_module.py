@@ -224,9 +224,7 @@ def test_rows_are_answered_under_their_own_prompt(folder: Path) -> None:
         module.adapter.prefix_task_rows.normal_()
     found = predict(module.adapter, module.backbone, data.eval_loader("test"), data.examples_of("test"))
     answers = [answer for of_task in found.values() for answer in of_task]
-    assert [(a.task, a.row_id) for a in answers] == [
-        (f"task{t}", f"train:{r}") for t in (0, 1) for r in range(3)
-    ]
+    assert [(a.task, a.row_id) for a in answers] == [(f"task{t}", f"train:{r}") for t in (0, 1) for r in range(3)]
     for index, answer in enumerate(answers):
         encoded = data.tokenization.tokenizer([answer.input], return_tensors="pt")
         prompts = module.adapter(None, torch.tensor([index // 3]))

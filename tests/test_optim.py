@@ -123,9 +123,7 @@ def test_learner_with_a_gradient_in_one_parameter_is_present():
 
 def test_clip_is_per_learner_and_over_the_group():
     cols, rows = make_params((2, 2), (2, 2))
-    optimizer = PerLearnerAdamW(
-        [cols, rows], learners=2, clip=1.0, lr=1.0, betas=(0.9, 0.99), weight_decay=0.0
-    )
+    optimizer = PerLearnerAdamW([cols, rows], learners=2, clip=1.0, lr=1.0, betas=(0.9, 0.99), weight_decay=0.0)
     cols.grad = torch.tensor([[30.0, 0.0], [0.3, 0.0]])
     rows.grad = torch.tensor([[40.0, 0.0], [0.0, 0.4]])
     optimizer.step()
@@ -164,9 +162,7 @@ def test_state_dict_round_trip_is_exact():
 
 def test_schedule_scales_each_group():
     first, second = make_params((1, 1), (1, 1))
-    optimizer = PerLearnerAdamW(
-        [{"params": [first], "lr": 0.4}, {"params": [second], "lr": 0.2}], weight_decay=0.0
-    )
+    optimizer = PerLearnerAdamW([{"params": [first], "lr": 0.4}, {"params": [second], "lr": 0.2}], weight_decay=0.0)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 0.5)
     before = [first.item(), second.item()]
     first.grad = second.grad = torch.ones(1, 1)

@@ -31,9 +31,7 @@ ROWS = [["the mill; it burns", "calm"], ['say "hi"\nthere', "loud"], ["größer 
 
 
 def task(files: Path, **rows: Any) -> TaskConfig:
-    return TaskConfig(
-        rows=RowsConfig(files=str(files), **rows), input="{text}", target="{kind}", metrics=["accuracy"]
-    )
+    return TaskConfig(rows=RowsConfig(files=str(files), **rows), input="{text}", target="{kind}", metrics=["accuracy"])
 
 
 def table(delimiter: str, header: list[str] = HEADER, rows: list[list[str]] = ROWS) -> str:
@@ -155,9 +153,7 @@ def test_splits_that_overlap_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "all.csv"
     path.write_text(table(",", rows=[[f"t{i}", "ab"[i % 2]] for i in range(20)]))
     splits = {"train": "all[:60%]", "validation": "all[50%:]", "test": "all[90%:]"}
-    with pytest.raises(
-        ValueError, match=r"train \(all\[:60%\]\) and validation \(all\[50%:\]\) share 2 of 20 rows"
-    ):
+    with pytest.raises(ValueError, match=r"train \(all\[:60%\]\) and validation \(all\[50%:\]\) share 2 of 20 rows"):
         load_split("t", task(path, splits=splits), "train")
     with pytest.raises(FileNotFoundError, match=r"no 'train' in .*all\.csv, which has all"):
         load_split("t", task(path), "train")
@@ -196,9 +192,7 @@ def read_draft(text: str) -> dict[str, Any]:
 def test_a_drafted_classification(tmp_path: Path) -> None:
     rows = [[str(i), f"anna lost hat {i} .", ["not_urgent", "urgent"][i % 2]] for i in range(40)]
     (tmp_path / "tickets.csv").write_text(table(";", ["id", "Ticket text", "queue"], rows), encoding="cp1252")
-    found = read_draft(
-        draft("tickets", str(tmp_path / "tickets.csv"), config_dir=str(tmp_path / "mine")).text
-    )
+    found = read_draft(draft("tickets", str(tmp_path / "tickets.csv"), config_dir=str(tmp_path / "mine")).text)
     assert found["rows"] == {
         "files": "../../tickets.csv",
         "splits": {"train": "tickets[20%:]", "validation": "tickets[0%:10%]", "test": "tickets[10%:20%]"},
@@ -212,10 +206,7 @@ def test_a_drafted_classification(tmp_path: Path) -> None:
 
 
 def test_a_drafted_task_with_several_right_answers(tmp_path: Path) -> None:
-    rows = [
-        {"question": f"who is {i}?", "answer": f"n{i}", "answers": [f"n{i}", "x"], "meta": {}}
-        for i in range(9)
-    ]
+    rows = [{"question": f"who is {i}?", "answer": f"n{i}", "answers": [f"n{i}", "x"], "meta": {}} for i in range(9)]
     for split in ("train", "dev", "test"):
         text = "".join(json.dumps(row) + "\n" for row in rows)
         (tmp_path / f"{split}.jsonl").write_text(text)
@@ -312,9 +303,7 @@ class Done(NamedTuple):
 
 
 @pytest.fixture
-def mpt(
-    workplace: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Callable[..., Done]:
+def mpt(workplace: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Done]:
     """The command line in this process, in a folder of somebody's own."""
 
     def run(*arguments: str, cwd: Path = workplace) -> Done:
@@ -400,9 +389,7 @@ class TestQuotes:
 
     def test_that_swallow_lines_of_a_csv_are_warned_of(self, tmp_path: Path) -> None:
         (tmp_path / "train.csv").write_text(self.TSV.replace("\t", ","))
-        with pytest.warns(
-            UserWarning, match=r"train\.csv:2-4: a field in quotes holds lines that look like rows"
-        ):
+        with pytest.warns(UserWarning, match=r"train\.csv:2-4: a field in quotes holds lines that look like rows"):
             assert len(load_split("t", film(tmp_path), "train")) == 2
         with warnings.catch_warnings():
             warnings.simplefilter("error")
@@ -446,8 +433,6 @@ def test_a_name_that_no_run_can_take_is_refused_and_another_proposed(
 
 
 def test_a_column_of_tiny_numbers_is_a_number(tmp_path: Path) -> None:
-    rows = "".join(
-        f"text {i},{value}\n" for i, value in enumerate(["0.00004", "1e-7", "3.5E-10", ".5", "2."] * 4)
-    )
+    rows = "".join(f"text {i},{value}\n" for i, value in enumerate(["0.00004", "1e-7", "3.5E-10", ".5", "2."] * 4))
     (tmp_path / "data.csv").write_text("text,score\n" + rows)
     assert read_draft(draft("t", str(tmp_path / "data.csv")).text)["metrics"] == ["pearson", "spearman"]

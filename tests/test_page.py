@@ -68,9 +68,7 @@ def test_a_page_is_one_file_that_fetches_nothing(page: Path) -> None:
     assert page.stat().st_size < 2_500_000
     without_bundle = re.sub(r'<script id="vega">.*?</script>', "", text, flags=re.DOTALL)
     assert not re.search(r"""(src|href)\s*=\s*["']?(https?:)?//""", without_bundle)
-    assert (
-        text.count("<script") == text.count('<script type="application/json"') + 2
-    )  # Vega once, and the page's own
+    assert text.count("<script") == text.count('<script type="application/json"') + 2  # Vega once, and the page's own
     assert "default-src 'none'" in text
 
 
@@ -108,14 +106,6 @@ def find_values(spec: Any) -> Iterator[list[dict[str, Any]]]:
     elif isinstance(spec, list):
         for each in spec:
             yield from find_values(each)
-
-
-def test_missing_libraries_are_named(study: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
-    import mpt.report.page
-
-    monkeypatch.setitem(mpt.report.page.LIBRARIES, "no_such_library", "no-such-library")
-    assert main([str(study), "--html", "page.html"]) == 2
-    assert "no-such-library is not installed; pip install 'mpt[report]'" in capsys.readouterr().err
 
 
 def test_runs_of_several_versions_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -207,9 +197,7 @@ def test_tables_sort_by_number_and_by_text(opened: Any) -> None:
 def test_answers_are_searched_and_filtered(opened: Any) -> None:
     from selenium.webdriver.support.ui import Select
 
-    shown = (
-        "return [...document.querySelectorAll('#answers-table tbody tr')].filter((row) => !row.hidden).length"
-    )
+    shown = "return [...document.querySelectorAll('#answers-table tbody tr')].filter((row) => !row.hidden).length"
     everything = 35 * 2 * 2
     assert opened.execute_script(shown) == everything
     search = opened.find_element("id", "search")

@@ -87,9 +87,7 @@ class TestOurClassUnderPeft:
         theirs = get_peft_model(library.from_pretrained(folder), config_for(task_type))
         for name, parameter in theirs.prompt_encoder["default"].named_parameters():
             assert torch.equal(parameter, ours.prompt_encoder["default"].get_parameter(name))
-        assert torch.equal(
-            ours.eval()(**FIELDS, labels=IDS).logits, theirs.eval()(**FIELDS, labels=IDS).logits
-        )
+        assert torch.equal(ours.eval()(**FIELDS, labels=IDS).logits, theirs.eval()(**FIELDS, labels=IDS).logits)
         assert torch.equal(answers(ours), answers(theirs))
 
     def test_peft_trains_saves_and_loads_it(self, kind, tmp_path):
@@ -126,13 +124,9 @@ class TestOurClassUnderPeft:
 
     def test_what_it_does_not_take_is_refused(self, tiny_t5_folder, causal_folder):
         model = AutoModelForSeq2SeqLM.from_pretrained(tiny_t5_folder)
-        with pytest.raises(
-            ValueError, match="num_transformer_submodules: is 2; it must be 1, since generate"
-        ):
+        with pytest.raises(ValueError, match="num_transformer_submodules: is 2; it must be 1, since generate"):
             get_peft_model(model, config_for("SEQ_2_SEQ_LM", num_transformer_submodules=2))
-        causal = get_peft_model(
-            AutoModelForCausalLM.from_pretrained(causal_folder("gpt2")), config_for("CAUSAL_LM")
-        )
+        causal = get_peft_model(AutoModelForCausalLM.from_pretrained(causal_folder("gpt2")), config_for("CAUSAL_LM"))
         with pytest.raises(ValueError, match="task_ids cannot be None"):
             causal.generate(input_ids=IDS, attention_mask=torch.ones_like(IDS), max_new_tokens=2)
 
@@ -188,9 +182,7 @@ class TestEveryForm:
             settings = {"max_new_tokens": 5, "min_new_tokens": 5}
             assert model.generate([text], names[task_id], **settings) == [text_of_answer]
         theirs.save_pretrained(tmp_path / "back")
-        before, after = (
-            load_file(tmp_path / place / "adapter_model.safetensors") for place in ("ours", "back")
-        )
+        before, after = (load_file(tmp_path / place / "adapter_model.safetensors") for place in ("ours", "back"))
         assert before.keys() == after.keys()
         assert all(torch.equal(before[name], after[name]) for name in before)
 
@@ -203,9 +195,7 @@ class TestRoundTrip:
         saved = load_prompt(tmp_path / "theirs")
         assert saved.prompt.config.task_type == task_type
         save_prompt(tmp_path / "ours", saved.prompt, task_weights=saved.task_weights, backbone=saved.backbone)
-        before, after = (
-            load_file(tmp_path / name / "adapter_model.safetensors") for name in ("theirs", "ours")
-        )
+        before, after = (load_file(tmp_path / name / "adapter_model.safetensors") for name in ("theirs", "ours"))
         assert before.keys() == after.keys()
         assert all(torch.equal(before[name], after[name]) for name in before)
         back = PeftModel.from_pretrained(library.from_pretrained(folder), tmp_path / "ours")
@@ -243,11 +233,6 @@ class TestRoundTrip:
             load_prompt(tmp_path / "two")
         saved = load_prompt(tmp_path / "two", drop_decoder_prompt=True)
         save_prompt(tmp_path / "one", saved.prompt, task_weights=saved.task_weights, backbone=saved.backbone)
-        one = PeftModel.from_pretrained(
-            AutoModelForSeq2SeqLM.from_pretrained(tiny_t5_folder), tmp_path / "one"
-        )
-        assert (
-            json.loads((tmp_path / "one" / "adapter_config.json").read_text())["num_transformer_submodules"]
-            == 1
-        )
+        one = PeftModel.from_pretrained(AutoModelForSeq2SeqLM.from_pretrained(tiny_t5_folder), tmp_path / "one")
+        assert json.loads((tmp_path / "one" / "adapter_config.json").read_text())["num_transformer_submodules"] == 1
         assert torch.equal(answers(one), answers(theirs))  # generate() of PEFT never used the decoder's

@@ -20,9 +20,7 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 
 def pins():
     lines = (ROOT / "constraints.txt").read_text().splitlines()
-    return dict(
-        line.lower().replace("_", "-").split("==") for line in lines if line and not line.startswith("#")
-    )
+    return dict(line.lower().replace("_", "-").split("==") for line in lines if line and not line.startswith("#"))
 
 
 def requirements():

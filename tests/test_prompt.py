@@ -15,9 +15,7 @@ FORMS = ["product", "residual", "additive", "independent", "single"]
 
 def make_prompt(word_embeddings=None, source=None, **changes):
     values = {"task_names": ["sum", "mt", "dlg"], "num_virtual_tokens": 5, "num_ranks": 2, "token_dim": 7}
-    return MultitaskPromptEmbedding(
-        MultitaskPromptTuningConfig(**(values | changes)), word_embeddings, source
-    )
+    return MultitaskPromptEmbedding(MultitaskPromptTuningConfig(**(values | changes)), word_embeddings, source)
 
 
 def set_values(prompt, **values):
@@ -119,11 +117,7 @@ def test_indices_choose_positions():
 def test_batch_touches_only_its_tasks(form):
     prompt = make_prompt(form=form)
     prompt(None, torch.tensor([0, 2, 0])).square().sum().backward()
-    tensors = (
-        [prompt.embedding.weight]
-        if form == "independent"
-        else [prompt.prefix_task_cols, prompt.prefix_task_rows]
-    )
+    tensors = [prompt.embedding.weight] if form == "independent" else [prompt.prefix_task_cols, prompt.prefix_task_rows]
     for tensor in tensors:
         touched = tensor.grad.view(3, -1).abs().sum(dim=1) > 0
         assert touched.tolist() == [True, False, True]

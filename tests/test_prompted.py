@@ -57,11 +57,7 @@ def test_logits_and_scores_are_pefts(model, source_run, tiny_t5_folder):
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
     log_probabilities = torch.log_softmax(expected, -1)
     sums = [
-        sum(
-            float(log_probabilities[row, i, token])
-            for i, token in enumerate(labels[row].tolist())
-            if token >= 0
-        )
+        sum(float(log_probabilities[row, i, token]) for i, token in enumerate(labels[row].tolist()) if token >= 0)
         for row in range(2)
     ]
     assert model.score(texts, targets, tasks) == pytest.approx(sums, rel=1e-4)

@@ -15,6 +15,7 @@ import yaml
 from mpt.cli import help
 from mpt.cli import main as cli
 from mpt.cli.check import check
+from mpt.cli.compose import CONF, compose_shipped, register_schema, typed
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -95,9 +96,9 @@ def test_a_command_of_a_table_is_accepted(command: str, tmp_path: Path) -> None:
         "seeds.order=0,1,2": "seeds.order=0",
     }
     overrides = [swept.get(text, text).replace("RUN_FOLDER", str(tmp_path)) for text in overrides]
-    cli.register_schema()
-    with hydra.initialize_config_dir(str(cli.CONF), version_base="1.3"):
-        config = cli.typed(hydra.compose("train", overrides))
+    register_schema()
+    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
+        config = typed(hydra.compose("train", overrides))
     assert check(config) == []
 
 
@@ -170,9 +171,9 @@ def run_line(line: str, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_reference_of_the_keys_is_that_of_the_schema() -> None:
     """Written by ``python train.py --help=markdown > docs/configuration.md``."""
-    cli.register_schema()
+    register_schema()
     written = (ROOT / "docs" / "configuration.md").read_text(encoding="utf-8")
-    assert written == help.render_reference(cli.compose_shipped([]))
+    assert written == help.render_reference(compose_shipped([]))
 
 
 def test_readme_is_short() -> None:
@@ -211,9 +212,7 @@ def commands_of_the_blocks() -> list[tuple[str, str]]:
     found = []
     for path in sorted((ROOT / "docs").glob("*.md")):
         if path.name != "tutorial.md":
-            for content in re.findall(
-                r"^```\n(.*?)^```", path.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL
-            ):
+            for content in re.findall(r"^```\n(.*?)^```", path.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL):
                 lines = content.replace("\\\n", " ").splitlines()
                 found += [(path.name, line) for line in lines if line.startswith("python train.py ")]
     return found
@@ -233,9 +232,9 @@ def test_a_command_of_a_page_is_accepted(page: str, command: str, tmp_path: Path
         for text in overrides
         if not text.startswith("hydra")
     ]
-    cli.register_schema()
-    with hydra.initialize_config_dir(str(cli.CONF), version_base="1.3"):
-        config = cli.typed(hydra.compose("train", first))
+    register_schema()
+    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
+        config = typed(hydra.compose("train", first))
     assert check(config) == []
 
 

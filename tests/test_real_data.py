@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from mpt.cli.main import CONF, run, typed
+from mpt.cli.compose import CONF, register_schema, typed
+from mpt.cli.job import run_job
 from mpt.run.record import read_metrics
 from mpt.world import rows as world_rows
 from tests.conftest import make_t5
@@ -52,9 +53,7 @@ def data_root(tmp_path: Path) -> Path:
 def test_three_real_data_sets_run_through(data_root: Path, tmp_path: Path) -> None:
     import hydra
 
-    from mpt.cli import main as cli
-
-    cli.register_schema()
+    register_schema()
     backbone = make_t5(tmp_path / "t5", [sentence(Random(1), 2000)], **T5_SMALL)
     overrides = [
         "task=source",
@@ -74,7 +73,7 @@ def test_three_real_data_sets_run_through(data_root: Path, tmp_path: Path) -> No
         config = hydra.compose("train", overrides)
     assert typed(config).backbone.path == str(backbone)
     folder = tmp_path / "run"
-    run(config, folder)
+    run_job(config, folder)
     metrics = read_metrics(folder)
     assert metrics["truncated"]["train"]["dialogsum"] == {"input": 0.25, "target": 0.0}
     for split in ("validation", "test"):
@@ -84,12 +83,7 @@ def test_three_real_data_sets_run_through(data_root: Path, tmp_path: Path) -> No
     }  # fmt: skip
     assert "oracle" not in metrics["test"]["average"]
     with (folder / "metrics.csv").open() as file:
-        losses = [
-            float(row[key])
-            for row in csv.DictReader(file)
-            for key in row
-            if key.endswith("loss") and row[key]
-        ]
+        losses = [float(row[key]) for row in csv.DictReader(file) for key in row if key.endswith("loss") and row[key]]
     assert losses
     assert all(math.isfinite(loss) for loss in losses)
     assert (folder / "predictions" / "dailydialog.jsonl").read_text().count("\n") == 4

@@ -13,8 +13,8 @@ from scipy.stats import ttest_1samp
 
 from mpt.report import Estimate, compare, estimate, gather, summarize
 from mpt.report.__main__ import main
+from mpt.report.charts import dodge
 from mpt.report.estimate import read_difference
-from mpt.report.figures import dodge
 from mpt.report.gather import default_groups, find_failures
 from mpt.run.folder import RunFolder
 from mpt.run.record import add_average, write_csv, write_lines, write_metrics
@@ -98,14 +98,10 @@ def test_what_varies_besides_draws_makes_groups_of_pairs(tmp_path: Path) -> None
             for init, better in (("fresh", 0.0), ("average", k / 100)):
                 folder = tmp_path / f"{init}-{k}-{seed}"
                 few_shot = {"k": k, "seed": seed}
-                write_run(
-                    folder, {"a": 0.1 * seed + better}, prompt={"init": init}, few_shot=few_shot, seed=seed
-                )
+                write_run(folder, {"a": 0.1 * seed + better}, prompt={"init": init}, few_shot=few_shot, seed=seed)
     grouping, pairs = compare(gather([tmp_path])[0], "prompt.init", "fresh", "score")
     assert grouping == ["few_shot.k"]
-    assert {group: found.runs for group, found in pairs.items()} == {
-        ("a", k, "average"): 3 for k in (4, 16, 32)
-    }
+    assert {group: found.runs for group, found in pairs.items()} == {("a", k, "average"): 3 for k in (4, 16, 32)}
     assert pairs["a", 16, "average"].mean == pytest.approx(0.16)
 
 
@@ -273,9 +269,7 @@ def test_failed_jobs_are_named_until_their_run_is_finished(tmp_path: Path) -> No
 
 
 class TestWhatCounts:
-    def test_a_run_counts_once_whatever_its_tasks(
-        self, runs: Path, capsys: pytest.CaptureFixture[str]
-    ) -> None:
+    def test_a_run_counts_once_whatever_its_tasks(self, runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
         lines, _ = gather([runs])
         groups = summarize(lines, ["prompt.init"], "score")
         # The mean of the two tasks of each run: .3, .5, .55 and .3, .5, .55.
@@ -285,9 +279,7 @@ class TestWhatCounts:
         assert groups["average",].half_width == pytest.approx(expected.half_width)
         assert groups["average",].tested == "20"
 
-    def test_copies_of_a_run_count_once_and_are_named(
-        self, runs: Path, capsys: pytest.CaptureFixture[str]
-    ) -> None:
+    def test_copies_of_a_run_count_once_and_are_named(self, runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
         before = summarize(gather([runs])[0], ["task", "prompt.init"], "score")
         for number in range(10):
             shutil.copytree(runs / "average" / "0", runs / "copies" / str(number))
@@ -348,9 +340,7 @@ class TestBases:
             write_run(tmp_path / f"prompt-{seed}", {"a": 0.5 + seed / 10}, seed=seed, **base)
             for rate in (0.01, 0.02):
                 lora = {"method": {"name": "lora"}, "prompt": {"init": "V"}, "optim": {"lr_weights": rate}}
-                write_run(
-                    tmp_path / f"lora-{rate}-{seed}", {"a": 0.4 + rate * 10 + seed / 10}, seed=seed, **lora
-                )
+                write_run(tmp_path / f"lora-{rate}-{seed}", {"a": 0.4 + rate * 10 + seed / 10}, seed=seed, **lora)
         grouping, pairs = compare(gather([tmp_path])[0], "method.name", "prompt", "score")
         assert grouping == ["optim.lr_weights"]
         assert {group: (round(found.mean, 6), found.runs) for group, found in pairs.items()} == {
@@ -376,9 +366,7 @@ def test_points_move_aside_only_where_they_hide_each_other() -> None:
     assert dodge(near, span=1.0) == {("a", 4): -0.5, ("b", 4): 0.5, ("a", 16): 0.0, ("b", 16): 0.0}
 
 
-def test_a_page_or_a_table_of_somebody_else_is_not_replaced(
-    runs: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_page_or_a_table_of_somebody_else_is_not_replaced(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
     page, folder = runs / "page.html", runs / "report"
     folder.mkdir()
     page.write_text("<h1>My thesis</h1>")

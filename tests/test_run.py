@@ -118,9 +118,7 @@ def test_a_new_run_says_what_runs_it(tmp_path):
     assert run["versions"]["torch"].startswith("2.")
     assert re.fullmatch(r"\w+ \w+, \d+ CPUs.*", run["machine"])
     if (ROOT / ".git").exists():
-        head = subprocess.run(
-            ["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=True
-        )
+        head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=True)
         assert run["git"].removesuffix("+changes") == head.stdout.strip()
     else:
         assert run["git"] is None

@@ -41,11 +41,7 @@ def test_one_stream_varies_and_the_others_stay(varied: str, make_config: MakeCon
     first, second = make_config(seed=3), make_config(seed=3, **{f"seeds__{varied}": 4})
     for stream, drawn in STREAMS.items():
         one, other = drawn(first), drawn(second)
-        same = (
-            all(torch.equal(one[name], other[name]) for name in one)
-            if isinstance(one, dict)
-            else one == other
-        )
+        same = all(torch.equal(one[name], other[name]) for name in one) if isinstance(one, dict) else one == other
         assert same == (stream != varied), stream
 
 

@@ -53,9 +53,7 @@ def run(make_config, causal_folder, tmp_path, monkeypatch):
 
 
 def test_it_answers_as_this_package(run, capsys):
-    assert (
-        main([run, "--task", "two", "--check", "--max-new-tokens", "6", "say red", "say black or white"]) == 0
-    )
+    assert main([run, "--task", "two", "--check", "--max-new-tokens", "6", "say red", "say black or white"]) == 0
     lines = [json.loads(line) for line in capsys.readouterr().out.splitlines() if line.startswith("{")]
     assert [line["input"] for line in lines] == ["say red", "say black or white"]
 

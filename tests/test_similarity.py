@@ -48,9 +48,7 @@ def test_cosines_agree_with_torch_pair_by_pair(form: str) -> None:
 
 
 @pytest.mark.parametrize("examples_at_once", [1, 4, 1000])
-def test_losses_of_all_candidates_are_those_of_each_by_itself(
-    tiny_t5_folder: Path, examples_at_once: int
-) -> None:
+def test_losses_of_all_candidates_are_those_of_each_by_itself(tiny_t5_folder: Path, examples_at_once: int) -> None:
     backbone = load_backbone(BackboneConfig("tiny", path=str(tiny_t5_folder))).train()
     source = prompt()
     texts = ["anna found a hat", "ben", "the mill is red and the park is blue", "cake", "a dog and a drum"]

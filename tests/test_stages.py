@@ -174,17 +174,13 @@ class TestTarget:
         assert extended.task_names == ["one", "two", "three"]
         assert extended.task_weights == {"one": 1.0, "two": 1.0, "three": 1.0}
         assert torch.equal(extended.prompt.prompts()[:2], old.prompt.prompts())
-        assert torch.equal(
-            extended.prompt.prompts()[2], self.alone(make_config, source_run, tmp_path, config)
-        )
+        assert torch.equal(extended.prompt.prompts()[2], self.alone(make_config, source_run, tmp_path, config))
         for tasks, more, message in (
             (["two"], {}, "two"),
             (["three"], {"prompt__num_ranks": 3}, "num_ranks: is 2 in one prompt and 3 in the other"),
         ):
             refused = make_config("target", tasks, source=str(source_run), **(changes | more))
-            with pytest.raises(
-                ValueError, match=rf"prompt\.extend: .* cannot take the new tasks: .*{message}"
-            ):
+            with pytest.raises(ValueError, match=rf"prompt\.extend: .* cannot take the new tasks: .*{message}"):
                 prompt_of(refused, load_backbone(refused.backbone), load_prompt(source_run))
 
     def alone(self, make_config, source_run, tmp_path, config):
@@ -205,9 +201,7 @@ class TestTarget:
 
     def test_another_backbone_is_refused(self, source_run, make_config, tmp_path, tiny_t5_folder):
         other = copy_with_other_weights(tiny_t5_folder, tmp_path / "other")
-        config = make_config(
-            "target", ["one"], source=str(source_run), backbone__path=str(other), **average()
-        )
+        config = make_config("target", ["one"], source=str(source_run), backbone__path=str(other), **average())
         with pytest.raises(ValueError, match=r"fingerprint .*only with the backbone it was trained with"):
             train(config, tmp_path / "run")
         assert not (tmp_path / "run").exists()
@@ -337,9 +331,7 @@ class TestMethods:
         assert list((tmp_path / "run" / "wandb").rglob("artifacts/staging/*"))
 
     @pytest.mark.parametrize("name", METHODS)
-    def test_an_interrupted_run_ends_as_a_whole_one(
-        self, name, make_config, source_run, tmp_path, monkeypatch
-    ):
+    def test_an_interrupted_run_ends_as_a_whole_one(self, name, make_config, source_run, tmp_path, monkeypatch):
         config = make_config("target", ["one"], **method(name, source_run))
         train(config, tmp_path / "whole")
         step = MPTModule.training_step
@@ -403,9 +395,7 @@ class TestDistillation:
     def test_a_source_learns_from_its_teachers(self, teachers, make_config, source_run, tmp_path):
         config = make_config(distill=str(teachers))
         train(config, tmp_path / "run")
-        assert not torch.equal(
-            tensors(tmp_path / "run")["prompt_embeddings"], tensors(source_run)["prompt_embeddings"]
-        )
+        assert not torch.equal(tensors(tmp_path / "run")["prompt_embeddings"], tensors(source_run)["prompt_embeddings"])
         header, first, *_ = csv.reader((tmp_path / "run" / "metrics.csv").open())
         line = dict(zip(header, first, strict=True))
         parts = [float(line[f"train/{name}"]) for name in ("one/loss", "two/loss")]
@@ -476,9 +466,7 @@ class TestExactness:
         assert_equal(tensors(tmp_path / "run"), tensors(source_run))
         assert metrics["test"]["one"].keys().isdisjoint({"before", "oracle"})
 
-    def test_other_weights_of_the_backbone_are_refused(
-        self, make_config, tmp_path, tiny_t5_folder, monkeypatch
-    ):
+    def test_other_weights_of_the_backbone_are_refused(self, make_config, tmp_path, tiny_t5_folder, monkeypatch):
         def stopped(self, *_):
             raise KeyError("stop")
 
@@ -560,9 +548,7 @@ def test_wandb_knows_what_the_run_is(make_config, tmp_path, monkeypatch):
 def test_words_that_the_backbone_does_not_know_are_warned_about(make_config, tmp_path):
     config = make_config(trainer__max_steps=1)
     config.tasks["one"].target = "{target} ☃"
-    with pytest.warns(
-        UserWarning, match=r"tasks\.one: 0% of the input .* \d+% of the target tokens are unknown"
-    ):
+    with pytest.warns(UserWarning, match=r"tasks\.one: 0% of the input .* \d+% of the target tokens are unknown"):
         metrics = train(config, tmp_path / "run")
     assert metrics["unknown"]["one"]["target"] > 0
     assert metrics["unknown"]["two"] == {"input": 0.0, "target": 0.0}
@@ -583,9 +569,7 @@ def test_progress_without_a_terminal_is_lines(make_config, tmp_path, monkeypatch
 
 
 def test_early_stopping(make_config, tmp_path):
-    config = make_config(
-        trainer__max_steps=60, evaluation__patience=1, optim__lr_prompt=0.0, optim__lr_factors=0.0
-    )
+    config = make_config(trainer__max_steps=60, evaluation__patience=1, optim__lr_prompt=0.0, optim__lr_factors=0.0)
     metrics = train(config, tmp_path / "run")
     assert metrics["steps"] == 6
 
@@ -598,9 +582,7 @@ def test_tensorboard_holds_the_curves(make_config, tmp_path):
     curves.Reload()
     assert [event.step for event in curves.Scalars("validation/one/loss")] == [3, 6]
     with (tmp_path / "run" / "metrics.csv").open() as file:
-        ours = {
-            int(row["step"]): float(row["train/loss"]) for row in csv.DictReader(file) if row["train/loss"]
-        }
+        ours = {int(row["step"]): float(row["train/loss"]) for row in csv.DictReader(file) if row["train/loss"]}
     theirs = {event.step: event.value for event in curves.Scalars("train/loss")}
     assert theirs == pytest.approx(ours, rel=1e-6)
 
@@ -706,9 +688,7 @@ def test_chosen_rows_do_not_follow_the_seed(make_config, tmp_path):
     ids = {}
     for seed, rows_seed in ((0, 0), (1, 0), (1, 5)):
         folder = tmp_path / f"{seed}-{rows_seed}"
-        config = make_config(
-            seed=seed, evaluation__test_rows=2, evaluation__rows_seed=rows_seed, trainer__max_steps=1
-        )
+        config = make_config(seed=seed, evaluation__test_rows=2, evaluation__rows_seed=rows_seed, trainer__max_steps=1)
         train(config, folder)
         lines = (folder / "predictions" / "one.jsonl").read_text().splitlines()
         ids[seed, rows_seed] = [json.loads(line)["row_id"] for line in lines]
@@ -719,9 +699,7 @@ def test_sampled_answers_follow_the_seed_and_not_the_batch(make_config, tmp_path
     answers = {}
     for name, batch, seed in (("a", 8, 0), ("b", 2, 0), ("c", 8, 1)):
         sampled = {"tasks__one__generation": {"do_sample": True, "temperature": 2.0}}
-        config = make_config(
-            tasks=["one"], evaluation__batch_size=batch, seed=seed, trainer__max_steps=1, **sampled
-        )
+        config = make_config(tasks=["one"], evaluation__batch_size=batch, seed=seed, trainer__max_steps=1, **sampled)
         config.optim.lr_prompt = config.optim.lr_factors = 0.0
         train(config, tmp_path / name)
         lines = (tmp_path / name / "predictions" / "one.jsonl").read_text().splitlines()

@@ -42,8 +42,7 @@ def test_lines_are_read_back(tmp_path: Path) -> None:
     for seed in ("0", "1"):
         append_lines(path, {"method": "a, b", "seed": seed}, [{"task": "sum", "score": 0.5, "unknown": 3}])
     assert read_lines(path) == [
-        {"method": "a, b", "seed": seed, "task": "sum", "mpt": __version__, "score": 0.5}
-        for seed in ("0", "1")
+        {"method": "a, b", "seed": seed, "task": "sum", "mpt": __version__, "score": 0.5} for seed in ("0", "1")
     ]
     assert path.read_text().splitlines()[0] == ",".join(["method", "seed", "task", "mpt", *NUMBERS])
 

@@ -157,9 +157,7 @@ def test_ragged_csv_empty_split_and_missing_split_are_refused(tmp_path: Path) ->
     (tmp_path / "test.jsonl").write_text("\n")
     with pytest.raises(ValueError, match=r"tasks\.noise: the test split has no rows"):
         load_split("noise", task(tmp_path), "test")
-    with pytest.raises(
-        FileNotFoundError, match=r"no 'validation' in .*, which has test, train; give validation"
-    ):
+    with pytest.raises(FileNotFoundError, match=r"no 'validation' in .*, which has test, train; give validation"):
         load_split("noise", task(tmp_path), "validation")
 
 
@@ -182,9 +180,7 @@ def test_lone_brace_is_refused_and_double_ones_are_braces() -> None:
 
 @given(st.dictionaries(st.sampled_from("abc"), st.text(), min_size=3))
 def test_template_is_the_plain_replacement(values: dict[str, str]) -> None:
-    assert (
-        Template("{a}-{b}/{c}{a}").fill(values) == f"{values['a']}-{values['b']}/{values['c']}{values['a']}"
-    )
+    assert Template("{a}-{b}/{c}{a}").fill(values) == f"{values['a']}-{values['b']}/{values['c']}{values['a']}"
 
 
 @pytest.mark.parametrize(
@@ -290,9 +286,7 @@ class TestMissingValues:
             ({"text": "a", "kind": ""}, "column 'kind' is '', which has no label word"),
         ],
     )
-    def test_are_refused_in_inputs_and_targets(
-        self, tmp_path: Path, row: dict[str, Any], message: str
-    ) -> None:
+    def test_are_refused_in_inputs_and_targets(self, tmp_path: Path, row: dict[str, Any], message: str) -> None:
         write(tmp_path, [{"text": "fine", "kind": 1}, row])
         with pytest.raises(ValueError, match=r"train\.jsonl:2: ") as error:
             load_split("t", task(tmp_path), "train")
@@ -331,9 +325,7 @@ def test_numbers_of_a_binary_format_are_written_so_that_they_come_back(value: fl
 
 def test_references_go_through_the_template(tmp_path: Path) -> None:
     write(tmp_path, [{"q": "who ?", "answers": ["anna", "the girl"]}])
-    config = task(
-        tmp_path, input="{q}", target="it is {answers}", references="answers", labels={}, metrics=["squad"]
-    )
+    config = task(tmp_path, input="{q}", target="it is {answers}", references="answers", labels={}, metrics=["squad"])
     (found,) = load_split("t", config, "train")
     assert (found.target, found.references) == ("it is anna", ("it is anna", "it is the girl"))
 
@@ -367,10 +359,7 @@ class TestGeneration:
     def test_takes_what_searches_for_answers(self) -> None:
         fine = {"num_beams": 4, "length_penalty": 0.8, "early_stopping": True, "no_repeat_ngram_size": 3}
         assert check_task("t", task(Path("x"), generation=fine)) == []
-        assert (
-            check_task("t", task(Path("x"), generation={"do_sample": True, "temperature": 0.7, "top_p": 0.9}))
-            == []
-        )
+        assert check_task("t", task(Path("x"), generation={"do_sample": True, "temperature": 0.7, "top_p": 0.9})) == []
 
 
 class TestPreprocessing:
@@ -432,9 +421,7 @@ def test_lists_of_mappings_can_be_reached(tmp_path: Path) -> None:
 
 class TestChosenRows:
     @given(st.lists(st.sampled_from("abc"), min_size=12, max_size=90), st.integers(1, 40), st.integers(0, 3))
-    def test_are_nested_stratified_and_the_same_for_everybody(
-        self, labels: list[str], count: int, seed: int
-    ) -> None:
+    def test_are_nested_stratified_and_the_same_for_everybody(self, labels: list[str], count: int, seed: int) -> None:
         rows = [Example(f"test:{i}", f"text {i}", label, (label,), label) for i, label in enumerate(labels)]
         some, more = choose_rows(rows, count, seed), choose_rows(rows, count + 5, seed)
         assert len({each.row_id for each in some}) == len(some) == min(count, len(rows))

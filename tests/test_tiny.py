@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from mpt.backbone import TINY, Backbone, load_backbone
-from mpt.cli import main as cli
+from mpt.cli.compose import CONF, register_schema
+from mpt.cli.job import run_job
 from mpt.config import BackboneConfig
 from mpt.inputs import Inputs
 from mpt.run.record import read_metrics
@@ -59,9 +60,7 @@ def test_no_prefix_of_a_target_was_understood() -> None:
 def test_world_words_are_all_in_the_vocabulary(tiny: Backbone) -> None:
     for task in TASKS:
         for row in rows(task, "validation"):
-            assert (
-                tiny.tokenizer.unk_token_id not in tiny.tokenizer(f"{row['text']} {row['target']}").input_ids
-            )
+            assert tiny.tokenizer.unk_token_id not in tiny.tokenizer(f"{row['text']} {row['target']}").input_ids
 
 
 @pytest.mark.slow
@@ -69,7 +68,7 @@ def test_source_training_finds_the_skills_and_adaptation_uses_them(tmp_path: Pat
     """A short version of the two commands of `make train`; without a gradient both would end where they began."""
     import hydra
 
-    cli.register_schema()
+    register_schema()
     shared = ["logger=csv", "trainer=cpu", "trainer.progress_bar=false", "evaluation.test_rows=100"]
     commands = {
         "source": [
@@ -81,9 +80,9 @@ def test_source_training_finds_the_skills_and_adaptation_uses_them(tmp_path: Pat
         "target": ["task=target", "tasks=[keywords]", f"source={tmp_path / 'source'}", "few_shot.k=16"],
     }
     for stage, command in commands.items():
-        with hydra.initialize_config_dir(str(cli.CONF), version_base="1.3"):
+        with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
             config = hydra.compose("train", [*command, *shared])
-        cli.run(config, tmp_path / stage)
+        run_job(config, tmp_path / stage)
     source, target = (read_metrics(tmp_path / stage)["test"] for stage in commands)
     for task in ("sum", "dlg"):
         assert source[task]["before"] <= 0.1

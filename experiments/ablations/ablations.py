@@ -53,12 +53,8 @@ VARIANTS = {
     "stochastic": Variant("sampling", source=("mixture=stochastic",)),
     "λ of dlg is 10": Variant("λ", source=("tasks.dlg.weight=10",)),
     "P frozen, rank 1": Variant("P frozen", target=("prompt.freeze_shared=true",)),
-    "P frozen, rank 4": Variant(
-        "P frozen", both=("prompt.num_ranks=4",), target=("prompt.freeze_shared=true",)
-    ),
-    "P frozen, rank 16": Variant(
-        "P frozen", both=("prompt.num_ranks=16",), target=("prompt.freeze_shared=true",)
-    ),
+    "P frozen, rank 4": Variant("P frozen", both=("prompt.num_ranks=4",), target=("prompt.freeze_shared=true",)),
+    "P frozen, rank 16": Variant("P frozen", both=("prompt.num_ranks=16",), target=("prompt.freeze_shared=true",)),
 }
 
 
@@ -102,9 +98,7 @@ def cells(names: list[str], draws: int, rate: float) -> list[Cell]:
                 *(f"trainer.max_steps={STEPS}", f"evaluation.validate_every={VALIDATE_EVERY}"),
                 *("evaluation.oracle=false", f"evaluation.test_rows={TEST_ROWS}"),
             )
-            folder = (
-                RUNS / "target" / f"{name.replace(' ', '_').replace(',', '').replace('λ', 'weight')}-{draw}"
-            )
+            folder = RUNS / "target" / f"{name.replace(' ', '_').replace(',', '').replace('λ', 'weight')}-{draw}"
             found.append(Cell({"variant": name, "seed": str(draw)}, overrides, folder, source))
     return found
 
@@ -117,16 +111,13 @@ def table(lines: list[Line], names: list[str]) -> str:
     for name in names:
         of_variant = [line for line in lines if line["variant"] == name]
         by_draw = [
-            [line for line in of_variant if line["seed"] == seed]
-            for seed in {line["seed"] for line in of_variant}
+            [line for line in of_variant if line["seed"] == seed] for seed in {line["seed"] for line in of_variant}
         ]
         numbers = [
             estimate([sum(line[key] for line in of_draw) / len(of_draw) for of_draw in by_draw])
             for key in ("before", "score", "curve_mean")
         ]
-        rows.append(
-            [VARIANTS[name].factor, name, *numbers, "–" if name == BASE else pairs["all tasks", name]]
-        )
+        rows.append([VARIANTS[name].factor, name, *numbers, "–" if name == BASE else pairs["all tasks", name]])
     header = ["factor", "variant", "before", "score", "mean of the validation curve"]
     return markdown([*header, f"score minus {BASE}, over targets"], rows) + "\n"
 

@@ -16,7 +16,7 @@ from transformers import AutoModelForSeq2SeqLM, AutoTokenizer  # noqa: E402
 
 from mpt import metrics  # noqa: E402
 from mpt.backbone import TINY  # noqa: E402
-from mpt.cli import main as cli  # noqa: E402
+from mpt.cli.compose import CONF, register_schema, typed  # noqa: E402
 from mpt.config import FewShotConfig, TaskConfig  # noqa: E402
 from mpt.data.batches import pad  # noqa: E402
 from mpt.data.few_shot import draw_examples  # noqa: E402
@@ -81,9 +81,9 @@ def train(source: Path, config: TaskConfig, k: int, seed: int, steps: int, token
 def main() -> None:
     """Run every job of the grid, one after the other."""
     source, draws, steps = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
-    cli.register_schema()
-    with initialize_config_dir(str(cli.CONF), version_base="1.3"):
-        config = cli.typed(compose("train", [f"tasks=[{TASK}]"])).tasks[TASK]
+    register_schema()
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        config = typed(compose("train", [f"tasks=[{TASK}]"])).tasks[TASK]
     tokenizer = AutoTokenizer.from_pretrained(TINY)
     for k in (4, 16, 32):
         for seed in range(draws):

@@ -36,9 +36,7 @@ Batch = dict[str, Tensor]
 def t5_small() -> T5ForConditionalGeneration:
     """Random weights in the shape of T5-small, without dropout, so that all compute the same."""
     torch.manual_seed(0)
-    return T5ForConditionalGeneration(T5Config(decoder_start_token_id=0, dropout_rate=0.0)).requires_grad_(
-        False
-    )
+    return T5ForConditionalGeneration(T5Config(decoder_start_token_id=0, dropout_rate=0.0)).requires_grad_(False)
 
 
 def ragged(rows: int, seed: int) -> Batch:
@@ -65,9 +63,7 @@ def ours(*, checkpointing: bool = False) -> Callable[[Batch], None]:
     backbone.train()
     config = MultitaskPromptTuningConfig(num_virtual_tokens=N, num_tasks=TASKS, token_dim=512)
     prompt = MultitaskPromptEmbedding(config)
-    groups = [
-        {"params": each.params, "learners": each.learners, "lr": 0.3} for each in prompt.learner_groups()
-    ]
+    groups = [{"params": each.params, "learners": each.learners, "lr": 0.3} for each in prompt.learner_groups()]
     optimizer = PerLearnerAdamW(groups, clip=1.0)
 
     def step(batch: Batch) -> None:
@@ -125,9 +121,7 @@ def time_steps(rounds: int) -> list[list[str]]:
 
 def peak_memory(way: str) -> float:
     """Peak MiB of a process that does one step of 32 rows with targets of 128 tokens."""
-    done = subprocess.run(
-        [sys.executable, __file__, "--memory-of", way], capture_output=True, text=True, check=True
-    )
+    done = subprocess.run([sys.executable, __file__, "--memory-of", way], capture_output=True, text=True, check=True)
     return float(done.stdout.split()[-1])
 
 
@@ -155,9 +149,7 @@ def time_tasks(count: int, rounds: int = 20) -> tuple[float, float]:
     """Median milliseconds of the prompts' part of a step, 32 rows of 8 tasks, and of the optimizer's alone."""
     config = MultitaskPromptTuningConfig(num_virtual_tokens=N, num_tasks=count, token_dim=768)
     prompt = MultitaskPromptEmbedding(config)
-    groups = [
-        {"params": each.params, "learners": each.learners, "lr": 0.3} for each in prompt.learner_groups()
-    ]
+    groups = [{"params": each.params, "learners": each.learners, "lr": 0.3} for each in prompt.learner_groups()]
     optimizer = PerLearnerAdamW(groups, clip=1.0)
     whole, alone = [], []
     for round_ in range(rounds):

@@ -75,9 +75,7 @@ METHODS = {
     "mpt_frozen": Method(("prompt.freeze_shared=true", "prompt.init=AVERAGE_SOURCE_TASKS"), kind="mpt"),
     "untrained": Method((), starts=FRESH, own_shared=True),
     "plain": Method(("prompt=plain",), starts=FRESH),
-    "additive": Method(
-        ("prompt=additive", "prompt.init=AVERAGE_SOURCE_TASKS"), kind="additive", own_shared=True
-    ),
+    "additive": Method(("prompt=additive", "prompt.init=AVERAGE_SOURCE_TASKS"), kind="additive", own_shared=True),
     "spot": Method(
         ("prompt=plain", "prompt.init=NEAREST_SOURCE_TASK", "prompt.source_scores=similarity"), kind="library"
     ),
@@ -141,13 +139,7 @@ def adaptation(
         f"trainer.batch_size={ROWS}", f"trainer.max_steps={STEPS}", f"evaluation.validate_every={VALIDATE_EVERY}",
         "evaluation.validation_rows=50", "evaluation.oracle=false", *(tested or (f"evaluation.test_rows={TEST_ROWS}",)),
     ]  # fmt: skip
-    folder = (
-        "_".join(names.values())
-        .replace("optim.", "")
-        .replace("prompt.", "")
-        .replace(" ", "_")
-        .replace("=", "-")
-    )
+    folder = "_".join(names.values()).replace("optim.", "").replace("prompt.", "").replace(" ", "_").replace("=", "-")
     return Cell(names, tuple(overrides), RUNS / ("tuning" if tuning else "target") / folder, source)
 
 
@@ -201,9 +193,7 @@ def tune(names: Sequence[str], jobs: int) -> None:
     lines = run_study(HERE / "results" / "tuning_runs.csv", tried, split="validation", jobs=jobs)
     rows = [row for row in read_tuning() if row[0] not in names]
     for method, candidate in dict.fromkeys((cell.names["method"], cell.names["candidate"]) for cell in tried):
-        scores = [
-            line["score"] for line in lines if (line["method"], line["candidate"]) == (method, candidate)
-        ]
+        scores = [line["score"] for line in lines if (line["method"], line["candidate"]) == (method, candidate)]
         rows.append([method, candidate, f"{statistics.fmean(scores):.4f}"])
     write_csv(TUNING, TUNING_HEADER, sorted(rows, key=lambda row: list(METHODS).index(row[0])))
 

@@ -52,9 +52,7 @@ def overview(lines: Sequence[Line]) -> str:
             of = [line for line in here if line["method"] == method]
             if not of:
                 continue
-            differences = [
-                "–" if base == method else str(against[base]["all tasks", method]) for base in BASES
-            ]
+            differences = ["–" if base == method else str(against[base]["all tasks", method]) for base in BASES]
             sizes = statistics.fmean(line["trained_parameters"] for line in of) / (
                 1 if METHODS[method].separate else len({line["task"] for line in of})
             )
@@ -88,8 +86,7 @@ def draw_quality(lines: Sequence[Line], output: Path) -> None:
     figure, (left, right) = pyplot.subplots(1, 2, figsize=(13, 5), sharey=True)
     for number, method in enumerate(METHODS):
         estimates = {
-            k: over_draws([line for line in here if line["method"] == method], "score")
-            for k, here in found.items()
+            k: over_draws([line for line in here if line["method"] == method], "score") for k, here in found.items()
         }
         points = {k: score for k, score in estimates.items() if score is not None}
         style: dict[str, Any] = {
@@ -108,14 +105,10 @@ def draw_quality(lines: Sequence[Line], output: Path) -> None:
         )
         if "16" in points:
             of = [line for line in found["16"] if line["method"] == method]
-            size = of[0]["trained_parameters"] / (
-                1 if METHODS[method].separate else len({line["task"] for line in of})
-            )
+            size = of[0]["trained_parameters"] / (1 if METHODS[method].separate else len({line["task"] for line in of}))
             score = points["16"]
             right.errorbar([size], [score.mean], [score.half_width], **style)
-            right.annotate(
-                method, (size, score.mean), textcoords="offset points", xytext=(5, 4), fontsize="small"
-            )
+            right.annotate(method, (size, score.mean), textcoords="offset points", xytext=(5, 4), fontsize="small")
     left.set_xticks(range(len(found)), found)
     left.set(xlabel="k", ylabel="score: mean over targets, 95 % interval over draws", title="sources: all")
     left.legend(fontsize="small", ncols=2)

@@ -48,11 +48,7 @@ def main() -> None:
     write_csv(
         HERE / "results" / "speed.csv",
         ["method", "round", "seconds"],
-        (
-            [method, round_, f"{taken:.3f}"]
-            for method in METHODS
-            for round_, taken in enumerate(seconds[method])
-        ),
+        ([method, round_, f"{taken:.3f}"] for method in METHODS for round_, taken in enumerate(seconds[method])),
     )
     rows = []
     for method in METHODS:

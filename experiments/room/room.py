@@ -56,9 +56,7 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=1, help="runs side by side")
     arguments = parser.parse_args()
     lines = run_study(HERE / "results" / "runs.csv", cells(arguments.draws), jobs=arguments.jobs)
-    header, rows = table_of(
-        lines, "task", "method", lambda found: estimate([line["score"] for line in found])
-    )
+    header, rows = table_of(lines, "task", "method", lambda found: estimate([line["score"] for line in found]))
     slim = [{key: line[key] for key in ("task", "method", "seed", "score")} for line in lines]
     _, pairs = compare(slim, "method", "plain", "score")
     text = (

@@ -91,9 +91,7 @@ class TensorBaseline(Baseline):
 
     @classmethod
     @abstractmethod
-    def from_saved(
-        cls, task_names: Sequence[str], tensors: Mapping[str, Tensor], settings: Mapping[str, Any]
-    ) -> Self:
+    def from_saved(cls, task_names: Sequence[str], tensors: Mapping[str, Tensor], settings: Mapping[str, Any]) -> Self:
         """Build one of the shape of saved tensors; their values are put in afterwards."""
 
     def learned(self) -> dict[str, nn.Parameter]:

@@ -38,9 +38,7 @@ class Input:
     task: str
 
 
-def answer_inputs(
-    config: PredictConfig, source: str, dtype: str, backbone: str | None = None, seed: int = 0
-) -> int:
+def answer_inputs(config: PredictConfig, source: str, dtype: str, backbone: str | None = None, seed: int = 0) -> int:
     """Answer every input, and write a line for each: index, task, input, prediction, and by what it was made.
 
     Args:
@@ -131,17 +129,13 @@ def read_inputs(file: TextIO, name: str, config: PredictConfig, model: PromptedM
             value = _parse(value, where, json_lines=name.endswith((".jsonl", ".json")))
         task = config.task or value.get("task")
         if task is None:
-            raise UserError(
-                f"{where}: no task; name one for each input under 'task', or for all as predict.task"
-            )
+            raise UserError(f"{where}: no task; name one for each input under 'task', or for all as predict.task")
         if task not in known:
             raise UserError(f"{where}: no task {task!r}; choose one of {', '.join(known)}")
         yield Input(where, model.write_input(_input_of(value, task, model, where), task, where), task)
 
 
-def _input_of(
-    value: Mapping[str, Any], task: str, model: PromptedModel, where: str
-) -> str | Mapping[str, Any]:
+def _input_of(value: Mapping[str, Any], task: str, model: PromptedModel, where: str) -> str | Mapping[str, Any]:
     """The whole input of a row, or its columns where the task's template is meant."""
     columns = value.get("columns")
     if isinstance(columns, Mapping):
@@ -214,9 +208,7 @@ def skip_answered(path: Path, inputs: Iterator[Input], made_by: str) -> int:
                 "remove the file"
             )
         if not same:
-            raise UserError(
-                f"{path}:{number}: answers another input; give another predict.output, or remove the file"
-            )
+            raise UserError(f"{path}:{number}: answers another input; give another predict.output, or remove the file")
     if len(whole) < len(content):
         with path.open("rb+") as file:
             file.truncate(len(whole))

@@ -59,9 +59,7 @@ Predictions = dict[str, list[Prediction]]
 def condition(adapter: Conditioner | None, backbone: Backbone, batch: Batch) -> Inputs:
     """Collect what the backbone reads of a batch; without an adapter, its tokens."""
     inputs = Inputs(batch["input_ids"], batch["attention_mask"])
-    return (
-        inputs if adapter is None else adapter.condition(inputs, batch["task_ids"], backbone.word_embeddings)
-    )
+    return inputs if adapter is None else adapter.condition(inputs, batch["task_ids"], backbone.word_embeddings)
 
 
 @torch.no_grad()
@@ -137,9 +135,7 @@ def predict(
     return predictions
 
 
-def rules_of(
-    config: TaskConfig, references: Sequence[tuple[str, ...]], classes: Sequence[str] = ()
-) -> metrics.Rules:
+def rules_of(config: TaskConfig, references: Sequence[tuple[str, ...]], classes: Sequence[str] = ()) -> metrics.Rules:
     """Collect what the metrics of a task have to know.
 
     Args:

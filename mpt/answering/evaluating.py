@@ -92,8 +92,7 @@ def evaluate(config: RunConfig, folder: Path, explicit: Collection[str] = ()) ->
     if config.trainer.accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available():
         backbone.to("cuda")
     digests = {
-        name: {split: digest_examples(of_split[name]) for split, of_split in examples.items()}
-        for name in config.tasks
+        name: {split: digest_examples(of_split[name]) for split, of_split in examples.items()} for name in config.tasks
     }
     stamps = {name: stamp_rows(name, task, config.data_root) for name, task in config.tasks.items()}
     run = RunFolder(folder)
@@ -110,8 +109,7 @@ def evaluate(config: RunConfig, folder: Path, explicit: Collection[str] = ()) ->
     limits = {"test": config.evaluation.test_rows, "validation": config.evaluation.validation_rows}
     for split, of_split in examples.items():
         scored = {
-            name: choose_rows(rows, limits.get(split), config.evaluation.rows_seed)
-            for name, rows in of_split.items()
+            name: choose_rows(rows, limits.get(split), config.evaluation.rows_seed) for name, rows in of_split.items()
         }
         predictions = answer_tasks(tasks, adapter, backbone, scored, **decoding)
         scores = score_answers(tasks, predictions, classes)
@@ -157,22 +155,16 @@ def answer_as_trained(
             key: value
             for key, value in changes.items()
             if value != getattr(task, key)
-            and not any(
-                each == f"tasks.{name}.{key}" or each.startswith(f"tasks.{name}.{key}.") for each in explicit
-            )
+            and not any(each == f"tasks.{name}.{key}" or each.startswith(f"tasks.{name}.{key}.") for each in explicit)
         }
         if differing:
-            shown = ", ".join(
-                f"{key}={value!r} ({getattr(task, key)!r} here)" for key, value in differing.items()
-            )
+            shown = ", ".join(f"{key}={value!r} ({getattr(task, key)!r} here)" for key, value in differing.items())
             console.say(f"tasks.{name}: answered as it was trained, with {shown}")
         answered[name] = dataclasses.replace(task, **differing)
     return answered
 
 
-def load_trained(
-    source: Path, backbone: BackboneConfig
-) -> tuple[Any, Backbone, Mapping[str, AnswerSettings]]:
+def load_trained(source: Path, backbone: BackboneConfig) -> tuple[Any, Backbone, Mapping[str, AnswerSettings]]:
     """Load what a run has trained, whatever it is.
 
     Args:
@@ -218,9 +210,7 @@ def _answers_of(source: Path) -> dict[str, AnswerSettings]:
     values, _ = read_config(source) or ({}, {})
     known = {item.name for item in dataclasses.fields(TaskConfig)} - {"rows"}
     return {
-        name: AnswerSettings.of_task(
-            TaskConfig(**{key: value for key, value in task.items() if key in known})
-        )
+        name: AnswerSettings.of_task(TaskConfig(**{key: value for key, value in task.items() if key in known}))
         for name, task in (values.get("tasks") or {}).items()
     }
 
@@ -236,9 +226,7 @@ def _backbone_of(source: Path, backbone: BackboneConfig) -> BackboneConfig:
     return dataclasses.replace(own, path=backbone.path or own.path, dtype=backbone.dtype)
 
 
-def find_prompts(
-    tasks: Sequence[str], prompt_of: Mapping[str, str], trained: Sequence[str], source: str
-) -> list[int]:
+def find_prompts(tasks: Sequence[str], prompt_of: Mapping[str, str], trained: Sequence[str], source: str) -> list[int]:
     """Find the prompt that answers each task: that of its own name, or the one that ``evaluate.prompt_of`` names.
 
     Args:

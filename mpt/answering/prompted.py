@@ -247,9 +247,7 @@ class PromptedModel:
         if not written.strip():
             raise UserError(f"{where} is empty; give each some text")
         if token := self.backbone.tokenization.control_token(written):
-            raise UserError(
-                f"{where} holds {token!r}, which the tokenizer reads as a control token, not as text"
-            )
+            raise UserError(f"{where} holds {token!r}, which the tokenizer reads as a control token, not as text")
         return written
 
     def _names(self, texts: Sequence[Any], tasks: str | Sequence[str]) -> list[str]:
@@ -258,9 +256,7 @@ class PromptedModel:
             raise UserError(f"texts: is one text, {texts[:40]!r}; give a list of them")
         names = [tasks] * len(texts) if isinstance(tasks, str) else list(tasks)
         if len(names) != len(texts):
-            raise UserError(
-                f"tasks: are {len(names)} for {len(texts)} texts; give one for each, or one for all"
-            )
+            raise UserError(f"tasks: are {len(names)} for {len(texts)} texts; give one for each, or one for all")
         if unknown := sorted(set(names) - set(self.task_names)):
             raise UserError(f"tasks: no task {unknown[0]!r}; choose one of {', '.join(self.task_names)}")
         return names
@@ -288,9 +284,7 @@ class PromptedModel:
             own = self.answers[name].max_source_tokens
             longest = min((limit for limit in (room, own) if limit is not None), default=None)
             members = [position for position, each in enumerate(names) if each == name]
-            of_task, lost = self.backbone.tokenization.encode_inputs(
-                [written[each] for each in members], longest
-            )
+            of_task, lost = self.backbone.tokenization.encode_inputs([written[each] for each in members], longest)
             cut += len(lost)
             for position, each in zip(members, of_task, strict=True):
                 ids[position] = each

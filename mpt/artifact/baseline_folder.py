@@ -53,9 +53,7 @@ def load_baseline(folder: str | Path) -> tuple[TensorBaseline, dict[str, Any]]:
     """
     kind, place = find(Path(folder)) or (None, None)
     if place is None or kind is not Kind.BASELINE:
-        raise FileNotFoundError(
-            f"{folder}: no adapter.json; give the folder of a run with method=attempt or dept"
-        )
+        raise FileNotFoundError(f"{folder}: no adapter.json; give the folder of a run with method=attempt or dept")
     about = read_json(place / "adapter.json")
     if about.get("format_version") != BASELINE_VERSION:
         raise UserError(
@@ -64,9 +62,7 @@ def load_baseline(folder: str | Path) -> tuple[TensorBaseline, dict[str, Any]]:
     name = about.get("method")
     method = find_method(name) if name in METHODS else None
     if method is None or not issubclass(method, TensorBaseline):
-        raise UserError(
-            f"{place / 'adapter.json'}: no method {name!r} that holds its own tensors; give a run's folder"
-        )
+        raise UserError(f"{place / 'adapter.json'}: no method {name!r} that holds its own tensors; give a run's folder")
     tensors = read_tensors(place / "adapter.safetensors")
     with torch.random.fork_rng(devices=[]):  # the drawn values are replaced, so no number is used up
         loaded = method.from_saved(about["task_names"], tensors, about["settings"])

@@ -79,11 +79,7 @@ def _from_folder(folder: Path, drop_decoder_prompt: bool) -> SavedPrompt:
     """Read a prompt from a PEFT adapter, with what ``mpt.json`` says beside it."""
     peft_config = read_json(folder / "adapter_config.json")
     shared, cols, rows = _read_adapter(folder, peft_config, drop_decoder_prompt)
-    about = (
-        read_json(folder / "mpt.json")
-        if (folder / "mpt.json").is_file()
-        else _about_adapter(peft_config, cols)
-    )
+    about = read_json(folder / "mpt.json") if (folder / "mpt.json").is_file() else _about_adapter(peft_config, cols)
     config = _config(folder / "mpt.json", about, peft_config, shared, cols)
     with torch.random.fork_rng(devices=[]):  # the drawn values are replaced, so no number is used up
         prompt = MultitaskPromptEmbedding(config)
@@ -97,9 +93,7 @@ def _from_folder(folder: Path, drop_decoder_prompt: bool) -> SavedPrompt:
         raise UserError(f"{folder}: the tensors are {found}; by mpt.json they must be {expected}")
     prompt.load_state_dict(values)
     answers = read_answers(about, folder / "mpt.json")
-    return SavedPrompt(
-        prompt, prompt.task_names, dict(about["task_weights"]), dict(about["backbone"]), answers
-    )
+    return SavedPrompt(prompt, prompt.task_names, dict(about["task_weights"]), dict(about["backbone"]), answers)
 
 
 def read_answers(about: Mapping[str, Any], where: Path) -> dict[str, AnswerSettings]:
@@ -132,9 +126,7 @@ def _from_file(path: Path) -> SavedPrompt:
             config = MultitaskPromptTuningConfig(num_tasks=len(cols), num_ranks=cols.shape[2], **shape)
             prompt = MultitaskPromptEmbedding(config)
             prompt.restore(_own_tensors("product", shared, cols, rows, str(path)))
-    return SavedPrompt(
-        prompt, prompt.task_names, dict.fromkeys(prompt.task_names, 1.0), dict(UNKNOWN_BACKBONE)
-    )
+    return SavedPrompt(prompt, prompt.task_names, dict.fromkeys(prompt.task_names, 1.0), dict(UNKNOWN_BACKBONE))
 
 
 def check_fits(saved: SavedPrompt, backbone: Backbone, where: str = "source") -> None:
@@ -202,9 +194,7 @@ def _read_adapter(
     """PEFT's three tensors, checked against its config."""
     where = folder / "adapter_config.json"
     if peft_config.get("peft_type") != "MULTITASK_PROMPT_TUNING":
-        raise UserError(
-            f"{where}: peft_type is {peft_config.get('peft_type')!r}; it must be 'MULTITASK_PROMPT_TUNING'"
-        )
+        raise UserError(f"{where}: peft_type is {peft_config.get('peft_type')!r}; it must be 'MULTITASK_PROMPT_TUNING'")
     submodules = peft_config.get("num_transformer_submodules") or 1
     if submodules != 1 and not (submodules == 2 and drop_decoder_prompt):
         raise UserError(
@@ -261,9 +251,7 @@ def _config(
             raise UserError(f"{where}: {key} is {about.get(key)!r}; it must be a {kind.__name__}")
     names = about["task_names"]
     if len(names) != len(cols) or set(about["task_weights"]) != set(names):
-        raise UserError(
-            f"{where}: names the tasks {names}; the tensors have {len(cols)}, each with one weight"
-        )
+        raise UserError(f"{where}: names the tasks {names}; the tensors have {len(cols)}, each with one weight")
     if not {"name", "fingerprint"} <= set(about["backbone"]):
         raise UserError(f"{where}: backbone is {about['backbone']}; it must have a name and a fingerprint")
     try:

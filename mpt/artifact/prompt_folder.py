@@ -83,9 +83,7 @@ def save_prompt(
         )
     own = prompt.snapshot()
     if bad := [name for name, tensor in own.items() if not tensor.isfinite().all()]:
-        raise UserError(
-            f"prompt: {', '.join(bad)} holds numbers that are not finite; lower the learning rates"
-        )
+        raise UserError(f"prompt: {', '.join(bad)} holds numbers that are not finite; lower the learning rates")
     tensors = _peft_tensors(prompt, own)
     about = {
         "format_version": FORMAT_VERSION,
@@ -96,9 +94,7 @@ def save_prompt(
         "task_groups": prompt.config.task_groups,
         "num_ranks": prompt.config.num_ranks,
         "backbone": dict(backbone),
-        "answers": {
-            name: (answers or {})[name].to_json() for name in prompt.task_names if name in (answers or {})
-        },
+        "answers": {name: (answers or {})[name].to_json() for name in prompt.task_names if name in (answers or {})},
     }
     folder.parent.mkdir(parents=True, exist_ok=True)
     with write_folder_atomically(folder, is_ours) as temporary:

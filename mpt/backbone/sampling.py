@@ -47,9 +47,7 @@ def sample_by_row(settings: dict[str, Any], texts: Sequence[Sequence[int]], seed
         Arguments of ``generate`` without it; ``num_return_sequences`` stays, for who repeats the rows.
     """
     warpers: list[LogitsProcessor] = []
-    rest = {
-        key: value for key, value in settings.items() if key not in ("temperature", "top_k", "top_p", "min_p")
-    }
+    rest = {key: value for key, value in settings.items() if key not in ("temperature", "top_k", "top_p", "min_p")}
     if settings.get("temperature", 1.0) != 1.0:
         warpers.append(TemperatureLogitsWarper(float(settings["temperature"])))
     if settings.get("top_k"):
@@ -73,8 +71,6 @@ class _Gumbel(LogitsProcessor):  # type: ignore[misc]  # transformers has no typ
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         """Return the logits with noise, ``(B, V)``."""
         V = scores.shape[1]
-        uniform = torch.stack(
-            [torch.rand(V, generator=each, dtype=torch.float64) for each in self.generators]
-        )
+        uniform = torch.stack([torch.rand(V, generator=each, dtype=torch.float64) for each in self.generators])
         noise = -(-uniform.clamp(min=1e-300).log()).clamp(min=1e-300).log()
         return scores + noise.to(scores.device, torch.float32)

@@ -26,9 +26,7 @@ class Tokenization:
         """Token that pads a batch; the attention mask hides it."""
         return int(self.tokenizer.pad_token_id)
 
-    def encode_inputs(
-        self, texts: Sequence[str], longest: int | None = None
-    ) -> tuple[list[list[int]], list[int]]:
+    def encode_inputs(self, texts: Sequence[str], longest: int | None = None) -> tuple[list[list[int]], list[int]]:
         """Write inputs as token ids; what is too long loses its end, but keeps what has to stand before the answer.
 
         Args:
@@ -40,9 +38,7 @@ class Tokenization:
         """
         return _cut(self._encode(texts), longest, [self.tokenizer.eos_token_id])
 
-    def encode_targets(
-        self, texts: Sequence[str], longest: int | None = None
-    ) -> tuple[list[list[int]], list[int]]:
+    def encode_targets(self, texts: Sequence[str], longest: int | None = None) -> tuple[list[list[int]], list[int]]:
         """Write targets as token ids; a cut one keeps its end, without which the model would learn never to stop."""
         return _cut(self._encode(texts), longest, [self.tokenizer.eos_token_id])
 
@@ -115,9 +111,7 @@ class CausalTokenization(Tokenization):
         content = "a text"
         before, _, after = self._surround(content).rpartition(content)
         whole, cut = self._encode([before + content + after, before + content], special=not chat_template)
-        alike = next(
-            (i for i, pair in enumerate(zip(whole, cut, strict=False)) if pair[0] != pair[1]), len(cut)
-        )
+        alike = next((i for i, pair in enumerate(zip(whole, cut, strict=False)) if pair[0] != pair[1]), len(cut))
         self._ending = whole[alike:] if after else []
         self._shortest = len(self._encode([self._surround("")], special=not chat_template)[0])
 
@@ -127,9 +121,7 @@ class CausalTokenization(Tokenization):
         pad = self.tokenizer.pad_token_id
         return int(self.tokenizer.eos_token_id if pad is None else pad)
 
-    def encode_inputs(
-        self, texts: Sequence[str], longest: int | None = None
-    ) -> tuple[list[list[int]], list[int]]:
+    def encode_inputs(self, texts: Sequence[str], longest: int | None = None) -> tuple[list[list[int]], list[int]]:
         """Write inputs as token ids, the tokenizer's own beginning of a sequence included where it has one.
 
         Raises:
@@ -143,9 +135,7 @@ class CausalTokenization(Tokenization):
         whole = self._encode([self._surround(text) for text in texts], special=not self.chat_template)
         return _cut(whole, longest, self._ending)
 
-    def encode_targets(
-        self, texts: Sequence[str], longest: int | None = None
-    ) -> tuple[list[list[int]], list[int]]:
+    def encode_targets(self, texts: Sequence[str], longest: int | None = None) -> tuple[list[list[int]], list[int]]:
         """Write targets as token ids: no beginning, since they go on from the input, but an end."""
         end = self.tokenizer.eos_token_id
         space = " " if self.separator.endswith(" ") and not self.chat_template else ""
@@ -154,9 +144,7 @@ class CausalTokenization(Tokenization):
 
     @property
     def _reads_control(self) -> bool:
-        return self.chat_template or any(
-            token in self.separator for token in self.tokenizer.all_special_tokens
-        )
+        return self.chat_template or any(token in self.separator for token in self.tokenizer.all_special_tokens)
 
     def _surround(self, text: str) -> str:
         if not self.chat_template:

@@ -163,9 +163,7 @@ def _tasks(config: RunConfig) -> Iterator[str]:
     no_share = [
         name
         for name, task in config.tasks.items()
-        if (first := METRICS.get((task.metrics or [""])[0]))
-        and first.higher_is_better
-        and math.isinf(first.range[1])
+        if (first := METRICS.get((task.metrics or [""])[0])) and first.higher_is_better and math.isinf(first.range[1])
     ]
     if no_share and len(config.tasks) > 1:
         yield (

@@ -40,9 +40,7 @@ def render(choices: Path, composed: DictConfig) -> str:
     groups = (path for path in choices.iterdir() if path.is_dir() and path.name not in ("hydra", "tasks"))
     for group in sorted(groups):
         options = ", ".join(sorted(path.stem for path in group.glob("*.yaml")))
-        lines.append(
-            textwrap.fill(f"{group.name}: {options}", WIDTH, initial_indent="  ", subsequent_indent="      ")
-        )
+        lines.append(textwrap.fill(f"{group.name}: {options}", WIDTH, initial_indent="  ", subsequent_indent="      "))
     lines.append("\nKeys (key=value):")
     values = _flatten(OmegaConf.to_container(composed, resolve=False))
     for key, meaning in describe_keys().items():

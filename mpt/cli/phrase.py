@@ -61,9 +61,7 @@ def _unknown_choice(error: MissingConfigException) -> str:
     if name in PLUGINS and group.startswith("hydra/"):
         return f"{group}/{name}: is a plugin of Hydra: pip install {PLUGINS[name]}"
     if group == "tasks":
-        found = [
-            path for path in sorted(Path.cwd().glob(f"*/tasks/{name}.yaml")) if path.parents[1].name != "conf"
-        ]
+        found = [path for path in sorted(Path.cwd().glob(f"*/tasks/{name}.yaml")) if path.parents[1].name != "conf"]
         if found:
             folder = found[0].parents[1].relative_to(Path.cwd())
             return f"tasks: {name!r} lies in {folder}/tasks, which is not searched; add --config-dir {folder}"

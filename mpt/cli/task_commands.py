@@ -30,9 +30,7 @@ Compose = Callable[[Sequence[str]], RunConfig]
 """Composes and types a configuration from overrides."""
 
 
-def run(
-    command: str, arguments: Sequence[str], config_dirs: Sequence[Path], choices: Path, compose: Compose
-) -> None:
+def run(command: str, arguments: Sequence[str], config_dirs: Sequence[Path], choices: Path, compose: Compose) -> None:
     """Carry out one of :data:`COMMANDS`.
 
     Args:
@@ -53,9 +51,7 @@ def run(
         new_task(_read_pairs("new", arguments, NEW_KEYS, ("name", "files")), config_dirs)
     else:
         others = [text for text in arguments if not text.startswith("name=")]
-        name = _read_pairs("show", [text for text in arguments if text not in others], ("name",), ("name",))[
-            "name"
-        ]
+        name = _read_pairs("show", [text for text in arguments if text not in others], ("name",), ("name",))["name"]
         show_task(name, compose([f"+tasks=[{name}]", *others]))
 
 
@@ -130,9 +126,7 @@ def show_task(name: str, config: RunConfig) -> None:
         for example in of_split[:SHOWN]:
             _print_example(example)
     backbone = config.backbone.path or config.backbone.name
-    print(
-        f"\nTokens of {backbone} (longest input {task.max_source_tokens}, target {task.max_target_tokens}):"
-    )
+    print(f"\nTokens of {backbone} (longest input {task.max_source_tokens}, target {task.max_target_tokens}):")
     _print_lengths(examples, task, tokenization)
     _print_classes(examples)
     check_labels(name, [each for of_split in examples.values() for each in of_split], tokenization, task)
@@ -146,9 +140,7 @@ def _print_example(example: Example) -> None:
         print(f"    {len(example.references)} references: {', '.join(map(repr, example.references[:SHOWN]))}")
 
 
-def _print_lengths(
-    examples: Mapping[str, Sequence[Example]], task: TaskConfig, tokenization: "Tokenization"
-) -> None:
+def _print_lengths(examples: Mapping[str, Sequence[Example]], task: TaskConfig, tokenization: "Tokenization") -> None:
     from rich.console import Console
     from rich.table import Table
 
@@ -205,17 +197,13 @@ def _warnings(name: str, task: TaskConfig, examples: Mapping[str, Sequence[Examp
     classes = {example.label for example in examples["train"]}
     missing = {example.label for example in examples["test"]} - classes
     if None not in classes and missing:
-        found.append(
-            f"no training example has the class {', '.join(sorted(map(str, missing)))} of the test split"
-        )
+        found.append(f"no training example has the class {', '.join(sorted(map(str, missing)))} of the test split")
     if None not in classes and not task.constrained:
         found.append(f"tasks.{name}.constrained is false: an answer that is no label word counts as wrong")
     return found
 
 
-def _read_pairs(
-    command: str, arguments: Sequence[str], keys: Sequence[str], needed: Sequence[str]
-) -> dict[str, str]:
+def _read_pairs(command: str, arguments: Sequence[str], keys: Sequence[str], needed: Sequence[str]) -> dict[str, str]:
     """Read ``key=value`` arguments of a command that Hydra does not see.
 
     Raises:
@@ -237,6 +225,4 @@ def _read_pairs(
 
 def _refuse_others(command: str, arguments: Sequence[str]) -> None:
     if arguments:
-        raise UserError(
-            f"tasks={command}: takes no {arguments[0]!r}; --config-dir FOLDER adds a folder of your own"
-        )
+        raise UserError(f"tasks={command}: takes no {arguments[0]!r}; --config-dir FOLDER adds a folder of your own")

@@ -90,9 +90,7 @@ def share_of_unknown(texts: list[list[int]], tokenizer: Any) -> float:
     return sum(ids.count(tokenizer.unk_token_id) for ids in texts) / max(1, tokens)
 
 
-def check_labels(
-    name: str, examples: Sequence[Example], tokenization: Tokenization, config: TaskConfig
-) -> None:
+def check_labels(name: str, examples: Sequence[Example], tokenization: Tokenization, config: TaskConfig) -> None:
     """Refuse a classification whose labels no answer could give: the same tokens, cut, or lost in the tokenizer.
 
     Args:
@@ -141,9 +139,7 @@ def distinct_examples(batch: Batch) -> tuple[Batch, Tensor] | None:
     """
     counts: dict[tuple[int, int], int] = {}
     first: list[int] = []
-    for row, pair in enumerate(
-        zip(batch["task_ids"].tolist(), batch["example_indices"].tolist(), strict=True)
-    ):
+    for row, pair in enumerate(zip(batch["task_ids"].tolist(), batch["example_indices"].tolist(), strict=True)):
         if pair not in counts:
             first.append(row)
         counts[pair] = counts.get(pair, 0) + 1

@@ -90,9 +90,7 @@ class MixtureDataModule(LightningDataModule):
             for split in examples:
                 check_positives(name, split, examples[split][task_id], config)
         self.classes: dict[str, list[str]] = {
-            name: sorted(
-                {each.label for of_split in examples.values() for each in of_split[task_id] if each.label}
-            )
+            name: sorted({each.label for of_split in examples.values() for each in of_split[task_id] if each.label})
             for task_id, name in enumerate(self.task_names)
         }
         self._tokenized = {
@@ -193,9 +191,7 @@ class MixtureDataModule(LightningDataModule):
             if (tasks is not None and name not in tasks) or (prefixed and config.prefix is None):
                 tokenized.append(TokenizedExamples([], [], 0, 0))
             elif prefixed:
-                tokenized.append(
-                    tokenize(self.examples[split][task], self.tokenization, config, config.prefix or "")
-                )
+                tokenized.append(tokenize(self.examples[split][task], self.tokenization, config, config.prefix or ""))
             else:
                 tokenized.append(self._tokenized[split][task])
         return EvalLoader(

@@ -135,7 +135,5 @@ def row_ids(examples: Mapping[str, Mapping[str, Sequence[Example]]], validation:
         split: {name: [example.row_id for example in rows] for name, rows in examples[split].items()}
         for split in splits
     }
-    digests = {
-        split: {name: digest_examples(rows) for name, rows in examples[split].items()} for split in splits
-    }
+    digests = {split: {name: digest_examples(rows) for name, rows in examples[split].items()} for split in splits}
     return drawn | {DIGESTS: digests}

@@ -41,9 +41,7 @@ def sampling_rates(sizes: Sequence[int], config: MixtureConfig) -> Tensor:
         "each": torch.ones_like(size),
     }
     if config.sampling not in weights:
-        raise UserError(
-            f"mixture.sampling: unknown value {config.sampling!r}; choose one of {', '.join(weights)}"
-        )
+        raise UserError(f"mixture.sampling: unknown value {config.sampling!r}; choose one of {', '.join(weights)}")
     return weights[config.sampling] / weights[config.sampling].sum()
 
 
@@ -82,9 +80,7 @@ class Mixture:
     def next_batch(self) -> list[tuple[int, int]]:
         """Draw one global step: ``batch_size`` pairs of task id and row, under ``each`` of every task."""
         if self._separate:
-            return [
-                (task, row) for task, mixture in enumerate(self._separate) for _, row in mixture.next_batch()
-            ]
+            return [(task, row) for task, mixture in enumerate(self._separate) for _, row in mixture.next_batch()]
         if self.config.sampling == "stochastic":
             tasks = self._stochastic_tasks()
         else:

@@ -98,8 +98,7 @@ class AnswerCache:
         found = {name: value.cpu() for name, value in vars(answers).items() if value is not None}
         # NumPy knows no bfloat16.
         arrays = {
-            name: (value.float() if value.is_floating_point() else value).numpy()
-            for name, value in found.items()
+            name: (value.float() if value.is_floating_point() else value).numpy() for name, value in found.items()
         }
         for position, (task, index) in enumerate(examples):
             for name, value in arrays.items():
@@ -107,9 +106,7 @@ class AnswerCache:
                 self._arrays[name][begin:end] = value[position, : end - begin]
             self._arrays["done"][self._first[task] + index] = 1  # last: an example that is there is whole
 
-    def get(
-        self, examples: Sequence[tuple[int, int]], inputs: int, targets: int, device: torch.device
-    ) -> Answers:
+    def get(self, examples: Sequence[tuple[int, int]], inputs: int, targets: int, device: torch.device) -> Answers:
         """Read the answers to some examples, padded with zeros to as many input and target tokens as the batch has."""
         padded: dict[str, Tensor] = {}
         for name, array in self._arrays.items():
@@ -137,9 +134,7 @@ class AnswerCache:
 
 def _columns(tokenized: Sequence[TokenizedExamples]) -> tuple[list[list[int]], list[list[int]]]:
     """The token ids of all tasks' inputs, and of their targets."""
-    return [ids for task in tokenized for ids in task.inputs], [
-        ids for task in tokenized for ids in task.targets
-    ]
+    return [ids for task in tokenized for ids in task.inputs], [ids for task in tokenized for ids in task.targets]
 
 
 def _key(
@@ -151,14 +146,10 @@ def _key(
 ) -> str:
     """16 digits of a hash of everything that an answer depends on."""
     settings = {
-        key: value
-        for key, value in asdict(config).items()
-        if key not in ("cache", "weight_logits", "weight_hidden")
+        key: value for key, value in asdict(config).items() if key not in ("cache", "weight_logits", "weight_hidden")
     }
     digest = hashlib.sha256(
-        json.dumps(
-            [settings, backbone.fingerprint, str(backbone.word_embeddings.weight.dtype), precision]
-        ).encode()
+        json.dumps([settings, backbone.fingerprint, str(backbone.word_embeddings.weight.dtype), precision]).encode()
     )
     digest.update(prompts.cpu().contiguous().float().numpy().tobytes())
     digest.update(json.dumps(_columns(tokenized)).encode())

@@ -74,9 +74,7 @@ class Distiller:
         zero = of_targets.new_zeros(len(of_targets))
         found = {}
         if self.config.weight_logits > 0:
-            of_examples = logit_losses(
-                student.logits, teacher.logits, labels, self.config.temperature, teacher.kept
-            )
+            of_examples = logit_losses(student.logits, teacher.logits, labels, self.config.temperature, teacher.kept)
             found["logits"] = zero.index_add(0, task_ids, of_examples) / of_targets
         if self.config.weight_hidden > 0:
             found["hidden"] = zero
@@ -103,9 +101,7 @@ class Distiller:
         if missing := [position for position, example in enumerate(examples) if not self.cache.has(*example)]:
             part = {key: batch[key][missing] for key in ("input_ids", "attention_mask", "labels", "task_ids")}
             self.cache.put([examples[position] for position in missing], self._ask(part))
-        return self.cache.get(
-            examples, batch["input_ids"].shape[1], batch["labels"].shape[1], batch["labels"].device
-        )
+        return self.cache.get(examples, batch["input_ids"].shape[1], batch["labels"].shape[1], batch["labels"].device)
 
     @torch.no_grad()
     def _ask(self, batch: Mapping[str, Any]) -> Answers:

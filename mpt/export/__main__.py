@@ -92,9 +92,7 @@ def import_adapter(saved: SavedPrompt, names: Sequence[str] | None, to: Path) ->
     weights = dict(zip(names, saved.task_weights.values(), strict=True))
     old_names = list(saved.task_names)
     saved.prompt.config.task_names = names
-    answers = {
-        name: saved.answers[old] for name, old in zip(names, old_names, strict=True) if old in saved.answers
-    }
+    answers = {name: saved.answers[old] for name, old in zip(names, old_names, strict=True) if old in saved.answers}
     _save(saved, saved.prompt, weights, answers, to)
     return f"{to}: {', '.join(names)}"
 

@@ -41,9 +41,7 @@ def write_card(source: Path, path: Path, name: str | None = None) -> None:
         temporary.write_text(_card(saved, config, about, metrics, name or run.name), encoding="utf-8")
 
 
-def _card(
-    saved: SavedPrompt, config: dict[str, Any], about: dict[str, Any], metrics: dict[str, Any], name: str
-) -> str:
+def _card(saved: SavedPrompt, config: dict[str, Any], about: dict[str, Any], metrics: dict[str, Any], name: str) -> str:
     prompt, tasks = saved.prompt, config.get("tasks", {})
     backbone = saved.backbone["name"]
     if Path(backbone).is_absolute() or backbone.endswith(".gguf"):
@@ -74,8 +72,7 @@ def _card(
         "A multitask soft prompt (Wang et al., ICLR 2023, [arXiv 2303.02861](https://arxiv.org/abs/2303.02861)): one "
         "prompt that all tasks share and low-rank factors of each, before the inputs of a frozen model.",
         "",
-        f"- backbone: {backbone or 'not recorded'}, fingerprint "
-        f"`{saved.backbone['fingerprint'] or 'not recorded'}`",
+        f"- backbone: {backbone or 'not recorded'}, fingerprint `{saved.backbone['fingerprint'] or 'not recorded'}`",
         f"- form {prompt.config.form}, {N} virtual tokens of width {D}, rank {R}, {T} tasks",
         f"- {size.total:,} parameters: {size.shared:,} shared, {size.per_task:,} for each task",
         "",

@@ -39,7 +39,5 @@ def push(source: Path, repository: str, *, private: bool = False, api: HfApi | N
                 shutil.copy(folder / file, staged / file)
         write_card(source, staged / "README.md", repository.rpartition("/")[2])
         api.create_repo(repository, private=private, exist_ok=True)
-        commit = api.upload_folder(
-            repo_id=repository, folder_path=staged, commit_message="Upload a multitask prompt"
-        )
+        commit = api.upload_folder(repo_id=repository, folder_path=staged, commit_message="Upload a multitask prompt")
     return str(commit.commit_url)

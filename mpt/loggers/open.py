@@ -73,9 +73,7 @@ def check_tensorboard(config: LoggerConfig) -> None:
         UserError: As said.
     """
     if config.tensorboard and not (find_spec("tensorboard") or find_spec("tensorboardX")):
-        raise UserError(
-            "logger.tensorboard: not installed; pip install 'mpt[tensorboard]', or use logger=csv"
-        )
+        raise UserError("logger.tensorboard: not installed; pip install 'mpt[tensorboard]', or use logger=csv")
 
 
 def close_loggers(loggers: Sequence[Logger], status: str) -> None:

@@ -35,9 +35,7 @@ Answers = Mapping[str, Sequence[Mapping[str, str]]]
 
 
 @rank_zero_only
-def log_results(
-    loggers: Sequence[Logger], metrics: Mapping[str, Any], answers: Answers, folder: Path
-) -> None:
+def log_results(loggers: Sequence[Logger], metrics: Mapping[str, Any], answers: Answers, folder: Path) -> None:
     """Give the loggers what a finished run has beyond its curves.
 
     Args:
@@ -64,9 +62,7 @@ def _log_to_wandb(
     with environment(WANDB_DATA_DIR=staging):
         for task, rows in answers.items():
             if rows:
-                run.log(
-                    {f"predictions/{task}": wandb.Table([*rows[0]], [list(row.values()) for row in rows])}
-                )
+                run.log({f"predictions/{task}": wandb.Table([*rows[0]], [list(row.values()) for row in rows])})
         if (folder / HEAT_MAP).is_file():
             run.log({"similarity": wandb.Image(str(folder / HEAT_MAP))})
         for kind in ("prompt", "adapter"):

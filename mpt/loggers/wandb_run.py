@@ -78,9 +78,7 @@ class SafeWandbLogger(WandbLogger):
             super().log_metrics(without_gaps(metrics), step)
         except Exception as error:
             self._failed = True
-            rank_zero_warn(
-                f"W&B failed ({reason_of(error)}); metrics.csv has the curves, and the run goes on"
-            )
+            rank_zero_warn(f"W&B failed ({reason_of(error)}); metrics.csv has the curves, and the run goes on")
 
 
 def open_wandb(

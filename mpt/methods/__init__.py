@@ -95,9 +95,7 @@ class Method(ABC):
             if key not in cls.own:
                 choose = f"choose one of {', '.join(cls.own)}" if cls.own else "leave it out"
                 yield f"method.own.{key}: is {value!r}, but method.name={cls.name} has no such key; {choose}"
-            elif type(value) is not type(cls.own[key]) and not (
-                isinstance(cls.own[key], float) and type(value) is int
-            ):
+            elif type(value) is not type(cls.own[key]) and not (isinstance(cls.own[key], float) and type(value) is int):
                 kind = type(cls.own[key]).__name__
                 yield f"method.own.{key}: is {value!r}; it must be a {kind}, such as {cls.own[key]!r}"
         if not cls.has_factors and prompt.form != "independent":

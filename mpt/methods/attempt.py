@@ -109,9 +109,7 @@ class Attempt(TensorBaseline, Method):
         return {"num_ranks": self.down.shape[2], "temperature": self.temperature}
 
     @classmethod
-    def from_saved(
-        cls, task_names: Sequence[str], tensors: Mapping[str, Tensor], settings: Mapping[str, Any]
-    ) -> Self:
+    def from_saved(cls, task_names: Sequence[str], tensors: Mapping[str, Tensor], settings: Mapping[str, Any]) -> Self:
         """Build one of the shape of saved tensors."""
         return cls(task_names, tensors["sources"], tensors["prompt"], **settings)
 

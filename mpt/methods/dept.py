@@ -81,9 +81,7 @@ class DePT(TensorBaseline, Method):
         return {"num_ranks": self.A.shape[2], "max_tokens": self.A.shape[1], "alpha": self.alpha}
 
     @classmethod
-    def from_saved(
-        cls, task_names: Sequence[str], tensors: Mapping[str, Tensor], settings: Mapping[str, Any]
-    ) -> Self:
+    def from_saved(cls, task_names: Sequence[str], tensors: Mapping[str, Tensor], settings: Mapping[str, Any]) -> Self:
         """Build one of the shape of saved tensors."""
         # Before alpha was saved, the update was not scaled: sqrt(R) undoes the scaling.
         old = {"alpha": math.sqrt(settings["num_ranks"])}
@@ -95,9 +93,7 @@ class DePT(TensorBaseline, Method):
         assert start.settings.num_ranks is not None
         longest = max(task.max_source_tokens for task in start.tasks.values())
         alpha = 8.0 if start.settings.alpha is None else start.settings.alpha
-        return cls(
-            list(start.tasks), start.prompt.prompts().detach(), start.settings.num_ranks, longest, alpha
-        )
+        return cls(list(start.tasks), start.prompt.prompts().detach(), start.settings.num_ranks, longest, alpha)
 
 
 METHOD = DePT

@@ -32,9 +32,7 @@ class LoRA(WithinBackbone, Method):
     source = "never"
     is_within_backbone = True
 
-    def __init__(
-        self, task_names: Sequence[str], backbone: Backbone, method: MethodConfig, independent: int
-    ) -> None:
+    def __init__(self, task_names: Sequence[str], backbone: Backbone, method: MethodConfig, independent: int) -> None:
         super().__init__(task_names, independent)
         try:
             import peft
@@ -83,9 +81,7 @@ def _attention_modules(backbone: Backbone) -> list[str] | None:
     if settings.model_type in KNOWN:
         return None
     names = {
-        name.rpartition(".")[2]
-        for name, module in backbone.model.named_modules()
-        if isinstance(module, nn.Linear)
+        name.rpartition(".")[2] for name, module in backbone.model.named_modules() if isinstance(module, nn.Linear)
     }
     for usual in (["q_proj", "v_proj"], ["qkv_proj"]):
         if names.issuperset(usual):

@@ -20,9 +20,7 @@ for _name in sorted(METRICS):  # as messages list them
     METRICS[_name] = METRICS.pop(_name)
 
 
-def score(
-    names: Sequence[str], predictions: Texts, references: References, rules: Rules | None = None
-) -> Scores:
+def score(names: Sequence[str], predictions: Texts, references: References, rules: Rules | None = None) -> Scores:
     """Score the answers of one task.
 
     Args:

@@ -45,9 +45,7 @@ def _numbers(predictions: Texts, references: References) -> tuple[list[float], l
     for accepted in references:
         number = _number(accepted[0])
         if number is None:
-            raise UserError(
-                f"metrics: the target {accepted[0]!r} is no number; pearson and spearman need numbers"
-            )
+            raise UserError(f"metrics: the target {accepted[0]!r} is no number; pearson and spearman need numbers")
         wanted.append(number)
     low, high = min(wanted), max(wanted)
     predicted = []

@@ -59,9 +59,7 @@ def merge(prompts: Sequence[MultitaskPromptEmbedding]) -> MultitaskPromptEmbeddi
                 )
     names = [name for prompt in prompts for name in prompt.task_names]
     if twice := sorted({name for name in names if names.count(name) > 1}):
-        raise UserError(
-            f"task_names: {', '.join(twice)} is in several of the prompts; keep it in one of them"
-        )
+        raise UserError(f"task_names: {', '.join(twice)} is in several of the prompts; keep it in one of them")
     shared: list[Tensor] = []
     groups: list[int] = []
     for prompt in prompts:

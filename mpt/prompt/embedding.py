@@ -66,9 +66,7 @@ class MultitaskPromptEmbedding(Adapter):
         with torch.no_grad():
             self.embedding.weight.copy_(start_shared(self.config, self.embedding.weight, word_embeddings))
         if self.config.has_factors:
-            cols, rows = start_factors(
-                (T, N, R, D), self.config.form, self.config.factor_init, self.config.factor_std
-            )
+            cols, rows = start_factors((T, N, R, D), self.config.form, self.config.factor_init, self.config.factor_std)
             self.prefix_task_cols = nn.Parameter(cols)  # T N R
             self.prefix_task_rows = nn.Parameter(rows)  # T R D
         self.register_buffer("task_groups", torch.tensor(self.config.task_groups), persistent=False)  # T
@@ -127,9 +125,7 @@ class MultitaskPromptEmbedding(Adapter):
             indices = torch.arange(N, device=task_ids.device).expand(len(task_ids), N)
         elif indices.device.type == "cpu" and indices.numel() and not 0 <= indices.min() <= indices.max() < N:
             # With several groups such an index would silently read another group's prompt.
-            raise IndexError(
-                f"indices: run from {indices.min()} to {indices.max()}; they must be in 0..{N - 1}"
-            )
+            raise IndexError(f"indices: run from {indices.min()} to {indices.max()}; they must be in 0..{N - 1}")
         # index_select, not [task_ids]: indexing would read a negative id as the last task.
         groups = self.task_groups.index_select(0, task_ids)  # B
         prompts: Tensor = self.embedding(groups[:, None] * N + indices)  # B N D

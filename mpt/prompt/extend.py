@@ -100,14 +100,10 @@ def _extended_config(
     every = [*config.task_names, *names]
     if config.form == "independent":
         if groups is not None:
-            raise UserError(
-                f"groups: is {list(groups)}; form=independent gives each new task its own, so leave it out"
-            )
+            raise UserError(f"groups: is {list(groups)}; form=independent gives each new task its own, so leave it out")
         return replace(config, task_names=every, num_tasks=len(every), num_groups=1, task_groups=None)
     if groups is None and config.num_groups > 1:
-        raise UserError(
-            f"groups: is missing; the prompt has {config.num_groups} groups, so name one per new task"
-        )
+        raise UserError(f"groups: is missing; the prompt has {config.num_groups} groups, so name one per new task")
     assert config.task_groups is not None
     joined = [*config.task_groups, *(groups if groups is not None else [0] * len(names))]
     return replace(config, task_names=every, num_tasks=len(every), task_groups=joined)

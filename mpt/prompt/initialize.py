@@ -25,15 +25,11 @@ def width(config: MultitaskPromptTuningConfig, word_embeddings: nn.Embedding | N
         return config.token_dim
     embedded = word_embeddings.embedding_dim
     if config.token_dim not in (None, embedded):
-        raise UserError(
-            f"token_dim: is {config.token_dim}, but the word embeddings have {embedded}; give {embedded}"
-        )
+        raise UserError(f"token_dim: is {config.token_dim}, but the word embeddings have {embedded}; give {embedded}")
     return embedded
 
 
-def start_shared(
-    config: MultitaskPromptTuningConfig, drawn: Tensor, word_embeddings: nn.Embedding | None
-) -> Tensor:
+def start_shared(config: MultitaskPromptTuningConfig, drawn: Tensor, word_embeddings: nn.Embedding | None) -> Tensor:
     """First values of P, ``(G * N, D)``, where ``drawn`` comes from N(0, 1)."""
     init, N = config.prompt_tuning_init, config.num_virtual_tokens
     if config.inference_mode or init not in (
@@ -50,9 +46,7 @@ def start_shared(
     tokenizer = config.tokenizer
     if tokenizer is None:
         if not config.tokenizer_name_or_path:
-            raise UserError(
-                "tokenizer_name_or_path: is missing, and prompt_tuning_init=TEXT needs a tokenizer"
-            )
+            raise UserError("tokenizer_name_or_path: is missing, and prompt_tuning_init=TEXT needs a tokenizer")
         tokenizer = open_tokenizer(config.tokenizer_name_or_path, config.tokenizer_kwargs)
     text = embed_text(config.prompt_tuning_init_text, tokenizer, N, word_embeddings)
     return text.repeat(config.num_groups, 1)  # G*N D
@@ -74,9 +68,7 @@ def open_tokenizer(name_or_path: str, options: Mapping[str, Any] | None) -> Toke
     return tokenizer
 
 
-def embed_text(
-    text: str, tokenizer: Tokenizer, num_virtual_tokens: int, word_embeddings: nn.Module
-) -> Tensor:
+def embed_text(text: str, tokenizer: Tokenizer, num_virtual_tokens: int, word_embeddings: nn.Module) -> Tensor:
     """Return the embeddings of a text's tokens, repeated or cut to the prompt's length.
 
     The ids are the tokenizer's own, special tokens included, as in PEFT.

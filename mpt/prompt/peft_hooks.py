@@ -23,9 +23,7 @@ def add_hooks(prompt_class: type[nn.Module]) -> None:
     setattr(prompt_class, _load_adapter_state_dict.__name__, _load_adapter_state_dict)
 
 
-def _get_adapter_state_dict(
-    cls: type, model: Any, config: Any, adapter_name: str, **_: Any
-) -> dict[str, Tensor]:
+def _get_adapter_state_dict(cls: type, model: Any, config: Any, adapter_name: str, **_: Any) -> dict[str, Tensor]:
     parameters = dict(model.prompt_encoder[adapter_name].named_parameters())
     return {name: parameters[own] for name, own in zip(NAMES, OURS, strict=True)}
 

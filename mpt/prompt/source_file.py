@@ -33,9 +33,7 @@ def read_tensors(path: str | Path) -> dict[str, Tensor]:
         tensors = torch.load(path, map_location="cpu", weights_only=True)
     except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise UserError(
-            f"{path}: not a file of tensors ({reason}); give one that a run has written"
-        ) from error
+        raise UserError(f"{path}: not a file of tensors ({reason}); give one that a run has written") from error
     if not isinstance(tensors, dict) or not all(isinstance(value, Tensor) for value in tensors.values()):
         raise UserError(f"{path}: holds {type(tensors).__name__}, not named tensors; give a state dict")
     return tensors

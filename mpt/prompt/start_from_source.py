@@ -43,8 +43,7 @@ class Source:
         """
         if len(self.prompts) != 1:
             raise UserError(
-                f"{self.where}: has {len(self.prompts)} groups of P, so no one shared prompt; "
-                "use EXACT_SOURCE_TASK"
+                f"{self.where}: has {len(self.prompts)} groups of P, so no one shared prompt; use EXACT_SOURCE_TASK"
             )
         return self.prompts[0]
 
@@ -183,9 +182,7 @@ def from_source(
         mixed = torch.einsum("ts,snd->tnd", weights, source.effective())
         return (mixed if form == "independent" else _one_of(mixed, source.where)), None, None
     if source.form != form:
-        raise UserError(
-            f"{source.where}: its form is {source.form!r}, the target's {form!r}; give both the same"
-        )
+        raise UserError(f"{source.where}: its form is {source.form!r}, the target's {form!r}; give both the same")
     if fresh.shape[2] != source.rows.shape[2]:
         raise UserError(
             f"{source.where}: has token_dim {source.rows.shape[2]}, the target {fresh.shape[2]}; give both the same"
@@ -197,9 +194,7 @@ def from_source(
                 f"{source.where}: the factors of its tasks average to exactly 0, where every gradient is 0; "
                 "use AVERAGE_PRODUCT, EXACT_SOURCE_TASK or ONLY_SOURCE_SHARED"
             )
-        return source.shared(), *fit_rank(
-            cols.expand(len(fresh), -1, -1), rows.expand(len(fresh), -1, -1), fresh
-        )
+        return source.shared(), *fit_rank(cols.expand(len(fresh), -1, -1), rows.expand(len(fresh), -1, -1), fresh)
     weights = weights.expand(len(fresh), S)
     single, nearest = weights.amax(1) == 1.0, weights.argmax(1)
     groups = source.task_groups[nearest]

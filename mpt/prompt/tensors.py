@@ -30,9 +30,7 @@ def check_tensors(
         UserError: One is missing, or a shape is wrong.
     """
     if missing := [name for name in wanted if name not in tensors]:
-        raise UserError(
-            f"{where}: no tensor {', '.join(missing)}; it holds {', '.join(sorted(tensors)) or 'none'}"
-        )
+        raise UserError(f"{where}: no tensor {', '.join(missing)}; it holds {', '.join(sorted(tensors)) or 'none'}")
     shared = tensors["prompt_embeddings"]
     if shared.dim() != 2:
         raise UserError(f"{where}: prompt_embeddings has shape {tuple(shared.shape)}; it must be (N, D)")
@@ -40,12 +38,7 @@ def check_tensors(
         return shared.float(), None, None
     cols, rows = tensors["prefix_task_cols"], tensors["prefix_task_rows"]
     (N, D), fits = shared.shape, cols.dim() == rows.dim() == 3
-    if (
-        not fits
-        or cols.shape[:2] != (len(rows), N)
-        or rows.shape[1:] != (cols.shape[2], D)
-        or 0 in cols.shape
-    ):
+    if not fits or cols.shape[:2] != (len(rows), N) or rows.shape[1:] != (cols.shape[2], D) or 0 in cols.shape:
         raise UserError(
             f"{where}: prefix_task_cols has shape {tuple(cols.shape)}, prefix_task_rows {tuple(rows.shape)}; "
             f"with prompt_embeddings {tuple(shared.shape)} they must be (T, {N}, R) and (T, R, {D})"

@@ -15,7 +15,7 @@ from mpt.report.estimate import Estimate, compare, summarize
 from mpt.report.figures import KINDS, draw_figure
 from mpt.report.gather import Line, default_groups
 from mpt.report.labels import Labels
-from mpt.report.page import check_libraries, write_page
+from mpt.report.page import write_page
 from mpt.report.study import Study, read_study
 from mpt.report.tables import latex, markdown, pivot
 from mpt.run.record import write_csv
@@ -33,11 +33,10 @@ def report(arguments: argparse.Namespace) -> str:
     Raises:
         FileNotFoundError: As :func:`mpt.report.gather.gather`.
         ValueError: As :func:`mpt.report.estimate.summarize` and :func:`mpt.report.estimate.compare`; a label is for
-            nothing; the libraries of a page are missing.
+            nothing.
     """
     labels = Labels(arguments.label)
     if arguments.html:
-        check_libraries()
         check_file_replaceable(arguments.html, b'name="generator" content="mpt', "a page")
     if arguments.output:
         check_file_replaceable(arguments.output / "runs.csv", b"run,task,metric,", "a report's table")
@@ -78,9 +77,7 @@ def report(arguments: argparse.Namespace) -> str:
         draw_figure(groups, by, arguments.x, metric, figures, labels)
     if arguments.html:
         title = arguments.title or f"{', '.join(map(str, arguments.folders))}"
-        write_page(
-            study, arguments.html, by=by, metric=metric, labels=labels, base=arguments.against, title=title
-        )
+        write_page(study, arguments.html, by=by, metric=metric, labels=labels, base=arguments.against, title=title)
         text += f"\npage: {arguments.html}\n"
     return text
 
@@ -171,9 +168,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "python -m mpt.report",
         description="Many run folders as tables with intervals, figures, and one page.",
     )
-    parser.add_argument(
-        "folders", nargs="+", type=Path, help="run folders, folders of them, or sweeps/NAME.jsonl"
-    )
+    parser.add_argument("folders", nargs="+", type=Path, help="run folders, folders of them, or sweeps/NAME.jsonl")
     parser.add_argument(
         "--html",
         type=Path,
@@ -188,12 +183,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         help="group by these; default: what tells the runs apart, but the seeds",
     )
     parser.add_argument("--across", metavar="KEY", help="put this key's values side by side")
-    parser.add_argument(
-        "--against", metavar="KEY=VALUE", help="paired differences to the runs with this value"
-    )
-    parser.add_argument(
-        "--x", metavar="KEY", help="draw figure.pdf, .png and .svg over this key; needs --output"
-    )
+    parser.add_argument("--against", metavar="KEY=VALUE", help="paired differences to the runs with this value")
+    parser.add_argument("--x", metavar="KEY", help="draw figure.pdf, .png and .svg over this key; needs --output")
     parser.add_argument(
         "--label",
         action="append",

@@ -133,9 +133,7 @@ def summarize(lines: Sequence[Line], by: Sequence[str], metric: str) -> dict[tup
     """
     for key in by:
         if not any(key in line for line in lines):
-            raise UserError(
-                f"--by: no key {key!r}; the runs differ in {', '.join(keys_of(lines)) or 'nothing'}"
-            )
+            raise UserError(f"--by: no key {key!r}; the runs differ in {', '.join(keys_of(lines)) or 'nothing'}")
     groups: dict[tuple[Any, ...], dict[str, list[Line]]] = {}
     for line in lines:
         if metric in line and ("task" in by or line["task"] != "average"):
@@ -158,18 +156,12 @@ def _pooled(lines: Sequence[Line], runs: Mapping[str, Sequence[Line]], by: Seque
     differing = [
         key
         for key in keys_of(lines)
-        if key not in (*REPLICATES, *by, "task", "experiment")
-        and len({repr(line.get(key)) for line in members}) > 1
+        if key not in (*REPLICATES, *by, "task", "experiment") and len({repr(line.get(key)) for line in members}) > 1
     ]
-    if (
-        "task" not in by
-        and len({tuple(sorted(line["task"] for line in of_run)) for of_run in runs.values()}) > 1
-    ):
+    if "task" not in by and len({tuple(sorted(line["task"] for line in of_run)) for of_run in runs.values()}) > 1:
         return ["task", *distinguish(members, differing)]
     if "task" not in by:  # a setting of one of its tasks tells no run from another
-        differing = [
-            key for key in differing if len({repr(of_run[0].get(key)) for of_run in runs.values()}) > 1
-        ]
+        differing = [key for key in differing if len({repr(of_run[0].get(key)) for of_run in runs.values()}) > 1]
     return distinguish(members, differing)
 
 
@@ -204,9 +196,7 @@ def compare(
     """
     varying = [name for name in varying_within(lines, key) if name != "experiment"]
     repeats = [name for name in varying if name in REPLICATES]
-    asked = distinguish(
-        lines, [name for name in varying if name not in REPLICATES and not is_of_method(name)]
-    )
+    asked = distinguish(lines, [name for name in varying if name not in REPLICATES and not is_of_method(name)])
     methods = distinguish(lines, [*asked, *(name for name in varying if is_of_method(name))])
     methods = [name for name in methods if name not in asked]
     used = [line for line in lines if metric in line and key in line]

@@ -81,10 +81,7 @@ def gather(
         if len(scores) == 2:  # the average of one task is that task once more
             scores = {task: row for task, row in scores.items() if task != "average"}
         lines += [
-            {"run": str(run), "task": task, "metric": named.get(task, "")}
-            | keys
-            | row
-            | _costs(run, metrics, task)
+            {"run": str(run), "task": task, "metric": named.get(task, "")} | keys | row | _costs(run, metrics, task)
             for task, row in scores.items()
         ]
     return lines, unfinished
@@ -107,13 +104,9 @@ def find_runs(folder: Path) -> list[Path]:
         runs = dict.fromkeys(Path(outcome.folder) for outcome in read_record(folder))
         return [run for run in runs if RunFolder(run).config.is_file()]
     if not folder.is_dir():
-        raise FileNotFoundError(
-            f"{folder}: no such folder; give run folders, folders of them, or a sweep's record"
-        )
+        raise FileNotFoundError(f"{folder}: no such folder; give run folders, folders of them, or a sweep's record")
     inside = (path.parent for path in sorted(folder.rglob("config.yaml")))
-    return [
-        run for run in inside if "wandb" not in run.relative_to(folder).parts
-    ]  # W&B has files of that name
+    return [run for run in inside if "wandb" not in run.relative_to(folder).parts]  # W&B has files of that name
 
 
 def find_failures(folders: Iterable[Path]) -> list[Outcome]:
@@ -128,9 +121,7 @@ def find_failures(folders: Iterable[Path]) -> list[Outcome]:
         records |= dict.fromkeys(path.resolve() for path in found)
     failures = [outcome for record in records for outcome in read_record(record) if outcome.error is not None]
     by_folder = {outcome.folder: outcome for outcome in failures}
-    return [
-        outcome for outcome in by_folder.values() if not RunFolder(Path(outcome.folder)).metrics.is_file()
-    ]
+    return [outcome for outcome in by_folder.values() if not RunFolder(Path(outcome.folder)).metrics.is_file()]
 
 
 def learning_curve(run: Path, task: str) -> dict[int, float]:
@@ -216,9 +207,7 @@ def varying_within(lines: Sequence[Line], key: str) -> list[str]:
         for name in names:
             values.setdefault((name, repr(line.get(key))), set()).add(repr(line.get(name)))
     return list(
-        dict.fromkeys(
-            name for (name, _), found in values.items() if len(found) > 1 and name not in ("task", key)
-        )
+        dict.fromkeys(name for (name, _), found in values.items() if len(found) > 1 and name not in ("task", key))
     )
 
 

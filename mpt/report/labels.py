@@ -23,9 +23,7 @@ class Labels:
         for text in texts:
             name, _, label = text.rpartition("=")
             if not name or not label:
-                raise UserError(
-                    f"--label: is {text!r}; write NAME=TEXT, as in VOCABULARY='no source' or few_shot.k=k"
-                )
+                raise UserError(f"--label: is {text!r}; write NAME=TEXT, as in VOCABULARY='no source' or few_shot.k=k")
             self.texts[name] = label
 
     def check(self, lines: Sequence[Line], metric: str) -> None:
@@ -60,9 +58,7 @@ class Labels:
 
     def show_group(self, pairs: Iterable[tuple[str, Any]]) -> str:
         """Return what to show for a group of runs: the values that are set, and before a number the end of its key."""
-        return ", ".join(
-            self._show_short(key, value) for key, value in pairs if value is not None and value != "None"
-        )
+        return ", ".join(self._show_short(key, value) for key, value in pairs if value is not None and value != "None")
 
     def _show_short(self, key: str, value: Any) -> str:
         if key in self.texts or f"{key}={value}" in self.texts:

@@ -5,32 +5,18 @@ import hashlib
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from importlib import resources
-from importlib.util import find_spec
 from pathlib import Path
 
 from mpt import __version__
 from mpt.atomic import write_atomically
-from mpt.errors import UserError
 from mpt.report.labels import Labels
 from mpt.report.sections import add_method, build_differences, build_runs_table, build_sections
 from mpt.report.study import Sample, Study, read_samples
 
-LIBRARIES = {"altair": "altair", "jinja2": "jinja2", "vl_convert": "vl-convert-python"}
-"""Libraries that a page needs besides the package's own: the extra ``mpt[report]``."""
 SAMPLES_EACH, MOST_SAMPLES = 20, 2000
 """Predictions of a task of a run on the page, and of all of them."""
 LONGEST_TEXT = 2000
 """Characters of an input, a reference or an answer on the page."""
-
-
-def check_libraries() -> None:
-    """Refuse early where the libraries of a page are missing.
-
-    Raises:
-        UserError: As said.
-    """
-    if missing := [package for name, package in LIBRARIES.items() if find_spec(name) is None]:
-        raise UserError(f"--html: {', '.join(missing)} is not installed; pip install 'mpt[report]'")
 
 
 def write_page(
@@ -65,9 +51,7 @@ def write_page(
         ),
         (assets / "page.js").read_text(encoding="utf-8"),
     ]
-    environment = Environment(
-        loader=PackageLoader("mpt.report", "assets"), autoescape=True, undefined=StrictUndefined
-    )
+    environment = Environment(loader=PackageLoader("mpt.report", "assets"), autoescape=True, undefined=StrictUndefined)
     text = environment.get_template("page.html").render(
         title=title,
         written=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),

@@ -130,9 +130,7 @@ def _results(lines: Sequence[Line], by: Sequence[str], metric: str, labels: Labe
     ]
     header = [*(labels.show(key) for key in by), labels.show(metric), "95 % interval", "sd", "runs", "rows"]
     pooled = list(dict.fromkeys(key for found in groups.values() if found.runs > 1 for key in found.pooled))
-    note = (
-        f"Pooled: runs that differ in {', '.join(pooled)}, so their mean has no interval." if pooled else ""
-    )
+    note = f"Pooled: runs that differ in {', '.join(pooled)}, so their mean has no interval." if pooled else ""
     return Section(
         "results",
         "Results",
@@ -159,13 +157,11 @@ def _several_at(points: Mapping[str, Sequence[tuple[float, Estimate]]]) -> bool:
     return len({at for of_method in points.values() for at, _ in of_method}) > 1
 
 
-def _over(
-    points: Points, title: str, x: str, y: str, limits: tuple[float, float], methods: Sequence[str]
-) -> Section:
+def _over(points: Points, title: str, x: str, y: str, limits: tuple[float, float], methods: Sequence[str]) -> Section:
     from mpt.report import charts
 
     drawn = [
-        Chart(name, charts.score_over(of_panel, methods, x=x, y=y, bounds=limits))
+        Chart(name, charts.framed(charts.score_over(of_panel, methods, x=x, y=y, bounds=limits)))
         for name, of_panel in points.items()
     ]
     about = (
@@ -220,9 +216,7 @@ def _heat_maps(study: Study, labels: Labels) -> Iterator[Section]:
         yield Section("similarity", "Similarity of the tasks", about, charts=drawn)
 
 
-def build_differences(
-    lines: Sequence[Line], metric: str, labels: Labels, base: str | None
-) -> dict[str, Table]:
+def build_differences(lines: Sequence[Line], metric: str, labels: Labels, base: str | None) -> dict[str, Table]:
     """The paired differences to ``base``, or to each method that the reader may choose."""
     if base is not None:
         key, _, value = base.partition("=")

@@ -167,6 +167,4 @@ def read_samples(runs: Iterable[Path], each: int) -> Iterator[Sample]:
 
 def _sample(run: str, task: str, line: dict[str, Any]) -> Sample:
     score = next(iter((line.get("scores") or {}).values()), None)
-    return Sample(
-        run, task, line["row_id"], line["input"], list(line["references"]), line["prediction"], score
-    )
+    return Sample(run, task, line["row_id"], line["input"], list(line["references"]), line["prediction"], score)

@@ -10,17 +10,16 @@ class Marker(NamedTuple):
     """One shape, in the words of those who draw it."""
 
     vega: str
-    matplotlib: str
     character: str
 
 
 MARKERS = (
-    Marker("circle", "o", "●"),
-    Marker("square", "s", "■"),
-    Marker("triangle-up", "^", "▲"),
-    Marker("diamond", "D", "◆"),
-    Marker("triangle-down", "v", "▼"),
-    Marker("cross", "P", "✚"),
-    Marker("triangle-right", ">", "▶"),
+    Marker("circle", "●"),
+    Marker("square", "■"),
+    Marker("triangle-up", "▲"),
+    Marker("diamond", "◆"),
+    Marker("triangle-down", "▼"),
+    Marker("cross", "✚"),
+    Marker("triangle-right", "▶"),
 )
 """Seven, beside eight colors: together they repeat after 56."""

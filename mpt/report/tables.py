@@ -15,17 +15,13 @@ LATEX = str.maketrans(
 
 def markdown(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
     """Write a table in Markdown."""
-    lines = [
-        "| " + " | ".join(str(cell).replace("|", "\\|") for cell in row) + " |" for row in (header, *rows)
-    ]
+    lines = ["| " + " | ".join(str(cell).replace("|", "\\|") for cell in row) + " |" for row in (header, *rows)]
     return "\n".join([lines[0], "|" + "---|" * len(header), *lines[1:]])
 
 
 def latex(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
     """Write a table in LaTeX, for the package booktabs."""
-    first, *rest = (
-        " & ".join(str(cell).translate(LATEX) for cell in row) + r" \\" for row in (header, *rows)
-    )
+    first, *rest = (" & ".join(str(cell).translate(LATEX) for cell in row) + r" \\" for row in (header, *rows))
     columns = r"\begin{tabular}{" + "l" * len(header) + "}"
     lines = [columns, r"\toprule", first, r"\midrule", *rest, r"\bottomrule", r"\end{tabular}"]
     return "\n".join(lines) + "\n"
@@ -43,8 +39,7 @@ def pivot(
     position = list(by).index(across)
     columns = list(
         dict.fromkeys(
-            group[position]
-            for group in sorted(groups, key=lambda group: order(group[position : position + 1]))
+            group[position] for group in sorted(groups, key=lambda group: order(group[position : position + 1]))
         )
     )
     found: dict[tuple[Any, ...], dict[Any, Estimate]] = {}

@@ -16,9 +16,7 @@ RESUME_NEVER = "resume=never starts the run again"
 class AtomicCheckpointIO(TorchCheckpointIO):
     """Write a checkpoint beside its place and rename it, so that a full disk leaves the one before as it was."""
 
-    def save_checkpoint(
-        self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any | None = None
-    ) -> None:
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any | None = None) -> None:
         """Save a checkpoint.
 
         Raises:

@@ -32,9 +32,7 @@ def say(what: Any) -> None:
         console.print(what, highlight=False, soft_wrap=isinstance(what, str))
 
 
-def say_what_starts(
-    stage: str, folder: Path, backbone: str, parameters: Mapping[str, float], plan: str
-) -> None:
+def say_what_starts(stage: str, folder: Path, backbone: str, parameters: Mapping[str, float], plan: str) -> None:
     """Print what a run trains, in a few lines.
 
     Args:
@@ -167,9 +165,7 @@ def results_table(metrics: Mapping[str, Any], split: str = "test") -> Table:
         split: Which split's scores; one other than test is named above the table.
     """
     test: Mapping[str, Mapping[str, float]] = metrics[split]
-    columns = [
-        key for key in ("before", "score", "oracle") if any(key in of_task for of_task in test.values())
-    ]
+    columns = [key for key in ("before", "score", "oracle") if any(key in of_task for of_task in test.values())]
     table = Table(title=None if split == "test" else split, title_justify="left")
     table.add_column("task")
     table.add_column("metric")

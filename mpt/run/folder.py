@@ -220,9 +220,7 @@ class RunFolder:
             for name, splits in digests.items()
             if (
                 others := [
-                    split
-                    for split, digest in splits.items()
-                    if recorded.get(name, {}).get(split, digest) != digest
+                    split for split, digest in splits.items() if recorded.get(name, {}).get(split, digest) != digest
                 ]
             )
         ]
@@ -239,9 +237,7 @@ class RunFolder:
     def write_config(self, config: Mapping[str, Any], run: Mapping[str, Any]) -> None:
         """Write ``config.yaml``: the resolved configuration, and under ``run`` what else describes this run."""
         with write_atomically(self.config) as path:
-            path.write_text(
-                OmegaConf.to_yaml(OmegaConf.create({**config, "run": dict(run)})), encoding="utf-8"
-            )
+            path.write_text(OmegaConf.to_yaml(OmegaConf.create({**config, "run": dict(run)})), encoding="utf-8")
 
     def finish(self, metrics: Mapping[str, Any]) -> None:
         """Write ``metrics.json``, with which the run is finished; see :func:`mpt.run.record.write_metrics`."""

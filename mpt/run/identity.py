@@ -64,9 +64,7 @@ def reads_source(config: Mapping[str, Any]) -> bool:
     if when != "by method":
         return when == "always"
     name = str(method.get("name"))
-    return name in METHODS and find_method(name).reads_source(
-        str(prompt.get("init")), bool(prompt.get("extend"))
-    )
+    return name in METHODS and find_method(name).reads_source(str(prompt.get("init")), bool(prompt.get("extend")))
 
 
 def run_name(config: Mapping[str, Any]) -> str:
@@ -82,9 +80,7 @@ def run_name(config: Mapping[str, Any]) -> str:
     tasks = "+".join(names)
     if len(tasks) > LONGEST_NAME:
         tasks = f"{'+'.join(names[:3])}+{len(names) - 3}more"
-    backbone = Path(
-        (find_stage(config["stage"]) if config["stage"] in STAGES else Stage).named_after(config)
-    ).name
+    backbone = Path((find_stage(config["stage"]) if config["stage"] in STAGES else Stage).named_after(config)).name
     decisive = json.dumps(identity(config), sort_keys=True, default=str)
     # The order of the tasks is the order of the task ids, so it counts.
     digits = hashlib.sha256(json.dumps([names, decisive]).encode()).hexdigest()[:6]

@@ -43,9 +43,7 @@ def write_metrics(folder: Path, metrics: Mapping[str, Any]) -> None:
 
 def _finite(value: Any, path: str, lost: list[str]) -> Any:
     if isinstance(value, Mapping):
-        return {
-            key: _finite(item, f"{path}/{key}" if path else str(key), lost) for key, item in value.items()
-        }
+        return {key: _finite(item, f"{path}/{key}" if path else str(key), lost) for key, item in value.items()}
     if isinstance(value, float) and not math.isfinite(value):
         lost.append(path)
         return None

@@ -177,9 +177,7 @@ def _compute_next(turns: Sequence[Turn], computation: Computation, shown: "Shown
     except Exception as error:
         if _is_out_of_memory(error) and len(chosen) > 1:
             computation.most_together = max(1, len(chosen) // 2)
-            print_line(
-                f"out of memory with {len(chosen)} runs at once; goes on with {computation.most_together}"
-            )
+            print_line(f"out of memory with {len(chosen)} runs at once; goes on with {computation.most_together}")
             if requests[0].kind != "backward":
                 return
             # Some gradients may be there and others not, so these steps cannot be repeated.
@@ -197,9 +195,7 @@ def _compute_next(turns: Sequence[Turn], computation: Computation, shown: "Shown
 
 def _was_crowded(error: BaseException | None) -> bool:
     """Tell whether a run ended only because others ran beside it; the command line wraps what ended a job."""
-    return isinstance(error, CrowdedError) or (
-        error is not None and isinstance(error.__cause__, CrowdedError)
-    )
+    return isinstance(error, CrowdedError) or (error is not None and isinstance(error.__cause__, CrowdedError))
 
 
 def _is_out_of_memory(error: Exception) -> bool:
@@ -216,9 +212,7 @@ class Shown:
     def __init__(self, jobs: Sequence[Job]) -> None:
         self.jobs, self.pace, self.steps, self.done = len(jobs), Pace(), 0, 0
         self.bar: Progress | None = None
-        self.total = sum(
-            job.config.trainer.max_steps * job.config.trainer.accumulate_grad_batches for job in jobs
-        )
+        self.total = sum(job.config.trainer.max_steps * job.config.trainer.accumulate_grad_batches for job in jobs)
 
     def __enter__(self) -> "Shown":
         if on_terminal():
@@ -246,9 +240,7 @@ class Shown:
             self.bar.update(self._task, completed=self.steps)
         elif self.pace.is_due():
             speed = self.steps / self.pace.elapsed
-            print_line(
-                f"{self.done} of {self.jobs} jobs finished; {self.steps:,} steps, {speed:.1f} a second"
-            )
+            print_line(f"{self.done} of {self.jobs} jobs finished; {self.steps:,} steps, {speed:.1f} a second")
 
     def finished(self) -> None:
         """Count a job that has ended."""

@@ -70,9 +70,7 @@ class FusedLauncher(Launcher):
             except Exception:  # the job itself says what is wrong with it
                 config, alone = None, "its configuration is wrong"
             if config is None or alone is not None:
-                log.info(
-                    f"job {initial_job_idx + place} ({' '.join(filter_overrides(overrides))}) by itself: {alone}"
-                )
+                log.info(f"job {initial_job_idx + place} ({' '.join(filter_overrides(overrides))}) by itself: {alone}")
                 returns[place] = self._run_alone(sweep_config)
             else:
                 groups.setdefault(group_of(config), []).append((place, sweep_config, config))
@@ -102,8 +100,14 @@ class FusedLauncher(Launcher):
         return done
 
 
-def register() -> None:
-    """Make the launcher known to Hydra, which takes one only out of its own namespace package."""
+def register(read: Callable[[DictConfig], RunConfig], run: Callable[..., float]) -> None:
+    """Make the launcher known to Hydra, which takes one only out of its own namespace package.
+
+    Args:
+        read: See :class:`FusedLauncher`.
+        run: See there.
+    """
+    FusedLauncher.read, FusedLauncher.run = read, run
     plugins = Plugins.instance()
     try:
         package = importlib.import_module("hydra_plugins")
@@ -142,7 +146,5 @@ def _prepare(sweep_config: DictConfig, overrides: list[str]) -> JobReturn:
     )
 
 
-def _runner(
-    run: Callable[..., float], prepared: JobReturn, number: int, sweep: Path
-) -> Callable[[Any], float]:
+def _runner(run: Callable[..., float], prepared: JobReturn, number: int, sweep: Path) -> Callable[[Any], float]:
     return lambda member: run(prepared.cfg, prepared.working_dir, number, prepared.overrides, sweep, member)

@@ -76,9 +76,7 @@ def count_jobs(arguments: Sequence[str]) -> int:
         return 0
     try:
         parsed = OverridesParser.create().parse_overrides(overrides)
-        return math.prod(
-            len(list(each.sweep_string_iterator())) for each in parsed if each.is_discrete_sweep()
-        )
+        return math.prod(len(list(each.sweep_string_iterator())) for each in parsed if each.is_discrete_sweep())
     except (HydraException, ValueError):
         return 0
 

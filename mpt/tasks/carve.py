@@ -45,9 +45,7 @@ def parse(text: str) -> Part:
         UserError: It is none of these.
     """
     found = _PATTERN.fullmatch(text.strip())
-    if found is None or any(
-        bound and bound.endswith("%") and int(bound[:-1]) > 100 for bound in found.groups()[1:]
-    ):
+    if found is None or any(bound and bound.endswith("%") and int(bound[:-1]) > 100 for bound in found.groups()[1:]):
         raise UserError(f"{text!r} is no part of a file; write NAME, NAME[100:], NAME[:10%] or NAME[10%:20%]")
     return Part(*found.groups())
 

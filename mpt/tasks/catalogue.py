@@ -21,6 +21,4 @@ def catalogue(folder: Path) -> list[tuple[str, str, str, str, str]]:
             source = " ".join(filter(None, (rows.get("hub") or rows.get("files"), rows.get("subset"))))
         family, metrics = config.get("family", ""), ", ".join(config["metrics"])
         found.append((path.stem, family, source, metrics, config.get("about", "")))
-    return sorted(
-        found, key=lambda task: (not task[2].startswith("world"), task[2] == "world, held out", task[1])
-    )
+    return sorted(found, key=lambda task: (not task[2].startswith("world"), task[2] == "world, held out", task[1]))

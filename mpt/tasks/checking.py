@@ -64,9 +64,7 @@ def _errors(config: TaskConfig) -> Iterator[str]:
         hint = f" (did you mean {close[0]!r}?)" if close else ""
         yield f".rows.world: no task {config.rows.world!r} in the embedded world{hint}"
     if config.rows.paper_split not in (None, *PAPER_SPLITS):
-        yield (
-            f".rows.paper_split: unknown {config.rows.paper_split!r}; choose one of {', '.join(PAPER_SPLITS)}"
-        )
+        yield (f".rows.paper_split: unknown {config.rows.paper_split!r}; choose one of {', '.join(PAPER_SPLITS)}")
     if others := sorted(set(config.rows.splits) - set(SPLITS)):
         yield f".rows.splits: unknown split {', '.join(map(repr, others))}; choose from {', '.join(SPLITS)}"
     if config.rows.files is not None:

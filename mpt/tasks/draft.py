@@ -82,9 +82,7 @@ def draft(
     references = next((column for column in columns if _holds_all_answers(column, answer, rows)), None)
     inputs = [column for column in columns if column not in (answer, references) and _is_input(column, rows)]
     if not inputs:
-        raise UserError(
-            f"{path}: no column that could be an input beside {answer!r}; it has {', '.join(columns)}"
-        )
+        raise UserError(f"{path}: no column that could be an input beside {answer!r}; it has {', '.join(columns)}")
     writer = _Writer(name, source, splits, rows, columns, inputs, answer, references, names, config_dir)
     return Draft("\n".join(writer.lines()) + "\n", writer.notes)
 
@@ -155,9 +153,7 @@ def _guess_delimiter(path: Path, encoding: str) -> str | None:
     return None
 
 
-def _target_of(
-    columns: Sequence[str], rows: Sequence[Mapping[str, Any]], wanted: str | None, path: Path
-) -> str:
+def _target_of(columns: Sequence[str], rows: Sequence[Mapping[str, Any]], wanted: str | None, path: Path) -> str:
     if wanted is not None:
         if wanted not in columns:
             raise UserError(f"target: {path} has no column {wanted!r}; it has {', '.join(columns)}")
@@ -171,9 +167,7 @@ def _is_input(column: str, rows: Sequence[Mapping[str, Any]]) -> bool:
     """Tell whether every row has a text, or a list of texts, in a column that may matter."""
     values = [row.get(column) for row in rows]
     if NO_INPUT.fullmatch(column) or any(
-        value is None
-        or isinstance(value, (Mapping, bytes))
-        or (isinstance(value, float) and is_missing(value))
+        value is None or isinstance(value, (Mapping, bytes)) or (isinstance(value, float) and is_missing(value))
         for value in values
     ):
         return False
@@ -260,9 +254,7 @@ class _Writer:
             self.notes.append("quotes are read as text, since they do not fit together as those of fields")
         if self.source.encoding != "utf-8":
             yield f"  encoding: {self.source.encoding}"
-            self.notes.append(
-                f"the file is not UTF-8; read as {self.source.encoding}, so look at its accents"
-            )
+            self.notes.append(f"the file is not UTF-8; read as {self.source.encoding}, so look at its accents")
         used = (*self.inputs, self.answer, self.references or self.answer)
         if renamed := {column: self.names[column] for column in used if column in self.names}:
             yield "  rename:   # a template takes letters, digits and '_'"
@@ -274,9 +266,7 @@ class _Writer:
 
     def _kind(self, answer: str) -> Iterator[str]:
         """The kind of target, and the metrics and limits that follow from it."""
-        listed = self.references or (
-            self.answer if any(isinstance(value, list) for value in self.values) else None
-        )
+        listed = self.references or (self.answer if any(isinstance(value, list) for value in self.values) else None)
         if listed is not None:
             name = self.names.get(listed, listed)
             yield f"references: {name}   # every text of the list is right; training takes the first of {answer}"

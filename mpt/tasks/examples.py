@@ -103,9 +103,7 @@ def fill_input(config: TaskConfig, values: dict[str, Any], where: str, name: str
     return text
 
 
-def _example(
-    name: str, config: TaskConfig, templates: tuple[Template, Template], split: str, row: Row
-) -> Example:
+def _example(name: str, config: TaskConfig, templates: tuple[Template, Template], split: str, row: Row) -> Example:
     text = fill_input(config, dict(row.values), row.where, name)
     values = {column: _labelled(config, column, value, row.where) for column, value in row.values.items()}
     for column in templates[1].columns:
@@ -116,9 +114,7 @@ def _example(
                 "with labels, as rows.paper_split does"
             )
         if column in config.rows.round:
-            values[column] = round_to(
-                values.get(column), config.rows.round[column], f"{row.where}: column {column!r}"
-            )
+            values[column] = round_to(values.get(column), config.rows.round[column], f"{row.where}: column {column!r}")
     firsts = {}
     for column in templates[1].columns:
         value = _first(values.get(column))

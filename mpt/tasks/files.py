@@ -14,9 +14,7 @@ from mpt.config import RowsConfig
 from mpt.errors import UserError
 
 KINDS = ("jsonl", "csv", "tsv", "parquet")
-ENDINGS = tuple(
-    f".{kind}{packed}" for kind in KINDS for packed in ("", ".gz") if (kind, packed) != ("parquet", ".gz")
-)
+ENDINGS = tuple(f".{kind}{packed}" for kind in KINDS for packed in ("", ".gz") if (kind, packed) != ("parquet", ".gz"))
 DELIMITERS = {",": "a comma", ";": "a semicolon", "\t": "a tab", "|": "a bar"}
 LONGEST_FIELD = 2**24
 """Characters of one CSV field; Python's own limit is 131,072."""
@@ -57,9 +55,7 @@ class Digits(float):
 
 def stem(path: Path) -> str:
     """The name of a data file without its ending: ``tickets`` of ``tickets.csv.gz``."""
-    return next(
-        (path.name.removesuffix(ending) for ending in ENDINGS if path.name.endswith(ending)), path.name
-    )
+    return next((path.name.removesuffix(ending) for ending in ENDINGS if path.name.endswith(ending)), path.name)
 
 
 def list_files(where: Path) -> dict[str, list[Path]]:
@@ -90,9 +86,7 @@ def find_file(where: Path, name: str) -> Path:
             f"carve it out of another: rows.splits: {{{name}: '{next(iter(found))}[:10%]', ...}}"
         )
     if len(paths) > 1:
-        raise UserError(
-            f"{where} has {' and '.join(path.name for path in paths)}; keep the one that is meant"
-        )
+        raise UserError(f"{where} has {' and '.join(path.name for path in paths)}; keep the one that is meant")
     return paths[0]
 
 
@@ -139,9 +133,7 @@ def _read_parquet(path: Path) -> Iterator[Row]:
         yield Row(number, f"{path} row {number + 1}", values)
 
 
-def read_csv(
-    file: IO[str], path: str, delimiter: str, quoting: str | None, encoding: str = "utf-8"
-) -> Iterator[Row]:
+def read_csv(file: IO[str], path: str, delimiter: str, quoting: str | None, encoding: str = "utf-8") -> Iterator[Row]:
     """Read the rows of a delimited file.
 
     Args:
@@ -215,9 +207,7 @@ def _check_header(path: Path, names: list[str], delimiter: str) -> None:
                     f"columns, set rows.delimiter: {json.dumps(other)}"
                 )
     if twice := sorted({name for name in names if names.count(name) > 1}):
-        raise UserError(
-            f"{path}:1: the header has {', '.join(map(repr, twice))} twice; name each column once"
-        )
+        raise UserError(f"{path}:1: the header has {', '.join(map(repr, twice))} twice; name each column once")
 
 
 def _read_jsonl(path: Path, encoding: str) -> Iterator[Row]:

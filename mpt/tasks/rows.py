@@ -74,8 +74,7 @@ def stamp_rows(name: str, config: TaskConfig, data_root: str | None) -> str | No
     if config.rows.hub is not None and not (config.rows.root or data_root):
         return None
     found = [
-        (path.name, path.stat().st_size, path.stat().st_mtime_ns)
-        for path in list_sources(name, config, data_root)
+        (path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in list_sources(name, config, data_root)
     ]
     return hashlib.sha256(repr(sorted(found)).encode()).hexdigest()[:16]
 
@@ -94,9 +93,7 @@ def _read_files(name: str, config: TaskConfig, split: str) -> Iterator[Row]:
     return _carved(name, config, split, parts, rename_columns(source.rename, read_file(path, source)))
 
 
-def _carved(
-    name: str, config: TaskConfig, split: str, parts: Mapping[str, Part], rows: Iterator[Row]
-) -> Iterator[Row]:
+def _carved(name: str, config: TaskConfig, split: str, parts: Mapping[str, Part], rows: Iterator[Row]) -> Iterator[Row]:
     """Take a split's part of the rows of its file."""
     of_file = {each: part for each, part in parts.items() if part.name == parts[split].name}
     if parts[split].is_whole and len(of_file) == 1:

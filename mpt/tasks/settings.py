@@ -97,8 +97,6 @@ class AnswerSettings:
                 "as 'text', or train with this version"
             )
         labels = {column: dict(words) for column, words in self.labels.items()}
-        config = TaskConfig(
-            rows=RowsConfig(), input=self.input, target="{target}", labels=labels, join=self.join
-        )
+        config = TaskConfig(rows=RowsConfig(), input=self.input, target="{target}", labels=labels, join=self.join)
         row = next(rename_columns(self.rename, [Row(0, where, dict(values))]))
         return fill_input(config, dict(row.values), where, name)

@@ -28,13 +28,9 @@ class Template:
             if found.group() in ("{{", "}}"):
                 self._parts.append((literal + found.group()[0], None))
             elif column is None:
-                raise UserError(
-                    f"{text!r}: a lone {found.group()!r}; write {found.group() * 2!r} for the character"
-                )
+                raise UserError(f"{text!r}: a lone {found.group()!r}; write {found.group() * 2!r} for the character")
             elif not re.fullmatch(r"[A-Za-z_]\w*", column):
-                raise UserError(
-                    f"{text!r}: '{{{column}}}' is not the name of a column; write {{column}} alone"
-                )
+                raise UserError(f"{text!r}: '{{{column}}}' is not the name of a column; write {{column}} alone")
             else:
                 self._parts.append((literal, column))
             position = found.end()
@@ -46,6 +42,4 @@ class Template:
 
     def fill(self, values: Mapping[str, str]) -> str:
         """Put the columns' texts in their places."""
-        return "".join(
-            literal + (values[column] if column is not None else "") for literal, column in self._parts
-        )
+        return "".join(literal + (values[column] if column is not None else "") for literal, column in self._parts)

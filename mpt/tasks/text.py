@@ -32,13 +32,9 @@ def to_text(value: Any, join: str, where: str) -> str:
         return str(value).lower()
     if isinstance(value, Digits):
         # A float32 that went through a float64 has digits that nobody wrote: 3.799999952316284.
-        return (
-            write_number(value) if len(value.text) > 12 and float(np.float32(value)) == value else value.text
-        )
+        return write_number(value) if len(value.text) > 12 and float(np.float32(value)) == value else value.text
     if value is None or (isinstance(value, float) and math.isnan(value)):
-        raise UserError(
-            f"{where}: has {'null' if value is None else 'NaN'} in it, a missing value; leave it out"
-        )
+        raise UserError(f"{where}: has {'null' if value is None else 'NaN'} in it, a missing value; leave it out")
     if isinstance(value, float):
         return write_number(value)
     if isinstance(value, Mapping):

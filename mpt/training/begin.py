@@ -36,9 +36,7 @@ def begin_run(run: Run, loaded: Loaded) -> Path | None:
         folder.check_backbone(backbone.name, backbone.fingerprint)
         folder.check_others(dataclasses.asdict(config), "resume=never starts again")
         folder.check_rows(digests, "resume=never starts again")
-        console.say(
-            f"{console.relative(folder.path)}: goes on from {checkpoint.name}; resume=never starts again"
-        )
+        console.say(f"{console.relative(folder.path)}: goes on from {checkpoint.name}; resume=never starts again")
         return checkpoint
     stamps = {name: stamp_rows(name, task, config.data_root) for name, task in config.tasks.items()}
     folder.begin(

@@ -100,9 +100,7 @@ def build_prompt(
         factor_std=prompt.factor_std,
         token_dim=backbone.token_dim,
     )
-    built = MultitaskPromptEmbedding(
-        settings, backbone.word_embeddings, source.prompt if source else None, weights
-    )
+    built = MultitaskPromptEmbedding(settings, backbone.word_embeddings, source.prompt if source else None, weights)
     if source is not None and prompt.extend:
         try:  # now, not when the training is over
             join(copy.deepcopy(source.prompt), built)
@@ -201,9 +199,7 @@ def weigh_source_tasks(
         scores = prompt_cosines(embeddings, source.prompt.prompts())
     else:
         losses = [
-            source_losses(
-                plan.backbone, source.prompt, data.eval_loader("train", tasks=[name]), data.eval_batch_size
-            )
+            source_losses(plan.backbone, source.prompt, data.eval_loader("train", tasks=[name]), data.eval_batch_size)
             for name in plan.tasks
         ]
         scores = -torch.stack(losses)

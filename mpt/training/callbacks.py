@@ -109,9 +109,7 @@ class BestPrompt(Callback):
         try:
             self._tensors = load_file(self.path)
         except (OSError, SafetensorError) as error:
-            raise UserError(
-                f"{self.path}: damaged, so the run cannot go on from it; {RESUME_NEVER}"
-            ) from error
+            raise UserError(f"{self.path}: damaged, so the run cannot go on from it; {RESUME_NEVER}") from error
 
     @rank_zero_only
     def _write(self) -> None:

@@ -67,9 +67,7 @@ class MPTModule(lightning.LightningModule):
         self.configs, self.optim, self.max_steps = list(configs), optim, max_steps
         self.distiller = distiller
         self.dropout_seed = data.seed if dropout_seed is None else dropout_seed
-        self.register_buffer(
-            "task_weights", torch.tensor([config.weight for config in configs]), persistent=False
-        )
+        self.register_buffer("task_weights", torch.tensor([config.weight for config in configs]), persistent=False)
         self.start = adapter.snapshot()
         self.strict_loading = False
         self._step_losses: dict[str, Tensor] = {}
@@ -120,9 +118,7 @@ class MPTModule(lightning.LightningModule):
         """The weighted loss, scaled so that neither processes nor micro-batches change its gradient."""
         if self.backbone.drops_out:
             # From the seed and the step, so that neither a stop nor another run beside this one changes the masks.
-            torch.manual_seed(
-                derive_seed("dropout", self.dropout_seed, self.global_step, batch_idx, self.global_rank)
-            )
+            torch.manual_seed(derive_seed("dropout", self.dropout_seed, self.global_step, batch_idx, self.global_rank))
         losses = self.losses(batch)
         for name, loss in losses.items():
             self._step_losses[name] = self._step_losses.get(name, 0) + loss.detach()
@@ -139,9 +135,7 @@ class MPTModule(lightning.LightningModule):
     def _log_step(self, batch: Batch) -> None:
         losses, self._step_losses = self._step_losses, {}
         if self.trainer.world_size > 1:
-            losses = {
-                name: self.trainer.strategy.reduce(loss, reduce_op="sum") for name, loss in losses.items()
-            }
+            losses = {name: self.trainer.strategy.reduce(loss, reduce_op="sum") for name, loss in losses.items()}
         # Lightning takes the x-axis from this key; it would count from 0, and say 299 of what 300 steps left.
         self.log("step", float(self.global_step + 1))
         self.log("train/loss", (self.task_weights * losses["all"]).sum(), prog_bar=True)
@@ -181,10 +175,7 @@ class MPTModule(lightning.LightningModule):
         groups = [group for group in self.adapter.learner_groups() if group.params[0].requires_grad]
         self.learner_names = [group.name for group in groups]
         self._optimizer = PerLearnerAdamW(
-            [
-                {"params": group.params, "learners": group.learners, "lr": rates[group.name]}
-                for group in groups
-            ],
+            [{"params": group.params, "learners": group.learners, "lr": rates[group.name]} for group in groups],
             betas=(self.optim.betas[0], self.optim.betas[1]),
             eps=self.optim.eps,
             weight_decay=self.optim.weight_decay,

@@ -90,9 +90,7 @@ def measure(
         }
     run.seconds["test"] += run.clock() - began
     run.seconds |= {"before": run.start.seconds, "fit": elapsed, "validation": validating}
-    return metrics | {
-        "seconds": {key: run.seconds[key] for key in ("setup", "before", "fit", "validation", "test")}
-    }
+    return metrics | {"seconds": {key: run.seconds[key] for key in ("setup", "before", "fit", "validation", "test")}}
 
 
 def record_run(

@@ -65,18 +65,14 @@ def write_similarity(folder: Path, names: Sequence[str], cosines: Tensor) -> Non
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    rows = [
-        [name, *(f"{value:.6f}" for value in row)] for name, row in zip(names, cosines.tolist(), strict=True)
-    ]
+    rows = [[name, *(f"{value:.6f}" for value in row)] for name, row in zip(names, cosines.tolist(), strict=True)]
     write_csv(RunFolder(folder).similarity_table, ["task", *names], rows)
     numbered = len(names) <= MOST_NUMBERS
     size = 2 + (0.55 if numbered else 0.35) * min(len(names), MOST_LABELS)
     figure, axis = pyplot.subplots(figsize=(size + 1.2, size), layout="constrained")
     image = axis.imshow(cosines.numpy(), vmin=-1, vmax=1, cmap="RdBu_r")
     labeled = range(0, len(names), -(-len(names) // MOST_LABELS))
-    axis.set_xticks(
-        labeled, [names[task] for task in labeled], rotation=45, ha="right", rotation_mode="anchor"
-    )
+    axis.set_xticks(labeled, [names[task] for task in labeled], rotation=45, ha="right", rotation_mode="anchor")
     axis.set_yticks(labeled, [names[task] for task in labeled])
     if numbered:
         for (row, column), value in np.ndenumerate(cosines.numpy()):
@@ -165,8 +161,7 @@ def prompt_cosines(targets: Tensor, sources: Tensor) -> Tensor:
         ``(T, S)``, float32 on the CPU.
     """
     one, other = (
-        torch.nn.functional.normalize(prompts.detach().cpu().double().mean(1), dim=1)
-        for prompts in (targets, sources)
+        torch.nn.functional.normalize(prompts.detach().cpu().double().mean(1), dim=1) for prompts in (targets, sources)
     )
     return (one @ other.T).float()
 

@@ -77,9 +77,7 @@ def build_module(config: RunConfig, loaded: Loaded) -> tuple[MPTModule, Tensor |
     else:
         lightning.seed_everything(seeds.first_values, verbose=False)
         adapter = build.build_adapter(plan)
-    distiller = build.build_distiller(
-        config.distill, config.distillation, backbone, data, config.trainer.precision
-    )
+    distiller = build.build_distiller(config.distill, config.distillation, backbone, data, config.trainer.precision)
     module = MPTModule(
         backbone,
         adapter,

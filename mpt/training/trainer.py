@@ -83,8 +83,7 @@ def build_trainer(
             max_steps=config.max_steps,
             accumulate_grad_batches=config.accumulate_grad_batches,
             # In micro-batches; a run shorter than that is validated once, at its end.
-            val_check_interval=min(evaluation.validate_every, config.max_steps)
-            * config.accumulate_grad_batches,
+            val_check_interval=min(evaluation.validate_every, config.max_steps) * config.accumulate_grad_batches,
             check_val_every_n_epoch=None,
             num_sanity_val_steps=0,
             log_every_n_steps=1,

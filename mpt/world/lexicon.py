@@ -38,9 +38,9 @@ PLACES = (
     "cellar church inn park"
 ).split()
 # word, and the preposition that English puts before it
-TIMES = dict.fromkeys(
-    "monday tuesday wednesday thursday friday saturday sunday".split(), "on"
-) | dict.fromkeys("dawn noon dusk midnight".split(), "at")
+TIMES = dict.fromkeys("monday tuesday wednesday thursday friday saturday sunday".split(), "on") | dict.fromkeys(
+    "dawn noon dusk midnight".split(), "at"
+)
 GOOD_FEELINGS = "happy proud calm glad cheerful lucky hopeful pleased".split()
 BAD_FEELINGS = "sad angry afraid tired lonely worried upset jealous".split()
 PRICES = "two three four five six seven eight nine ten eleven twelve fifteen twenty thirty".split()
@@ -70,9 +70,7 @@ class Language:
     adjective_first: bool
 
 
-def _language(
-    name: str, onsets: str, vowels: str, ending: str, order: str, adjective_first: bool
-) -> Language:
+def _language(name: str, onsets: str, vowels: str, ending: str, order: str, adjective_first: bool) -> Language:
     """Draw a dictionary from syllables; the same name gives the same words for ever."""
     random = Random(f"language {name}")
     made: dict[str, str] = {}

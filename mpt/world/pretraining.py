@@ -56,9 +56,7 @@ class Taught:
 def is_held_out(instruction: str, kind: str, language: str) -> bool:
     """Tell whether an instruction is one of the few-shot targets, or shares with one what makes it new."""
     words = instruction.split()
-    exact = any(
-        instruction == target.instruction and language == target.language for target in TARGET_TASKS.values()
-    )
+    exact = any(instruction == target.instruction and language == target.language for target in TARGET_TASKS.values())
     return (
         exact
         or "velo" in words
@@ -140,11 +138,7 @@ def vocabulary() -> list[str]:
         "negate no not on one or politely present price question reply repeat search see shall stay summarize take "
         "the then there time title to topic translate want was we what when where who will with you . , : ? ="
     ).split()
-    return list(
-        dict.fromkeys(
-            [*grammar, *_WORDS, *LANGUAGES, *(language.particle for language in LANGUAGES.values())]
-        )
-    )
+    return list(dict.fromkeys([*grammar, *_WORDS, *LANGUAGES, *(language.particle for language in LANGUAGES.values())]))
 
 
 def _document(random: Random) -> str:
@@ -164,9 +158,7 @@ def _document(random: Random) -> str:
     return " = ".join(sides)
 
 
-def corrupt(
-    words: list[str], random: Random, density: float = 0.25, mean_length: float = 2.0
-) -> tuple[str, str]:
+def corrupt(words: list[str], random: Random, density: float = 0.25, mean_length: float = 2.0) -> tuple[str, str]:
     """Replace random spans by sentinels, as T5 does (Raffel et al., 2020, section 3.1.4).
 
     Args:
