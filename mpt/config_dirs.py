@@ -76,8 +76,7 @@ def _task_file_errors(path: Path, is_selected: bool) -> Iterator[str]:
         if resolver := re.search(r"\$\{\s*[\w.]+\s*:[^}]*\}", node.value):
             yield (
                 f"{path}:{node.start_mark.line + 1}: has {resolver.group()!r}, and a task's file reads neither the "
-                "environment "
-                "nor anything else that is computed; write the value"
+                "environment nor anything else that is computed; write the value"
             )
 
 

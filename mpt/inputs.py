@@ -66,10 +66,7 @@ class Inputs:
         length = int(self.attention_mask.sum(1).max())
         shifts = None if self.shifts is None else self.shifts[:, :length]
         return replace(
-            self,
-            input_ids=self.input_ids[:, :length],
-            attention_mask=self.attention_mask[:, :length],
-            shifts=shifts,
+            self, input_ids=self.input_ids[:, :length], attention_mask=self.attention_mask[:, :length], shifts=shifts
         )
 
     @staticmethod
@@ -92,8 +89,7 @@ def pad_to_longest(tensors: Sequence[Tensor], value: float) -> Tensor:
     return torch.cat(
         [
             torch.cat(
-                [tensor, tensor.new_full((len(tensor), longest - tensor.shape[1], *tensor.shape[2:]), value)],
-                dim=1,
+                [tensor, tensor.new_full((len(tensor), longest - tensor.shape[1], *tensor.shape[2:]), value)], dim=1
             )
             for tensor in tensors
         ]

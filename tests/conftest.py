@@ -40,14 +40,7 @@ def make_t5(folder: Path, texts: list[str], **shape: float) -> Path:
     tokenizer.decoder = decoders.Metaspace()
     fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<pad>", eos_token="</s>", unk_token="<unk>")
     torch.manual_seed(0)
-    settings = {
-        "d_model": 32,
-        "d_kv": 8,
-        "d_ff": 64,
-        "num_layers": 2,
-        "num_heads": 4,
-        "dropout_rate": 0.1,
-    } | shape
+    settings = {"d_model": 32, "d_kv": 8, "d_ff": 64, "num_layers": 2, "num_heads": 4, "dropout_rate": 0.1} | shape
     model = T5ForConditionalGeneration(
         T5Config(vocab_size=len(fast), decoder_start_token_id=0, pad_token_id=0, eos_token_id=1, **settings)
     )
@@ -148,13 +141,7 @@ def make_config(tiny_t5_folder: Path, rows_folder: Path) -> Callable[..., RunCon
             "stage": stage,
             "backbone": {"name": "tiny", "path": str(tiny_t5_folder)},
             "prompt": {"num_virtual_tokens": 4, "num_ranks": 2},
-            "trainer": {
-                "max_steps": 6,
-                "batch_size": 4,
-                "accelerator": "cpu",
-                "devices": 1,
-                "progress_bar": False,
-            },
+            "trainer": {"max_steps": 6, "batch_size": 4, "accelerator": "cpu", "devices": 1, "progress_bar": False},
             "evaluation": {"validate_every": 3, "batch_size": 8},
             "logger": {"wandb": False},
             "tasks": {

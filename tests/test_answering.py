@@ -99,11 +99,7 @@ def test_goes_on_where_it_was_interrupted(predict, expected, tmp_path, kept):
     [
         ('{"text": "a", "task": "three"}', [], "texts.jsonl:1: no task 'three'; choose one of one, two"),
         ('{"text": "a"}', [], "texts.jsonl:1: no task; name one for each input under 'task'"),
-        (
-            '{"text": "a", "task": "one"}\n{"txt": "a", "task": "one"}',
-            [],
-            "texts.jsonl:2: no text; each input needs",
-        ),
+        ('{"text": "a", "task": "one"}\n{"txt": "a", "task": "one"}', [], "texts.jsonl:2: no text; each input needs"),
         ('{"text": "a"', [], "texts.jsonl:1: not JSON"),
         ('{"text": "a"}', ["predict.task=three"], "predict.task: no task 'three'"),
         ('{"text": "a"}', ["predict.input=nowhere"], "predict.input: no file 'nowhere'"),
@@ -152,10 +148,7 @@ class TestFiles:
         Path("texts.tsv").write_text("text\ttask\nsay red\tone\nsay blue\ttwo\n", encoding="utf-8-sig")
         code, answers, err = predict("predict.input=texts.tsv")
         assert code == 0, err
-        assert [(each["input"], each["task"]) for each in answers] == [
-            ("say red", "one"),
-            ("say blue", "two"),
-        ]
+        assert [(each["input"], each["task"]) for each in answers] == [("say red", "one"), ("say blue", "two")]
         Path("answers.jsonl").unlink()
         Path("texts.txt").write_text("say red\n", encoding="utf-8-sig")
         assert predict("predict.input=texts.txt", "predict.task=one")[1][0]["input"] == "say red"

@@ -45,14 +45,7 @@ def save(folder, prompt=None, **changes):
 def backbone():
     torch.manual_seed(0)
     config = T5Config(
-        vocab_size=30,
-        d_model=D,
-        d_kv=4,
-        d_ff=32,
-        num_layers=2,
-        num_heads=4,
-        decoder_start_token_id=0,
-        pad_token_id=0,
+        vocab_size=30, d_model=D, d_kv=4, d_ff=32, num_layers=2, num_heads=4, decoder_start_token_id=0, pad_token_id=0
     )
     return T5ForConditionalGeneration(config).eval()
 
@@ -285,10 +278,7 @@ def edit_tensors(**changes):
         (edit_json("mpt.json", backbone={}), "backbone is {}; it must have a name and a fingerprint"),
         (edit_json("adapter_config.json", peft_type="LORA"), "peft_type is 'LORA'"),
         (edit_json("adapter_config.json", num_transformer_submodules=2), "num_transformer_submodules is 2"),
-        (
-            edit_json("adapter_config.json", num_tasks=7),
-            "by adapter_config.json they must have {'num_tasks': 7",
-        ),
+        (edit_json("adapter_config.json", num_tasks=7), "by adapter_config.json they must have {'num_tasks': 7"),
         (edit_json("adapter_config.json", task_type=None), "task_type: unknown value None"),
         (edit_tensors(prefix_task_rows=None), "no tensor prefix_task_rows"),
         (edit_tensors(prompt_embeddings=torch.ones(N, D + 1)), r"with prompt_embeddings \(4, 17\)"),

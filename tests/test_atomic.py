@@ -46,10 +46,7 @@ def test_error_leaves_the_old_file_alone(tmp_path):
 
 
 def test_block_that_writes_nothing_is_an_error(tmp_path):
-    with (
-        pytest.raises(FileNotFoundError, match=r"x\.json: nothing was written"),
-        write_atomically(tmp_path / "x.json"),
-    ):
+    with pytest.raises(FileNotFoundError, match=r"x\.json: nothing was written"), write_atomically(tmp_path / "x.json"):
         pass
     assert names(tmp_path) == []
 
@@ -182,10 +179,7 @@ def test_failing_rename_puts_the_old_folder_back(tmp_path, monkeypatch):
 
 def test_folder_over_a_file_is_an_error(tmp_path):
     (tmp_path / "prompt").write_text("a file")
-    with (
-        pytest.raises(NotADirectoryError, match="prompt: is a file"),
-        write_folder_atomically(tmp_path / "prompt"),
-    ):
+    with pytest.raises(NotADirectoryError, match="prompt: is a file"), write_folder_atomically(tmp_path / "prompt"):
         pass
     assert (tmp_path / "prompt").read_text() == "a file"
 

@@ -282,10 +282,7 @@ class TestDecoding:
 
     @pytest.mark.parametrize("token", ["</s>", "<pad>"])
     def test_a_control_token_in_the_data_is_refused_with_its_row(self, backbone: Backbone, token: str) -> None:
-        for fields in (
-            {"input": f"say {token} red", "target": "red"},
-            {"input": "say red", "target": token + " red"},
-        ):
+        for fields in ({"input": f"say {token} red", "target": "red"}, {"input": "say red", "target": token + " red"}):
             example = Example("train:7", references=(fields["target"],), **fields)
             with pytest.raises(ValueError, match=rf"train:7: the (input|target) holds '{token}'"):
                 tokenize([example], backbone.tokenization, TaskConfig())

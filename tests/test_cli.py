@@ -65,12 +65,7 @@ def mpt(place, monkeypatch, capsys):
 
     def call(*arguments):
         # To configure logging anew is to close every handler, absl's with the stream that pytest captures.
-        quiet = [
-            "hydra/job_logging=none",
-            "hydra/hydra_logging=none",
-            "trainer.progress_bar=false",
-            "logger=csv",
-        ]
+        quiet = ["hydra/job_logging=none", "hydra/hydra_logging=none", "trainer.progress_bar=false", "logger=csv"]
         flags = ["--config-dir", str(place / "conf")]
         monkeypatch.setattr(
             sys, "argv", ["train.py", *flags, *arguments, *([] if "tasks=list" in arguments else quiet)]
@@ -218,10 +213,7 @@ BAD = {
         ["+tasks=[one]", "optimized_metric=validation/two/score"],
         "optimized_metric: is 'validation/two/score'; it must be a path",
     ),
-    "unknown task": (
-        ["+tasks=[one,tow]"],
-        r"tasks: unknown 'tow'; choose one of .*two.*(did you mean 'two'?)",
-    ),
+    "unknown task": (["+tasks=[one,tow]"], r"tasks: unknown 'tow'; choose one of .*two.*(did you mean 'two'?)"),
     "empty list": (["tasks=[]"], "tasks=[]: no tasks; name at least one"),
     "no tasks": ([], "tasks: there are none; name at least one"),
     "duplicated task": (["+tasks=[one,two,one]"], "one is listed twice; name each task once"),
@@ -233,10 +225,7 @@ BAD = {
         ["+tasks=[one]", "prompt.init=VOCABULRY"],
         "prompt.init: unknown 'VOCABULRY'; choose one of .*(did you mean 'VOCABULARY'?)",
     ),
-    "wrong type": (
-        ["+tasks=[one]", "trainer.max_steps=many"],
-        "trainer.max_steps: Value 'many' of type 'str'",
-    ),
+    "wrong type": (["+tasks=[one]", "trainer.max_steps=many"], "trainer.max_steps: Value 'many' of type 'str'"),
     "null": (["+tasks=[one]", "backbone.name=null"], "backbone.name: is null; give it a value"),
     "misspelt key": (
         ["+tasks=[one]", "trainer.max_stesp=3"],
@@ -247,15 +236,9 @@ BAD = {
         "tasks.one: no key 'wieght'; choose one of .*(did you mean 'weight'?)",
     ),
     "added key": (["+tasks=[one]", "+sede=3"], "configuration: no key 'sede'; .*(did you mean 'seed'?)"),
-    "weight of another task": (
-        ["+tasks=[one]", "tasks.two.weight=3"],
-        "'two' is not among the tasks of this run",
-    ),
+    "weight of another task": (["+tasks=[one]", "tasks.two.weight=3"], "'two' is not among the tasks of this run"),
     "weight": (["+tasks=[one]", "tasks.one.weight=-1"], "weight.* -1"),
-    "misspelt choice": (
-        ["+tasks=[one]", "backbone=tinny"],
-        "backbone: unknown 'tinny'; .*(did you mean 'tiny'?)",
-    ),
+    "misspelt choice": (["+tasks=[one]", "backbone=tinny"], "backbone: unknown 'tinny'; .*(did you mean 'tiny'?)"),
     "unknown stage": (["+tasks=[one]", "task=sorce"], "task: unknown 'sorce'; .*(did you mean 'source'?)"),
     "brackets": (["+tasks=[one"], "'+tasks=[one': not an override; write key=value, and quote brackets"),
     "no source": (["task=target", "+tasks=[one]"], "source: is missing, .*add source=RUN_FOLDER"),
@@ -263,19 +246,10 @@ BAD = {
         ["task=target", "+tasks=[one]", "source=runs/nowhere"],
         "source: no folder or file 'runs/nowhere'",
     ),
-    "backbone that is not there": (
-        ["+tasks=[one]", "backbone.path=nowhere"],
-        "backbone.path: no folder 'nowhere'",
-    ),
+    "backbone that is not there": (["+tasks=[one]", "backbone.path=nowhere"], "backbone.path: no folder 'nowhere'"),
     "data_root that is not there": (["+tasks=[one]", "data_root=nowhere"], "data_root: no folder 'nowhere'"),
-    "extending nothing": (
-        ["+tasks=[one]", "prompt.extend=true"],
-        "prompt.extend: adds tasks to those of a source",
-    ),
-    "a draw without k": (
-        ["+tasks=[one]", "few_shot.draws=runs"],
-        "few_shot.k: is missing, and few_shot.draws",
-    ),
+    "extending nothing": (["+tasks=[one]", "prompt.extend=true"], "prompt.extend: adds tasks to those of a source"),
+    "a draw without k": (["+tasks=[one]", "few_shot.draws=runs"], "few_shot.k: is missing, and few_shot.draws"),
     "validation of a draw": (
         ["+tasks=[one]", "few_shot.validation=dra"],
         "few_shot.validation: unknown 'dra'; choose one of draw, split (did you mean 'draw'?)",
@@ -352,16 +326,10 @@ BAD = {
     ),
     "zero steps": (["+tasks=[one]", "trainer.max_steps=0"], "trainer.max_steps: is 0; it must be at least 1"),
     "dtype": (["+tasks=[one]", "backbone.dtype=float23"], "backbone.dtype: unknown 'float23'"),
-    "batch": (
-        ["+tasks=[one]", "trainer.batch_size=2", "trainer.accumulate_grad_batches=4"],
-        "batch_size: is 2",
-    ),
+    "batch": (["+tasks=[one]", "trainer.batch_size=2", "trainer.accumulate_grad_batches=4"], "batch_size: is 2"),
     "no GPU": (["+tasks=[one]", "trainer.accelerator=gpux"], "gpux"),
     "precision": (["+tasks=[one]", "trainer.precision=33"], "33"),
-    "stochastic over one": (
-        ["+tasks=[one]", "mixture=stochastic"],
-        "stochastic draws from two tasks or more",
-    ),
+    "stochastic over one": (["+tasks=[one]", "mixture=stochastic"], "stochastic draws from two tasks or more"),
 }
 
 
@@ -454,12 +422,7 @@ class TestWhatItRefuses:
 
 
 def test_a_mistake_is_answered_before_the_heavy_imports(place):
-    for arguments in (
-        ["task=source"],
-        ["+tasks=[one]", "bakbone=x"],
-        ["tasks=list"],
-        ["tasks=[one]", "prompt.init=x"],
-    ):
+    for arguments in (["task=source"], ["+tasks=[one]", "bakbone=x"], ["tasks=list"], ["tasks=[one]", "prompt.init=x"]):
         code = (
             "import sys; from mpt.cli import main as cli\n"
             "try: cli.main()\n"
@@ -612,15 +575,7 @@ class TestWholeRuns:
     def test_a_sweep_over_two_processes(self, place, tiny_t5_folder):
         from safetensors.torch import load_file
 
-        command = [
-            sys.executable,
-            ROOT / "train.py",
-            "--config-dir",
-            place / "conf",
-            "tasks=[one]",
-            "-m",
-            "seed=0,1",
-        ]
+        command = [sys.executable, ROOT / "train.py", "--config-dir", place / "conf", "tasks=[one]", "-m", "seed=0,1"]
         small = [
             *self.small(tiny_t5_folder), "logger=csv", "backbone.dropout=false", "few_shot.k=2",
         ]  # fmt: skip
@@ -671,12 +626,7 @@ class TestWholeRuns:
         from safetensors.torch import load_file
 
         command = [sys.executable, ROOT / "train.py", "--config-dir", place / "conf", "tasks=[one,two]"]
-        small = [
-            *self.small(tiny_t5_folder),
-            "logger=csv",
-            "backbone.dropout=false",
-            "evaluation.batch_size=2",
-        ]
+        small = [*self.small(tiny_t5_folder), "logger=csv", "backbone.dropout=false", "evaluation.batch_size=2"]
         for root, changes in (("single", []), ("double", ["trainer=ddp", "trainer.accelerator=cpu"])):
             run = [*command, *small, *changes, f"output_root={root}"]
             subprocess.run(list(map(str, run)), check=True, capture_output=True, timeout=240, cwd=place)
@@ -727,10 +677,7 @@ class TestTaskFilesAreData:
                 "one.yaml:4: tasks.one.labels has yes, which YAML reads as True; quote it",
             ),
             ("# @package tasks.one\nlabels:\n  target:\n    no: bad\n", "has no, which YAML reads as False"),
-            (
-                "# @package tasks.one\nlabels:\n  target:\n    '0': 1.50\n",
-                "has 1.50, which YAML reads as 1.5",
-            ),
+            ("# @package tasks.one\nlabels:\n  target:\n    '0': 1.50\n", "has 1.50, which YAML reads as 1.5"),
             ("# @package tasks.one\nlabels:\n  target:\n    007: bond\n", "has 007, which YAML reads as 7"),
             ("input: '{text}'\n", "has no package"),
         ],
@@ -752,9 +699,7 @@ class TestTaskFilesAreData:
     def test_a_hidden_folder_of_choices_is_searched_too(self, place, monkeypatch, capsys):
         self.write(place, "# @package _global_\nhydra:\n  job:\n    chdir: true\n")
         monkeypatch.setattr(
-            sys,
-            "argv",
-            ["train.py", f"hydra.searchpath=[file://{place / 'conf'}]", "task=source", "+tasks=[one]"],
+            sys, "argv", ["train.py", f"hydra.searchpath=[file://{place / 'conf'}]", "task=source", "+tasks=[one]"]
         )
         with pytest.raises(SystemExit):
             cli.main()
@@ -778,11 +723,7 @@ class TestSecrets:
 
     def test_a_sweep_leaves_no_secret_either(self, mpt, place, tiny_t5_folder):
         code, _, err = mpt(
-            "-m",
-            "+tasks=[one]",
-            "seed=0,1",
-            "+hydra.job.env_set.KEY=hunter2",
-            *TestWholeRuns().small(tiny_t5_folder),
+            "-m", "+tasks=[one]", "seed=0,1", "+hydra.job.env_set.KEY=hunter2", *TestWholeRuns().small(tiny_t5_folder)
         )
         assert code == 0, err
         written = [path for path in (place / "runs").rglob("*") if path.suffix in (".yaml", ".jsonl", ".json")]
@@ -791,13 +732,7 @@ class TestSecrets:
 
     def test_paths_of_this_machine_are_shortened(self, tmp_path, monkeypatch):
         monkeypatch.chdir(tmp_path)
-        argv = [
-            "/opt/x/train.py",
-            f"source={tmp_path}/runs/a",
-            "data_root=/home/anna/rows",
-            "tasks=[a,b]",
-            "x=1/2",
-        ]
+        argv = ["/opt/x/train.py", f"source={tmp_path}/runs/a", "data_root=/home/anna/rows", "tasks=[a,b]", "x=1/2"]
         assert describe_command(argv) == "python train.py source=runs/a data_root=.../rows 'tasks=[a,b]' x=1/2"
 
 

@@ -41,15 +41,7 @@ def checkout(tmp_path_factory: pytest.TempPathFactory, rows_folder: Path) -> Pat
 
 
 def train(checkout: Path, *overrides: str) -> subprocess.CompletedProcess[str]:
-    command = [
-        sys.executable,
-        "train.py",
-        "task=alone",
-        "trainer=cpu",
-        "logger=csv",
-        "few_shot.k=2",
-        *overrides,
-    ]
+    command = [sys.executable, "train.py", "task=alone", "trainer=cpu", "logger=csv", "few_shot.k=2", *overrides]
     return subprocess.run(command, cwd=checkout, capture_output=True, text=True, timeout=300)
 
 
@@ -88,10 +80,7 @@ def test_method_metric_and_stage_are_used_with_no_other_file_touched(checkout: P
             ("+tasks=[one]", "+method.own.scale=2"),
             "method.own.scale: is 2, but method.name=prompt has no such key; leave it out",
         ),
-        (
-            ("+tasks=[one]", "method=scaled", "method.alpha=2"),
-            "method.alpha: is 2.0, but method.name=scaled has none",
-        ),
+        (("+tasks=[one]", "method=scaled", "method.alpha=2"), "method.alpha: is 2.0, but method.name=scaled has none"),
     ],
 )
 def test_what_they_say_of_themselves_is_checked(checkout: Path, overrides: tuple[str, ...], message: str) -> None:

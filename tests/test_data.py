@@ -156,10 +156,7 @@ def test_prefixed_rows_are_those_of_tasks_with_a_prefix(tiny_t5_folder: Path) ->
 
 def test_truncation_is_reported_by_split_and_task(tiny_t5_folder: Path) -> None:
     data = data_module(tiny_t5_folder)
-    assert data.truncation["train"] == {
-        "a": {"input": 0.0, "target": 0.0},
-        "b": {"input": 0.0, "target": 0.0},
-    }
+    assert data.truncation["train"] == {"a": {"input": 0.0, "target": 0.0}, "b": {"input": 0.0, "target": 0.0}}
     assert set(data.truncation) == {"train", "validation", "test"}
 
 

@@ -140,10 +140,7 @@ def test_teachers_are_found_by_name_whatever_their_order_and_length(tiny_t5_fold
     expected = {"logits": [0.0, 0.0], "hidden": [0.0, 0.0]}
     model, embed = module.backbone.model, module.backbone.word_embeddings
     for row, task in enumerate(batch["task_ids"].tolist()):
-        length, words = (
-            int(batch["attention_mask"][row].sum()),
-            batch["labels"][row][batch["labels"][row] != -100],
-        )
+        length, words = (int(batch["attention_mask"][row].sum()), batch["labels"][row][batch["labels"][row] != -100])
         outputs = []
         for own in (teachers.prompts()[2 - task], module.adapter(None, batch["task_ids"][row : row + 1])[0]):
             embeds = torch.cat([own, embed(batch["input_ids"][row, :length])])[None]

@@ -81,13 +81,7 @@ def test_from_the_command_line(source_run, rows_folder, tmp_path, monkeypatch, c
         f"# @package tasks.one\nrows: {{files: '{rows_folder / 'one'}'}}\ninput: '{{text}}'\n"
         "target: '{target}'\nmetrics: [exact_match]\nmax_target_tokens: 8\n"
     )
-    arguments = [
-        "task=evaluate",
-        f"source={source_run}",
-        "+tasks=[one]",
-        "--config-dir",
-        str(tmp_path / "mine"),
-    ]
+    arguments = ["task=evaluate", f"source={source_run}", "+tasks=[one]", "--config-dir", str(tmp_path / "mine")]
     assert run_cli(monkeypatch, *arguments, "evaluate.splits=[validation,test]") == 0
     shown = capsys.readouterr().out
     assert "validation" in shown
@@ -101,10 +95,7 @@ def test_from_the_command_line(source_run, rows_folder, tmp_path, monkeypatch, c
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (
-            ["evaluate.splits=[tests]"],
-            "evaluate.splits: unknown 'tests'; choose one of train, validation, test",
-        ),
+        (["evaluate.splits=[tests]"], "evaluate.splits: unknown 'tests'; choose one of train, validation, test"),
         (["evaluate.splits=[]"], "evaluate.splits: there are none"),
         (["+evaluate.prompt_of.when=sum"], "evaluate.prompt_of: no task of this evaluation 'when'"),
         (["source=null"], "source: is missing, and task=evaluate scores what it has trained"),

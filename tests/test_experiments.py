@@ -83,11 +83,7 @@ def test_of_a_real_language_model(train, tmp_path, causal_folder):
 @pytest.mark.slow
 def test_of_the_paper(train, tmp_path, tiny_t5_folder):
     rows = make_up_rows(tmp_path / "rows", "mnli", "qnli", "qqp", "sst2", "squad", "record", "boolq")
-    made_up = (
-        f"data_root={rows}",
-        f"backbone.path={tiny_t5_folder}",
-        "prompt.num_virtual_tokens=5",
-    )
+    made_up = (f"data_root={rows}", f"backbone.path={tiny_t5_folder}", "prompt.num_virtual_tokens=5")
     # The small tokenizer cuts a label word into many pieces.
     longer = [f"tasks.{name}.max_target_tokens=24" for name in ("mnli", "qnli", "qqp", "sst2")]
     # It knows no underscore.

@@ -58,10 +58,7 @@ class TestBake:
                 theirs = PeftModel.from_pretrained(library.from_pretrained(backbone), tmp_path / task).eval()
                 for text in TEXTS:
                     (ids,), _ = model.backbone.tokenization.encode_inputs([text])
-                    inputs = {
-                        "input_ids": torch.tensor([ids]),
-                        "attention_mask": torch.ones(1, len(ids)).long(),
-                    }
+                    inputs = {"input_ids": torch.tensor([ids]), "attention_mask": torch.ones(1, len(ids)).long()}
                     found = theirs.generate(**inputs, max_new_tokens=6, do_sample=False, pad_token_id=0)[0]
                     found = found[len(ids) :] if library is AutoModelForCausalLM else found
                     expected = model.tokenizer.decode(found, skip_special_tokens=True).strip()
@@ -100,13 +97,7 @@ class TestEmbed:
 
 def make(names, seed=0, **changes):
     torch.manual_seed(seed)
-    values = {
-        "num_virtual_tokens": 4,
-        "num_ranks": 2,
-        "token_dim": 16,
-        "task_names": names,
-        "factor_std": 0.5,
-    }
+    values = {"num_virtual_tokens": 4, "num_ranks": 2, "token_dim": 16, "task_names": names, "factor_std": 0.5}
     return MultitaskPromptEmbedding(MultitaskPromptTuningConfig(**(values | changes)))
 
 

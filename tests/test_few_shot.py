@@ -72,8 +72,7 @@ def test_validation_on_the_split_needs_half_the_rows() -> None:
     rows = examples(["a"] * 8)
     assert draw_examples("t", rows, FewShotConfig(8, validation="split")).keys() == {"train"}
     with pytest.raises(
-        ValueError,
-        match=r"few_shot\.k: is 8, and the validation draw 8 more; .* has 8 rows, so choose at most 4",
+        ValueError, match=r"few_shot\.k: is 8, and the validation draw 8 more; .* has 8 rows, so choose at most 4"
     ):
         draw_examples("t", rows, FewShotConfig(8))
 

@@ -121,12 +121,7 @@ class TestEquality:
         monkeypatch.setattr(group, "load_backbone", load)
         torch.set_default_dtype(torch.float64)
         try:
-            names = [
-                "k=1, one task, constant",
-                "large batch, other rate",
-                "residual, long",
-                "two micro-batches",
-            ]
+            names = ["k=1, one task, constant", "large batch, other rate", "residual, long", "two micro-batches"]
             configs = [make(**KINDS[name]) for name in names]
             for name, config in zip(names, configs, strict=True):
                 train(config, tmp_path / "separate" / name)
@@ -405,10 +400,7 @@ class TestWholeRuns:
     def test_a_job_of_a_group_costs_its_own_share(self, make, tmp_path):
         config = make(trainer__max_steps=30, evaluation__validate_every=30)
         began = time.monotonic()
-        together(
-            [dataclasses.replace(config, seed=seed) for seed in range(6)],
-            [tmp_path / str(i) for i in range(6)],
-        )
+        together([dataclasses.replace(config, seed=seed) for seed in range(6)], [tmp_path / str(i) for i in range(6)])
         wall = time.monotonic() - began
         costs = [read_metrics(tmp_path / str(i))["seconds"] for i in range(6)]
         # A sum of shares is no more than there was; each used to be the whole.

@@ -23,16 +23,8 @@ HUB: dict[str, tuple[dict[str, Any], str, str]] = {
         "premise: A. hypothesis: B.",
         "contradiction",
     ),
-    "qnli": (
-        {"question": "Who?", "sentence": "Ann.", "label": 0},
-        "question: Who? sentence: Ann.",
-        "entailment",
-    ),
-    "qqp": (
-        {"question1": "Who?", "question2": "Which?", "label": 1},
-        "question1: Who? question2: Which?",
-        "duplicate",
-    ),
+    "qnli": ({"question": "Who?", "sentence": "Ann.", "label": 0}, "question: Who? sentence: Ann.", "entailment"),
+    "qqp": ({"question1": "Who?", "question2": "Which?", "label": 1}, "question1: Who? question2: Which?", "duplicate"),
     "sst2": ({"sentence": "Fine.", "label": 1}, "sentence: Fine.", "positive"),
     "squad": (
         {"context": "Ann.", "question": "Who?", "answers": {"text": ["Ann", "ann"], "answer_start": [0, 0]}},
@@ -49,46 +41,26 @@ HUB: dict[str, tuple[dict[str, Any], str, str]] = {
         "query: @placeholder met Ben entities: Ann, Ben passage: Ann met Ben. Ben ran",
         "Ann",
     ),
-    "ag_news": (
-        {"title": "Snow", "description": "It fell.", "label": 1},
-        "title: Snow description: It fell.",
-        "world",
-    ),
+    "ag_news": ({"title": "Snow", "description": "It fell.", "label": 1}, "title: Snow description: It fell.", "world"),
     "cola": ({"sentence": "He go.", "label": 0}, "sentence: He go.", "unacceptable"),
     "mrpc": (PAIR | {"label": 1}, "sentence1: A. sentence2: B.", "equivalent"),
     "rte": (PAIR | {"label": 0}, "premise: A. hypothesis: B.", "entailment"),
     "stsb": (PAIR | {"label": 3.75}, "sentence1: A. sentence2: B.", "3.8"),
-    "boolq": (
-        {"question": "is it", "passage": "It is.", "answer": True},
-        "question: is it passage: It is.",
-        "yes",
-    ),
+    "boolq": ({"question": "is it", "passage": "It is.", "answer": True}, "question: is it passage: It is.", "yes"),
     "cb": ({"premise": "A.", "hypothesis": "B.", "label": 1}, "premise: A. hypothesis: B.", "contradiction"),
     "multirc": (
         {"paragraph": "<b>Ann</b>.", "question": "Who?", "answer": "Ben", "label": 0},
         "question: Who? answer: Ben paragraph: Ann.",
         "false",
     ),
-    "wic": (
-        PAIR | {"word": "bank", "label": 1},
-        "word: bank sentence1: A. sentence2: B.",
-        "same",
-    ),
+    "wic": (PAIR | {"word": "bank", "label": 1}, "word: bank sentence1: A. sentence2: B.", "same"),
     "wsc": (
-        {
-            "text": "He saw Al.",
-            "span1_text": "Al",
-            "span1_index": 2,
-            "span2_text": "He",
-            "span2_index": 0,
-            "label": 0,
-        },
+        {"text": "He saw Al.", "span1_text": "Al", "span1_index": 2, "span2_text": "He", "span2_index": 0, "label": 0},
         "text: # He # saw * Al *.",
         "no",
     ),
     **dict.fromkeys(
-        ("nq", "hotpotqa", "searchqa", "newsqa"),
-        (ANSWERED, "question: Where? context: Ann is in Bern.", "Bern"),
+        ("nq", "hotpotqa", "searchqa", "newsqa"), (ANSWERED, "question: Where? context: Ann is in Bern.", "Bern")
     ),
     "winogrande": (
         {"sentence": "_ ran.", "option1": "Ann", "option2": "Ben", "answer": "2"},
@@ -96,11 +68,7 @@ HUB: dict[str, tuple[dict[str, Any], str, str]] = {
         "option2",
     ),
     "yelp": ({"text": "Good food.", "label": 1}, "sentence: Good food.", "positive"),
-    "scitail": (
-        {"premise": "A.", "hypothesis": "B.", "label": "entails"},
-        "premise: A. hypothesis: B.",
-        "entailment",
-    ),
+    "scitail": ({"premise": "A.", "hypothesis": "B.", "label": "entails"}, "premise: A. hypothesis: B.", "entailment"),
     "paws": (PAIR | {"label": 1}, "sentence1: A. sentence2: B.", "paraphrase"),
     "e2e": (
         {"meaning_representation": "name[X]", "target": "X is.", "references": ["X is.", "There is X."]},
@@ -174,11 +142,7 @@ class TestHubRows:
     @pytest.mark.parametrize("labels", [{}, {"kind": {"0": "calm", "1": "loud"}}], ids=["no words", "words"])
     def test_hidden_test_labels_are_refused(self, hub: Path, labels: dict[str, dict[str, str]]) -> None:
         config = TaskConfig(
-            rows=RowsConfig(hub=str(hub)),
-            input="{text}",
-            target="{kind}",
-            labels=labels,
-            metrics=["accuracy"],
+            rows=RowsConfig(hub=str(hub)), input="{text}", target="{kind}", labels=labels, metrics=["accuracy"]
         )
         assert load_split("t", config, "validation")
         with pytest.raises(ValueError, match=r"is -1, by which the hub hides the labels|'-1', which has no label word"):
@@ -205,19 +169,7 @@ class TestHubRows:
 def test_the_sets_count_as_in_the_papers_lineage() -> None:
     """Small and large as in the lists of ATTEMPT's attempt/data/tasks.py."""
     small = {"boolq", "multirc", "scitail", "cola", "rte", "cb", "copa", "wic", "wsc", "mrpc", "stsb"}
-    large = {
-        "qqp",
-        "qnli",
-        "record",
-        "sst2",
-        "squad",
-        "yelp",
-        "winogrande",
-        "newsqa",
-        "searchqa",
-        "nq",
-        "hotpotqa",
-    }
+    large = {"qqp", "qnli", "record", "sst2", "squad", "yelp", "winogrande", "newsqa", "searchqa", "nq", "hotpotqa"}
     for name in small | large:
         assert task(name).rows.paper_split == ("small" if name in small else "large"), name
     assert task("mnli").rows.splits == {"validation": "validation_mismatched", "test": "validation_matched"}

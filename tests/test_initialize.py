@@ -106,19 +106,13 @@ def test_source_tasks_equal_peft(words, tmp_path, suffix, init, task):
     path = tmp_path / f"source.{suffix}"
     (save_file if suffix == "safetensors" else torch.save)(source_tensors(), path)
     assert_equals_peft(
-        words,
-        prompt_tuning_init=init,
-        prompt_tuning_init_state_dict_path=str(path),
-        prompt_tuning_init_task=task,
+        words, prompt_tuning_init=init, prompt_tuning_init_state_dict_path=str(path), prompt_tuning_init_task=task
     )
 
 
 def test_only_shared_equals_peft(words, source_file):
     assert_equals_peft(
-        words,
-        num_tasks=2,
-        prompt_tuning_init="ONLY_SOURCE_SHARED",
-        prompt_tuning_init_state_dict_path=source_file,
+        words, num_tasks=2, prompt_tuning_init="ONLY_SOURCE_SHARED", prompt_tuning_init_state_dict_path=source_file
     )
 
 
@@ -169,10 +163,7 @@ def test_exact_task_takes_its_own_group():
 def test_plain_target_starts_from_whole_prompts(form):
     source = make_source(form=form)
     exact = make_prompt(
-        source=source,
-        form="independent",
-        prompt_tuning_init="EXACT_SOURCE_TASK",
-        prompt_tuning_init_task="mt",
+        source=source, form="independent", prompt_tuning_init="EXACT_SOURCE_TASK", prompt_tuning_init_task="mt"
     )
     torch.testing.assert_close(exact.prompts()[0], source.prompts()[1])
     mean = make_prompt(source=source, form="independent", prompt_tuning_init="AVERAGE_SOURCE_TASKS")
@@ -334,10 +325,7 @@ def test_weights_mix_plain_prompts():
     torch.testing.assert_close(target.prompts(), torch.stack([(own[0] + own[1]) / 2, own[2]]))
     with pytest.raises(ValueError, match="give each target another P, and the targets share one"):
         make_prompt(
-            source=source,
-            task_names=["a", "b"],
-            prompt_tuning_init="WEIGHTED_SOURCE_TASKS",
-            source_weights=weights,
+            source=source, task_names=["a", "b"], prompt_tuning_init="WEIGHTED_SOURCE_TASKS", source_weights=weights
         )
 
 
@@ -345,9 +333,7 @@ def test_weights_mix_plain_prompts():
 def test_weights_must_be_given_and_sum_to_one(weights):
     with pytest.raises(ValueError, match=r"source_weights: .* needs shape .1, 3., each row summing to 1"):
         make_prompt(
-            source=make_source(factor_std=1.0),
-            prompt_tuning_init="NEAREST_SOURCE_TASK",
-            source_weights=weights,
+            source=make_source(factor_std=1.0), prompt_tuning_init="NEAREST_SOURCE_TASK", source_weights=weights
         )
 
 
@@ -378,11 +364,7 @@ def test_text_fills_every_group_and_vocabulary_draws_each(words):
         return {"input_ids": [len(word) for word in text.split()]}
 
     text = make_source(
-        words=words,
-        form="independent",
-        prompt_tuning_init="TEXT",
-        prompt_tuning_init_text="a bb",
-        tokenizer=tokenize,
+        words=words, form="independent", prompt_tuning_init="TEXT", prompt_tuning_init_text="a bb", tokenizer=tokenize
     )
     assert torch.equal(text.prompts(), words.weight[[1, 2, 1, 2, 1]].expand(3, N, D))
     drawn = make_source(words=words, form="independent", prompt_tuning_init="VOCABULARY").prompts()
@@ -423,10 +405,7 @@ def test_names_belong_to_a_source_in_memory(source_file):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (
-            lambda t: t.pop("prefix_task_rows"),
-            "no tensor prefix_task_rows; it holds prefix_task_cols, prompt_emb",
-        ),
+        (lambda t: t.pop("prefix_task_rows"), "no tensor prefix_task_rows; it holds prefix_task_cols, prompt_emb"),
         (lambda t: t.update(prompt_embedding=t.pop("prompt_embeddings")), "no tensor prompt_embeddings"),
         (lambda t: t.update(prefix_task_rows=torch.ones(3, R, D + 1)), r"prefix_task_rows \(3, 2, 8\)"),
         (lambda t: t.update(prefix_task_cols=torch.ones(2, N, R)), r"must be \(T, 5, R\) and \(T, R, 7\)"),

@@ -58,16 +58,7 @@ def at_batch(monkeypatch, number, act):
 class TestSignals:
     # 2: the last before a validation; 5: the last of all.
     @pytest.mark.parametrize(("signum", "batch"), [(signal.SIGINT, 1), (signal.SIGTERM, 2), (signal.SIGINT, 5)])
-    def test_a_signal_within_a_step(
-        self,
-        signum,
-        batch,
-        make_config,
-        source_run,
-        tmp_path,
-        monkeypatch,
-        capfd,
-    ):
+    def test_a_signal_within_a_step(self, signum, batch, make_config, source_run, tmp_path, monkeypatch, capfd):
         with monkeypatch.context() as patch:
             at_batch(patch, batch, lambda: signal.raise_signal(signum))
             with pytest.raises(SystemExit) as stop:
@@ -80,14 +71,7 @@ class TestSignals:
         assert_same_run(tmp_path / "run", source_run)
 
     @pytest.mark.parametrize("batch", [4, 5, 16])
-    def test_a_signal_within_an_accumulated_step(
-        self,
-        batch,
-        whole_accumulated,
-        make_config,
-        tmp_path,
-        monkeypatch,
-    ):
+    def test_a_signal_within_an_accumulated_step(self, batch, whole_accumulated, make_config, tmp_path, monkeypatch):
         config = make_config(trainer__accumulate_grad_batches=3)
         with monkeypatch.context() as patch:
             at_batch(patch, batch, lambda: signal.raise_signal(signal.SIGTERM))
@@ -111,14 +95,7 @@ class TestSignals:
         train(make_config(), tmp_path / "run")
         assert_same_run(tmp_path / "run", source_run)
 
-    def test_a_signal_before_the_first_step_starts_again(
-        self,
-        make_config,
-        source_run,
-        tmp_path,
-        monkeypatch,
-        capfd,
-    ):
+    def test_a_signal_before_the_first_step_starts_again(self, make_config, source_run, tmp_path, monkeypatch, capfd):
         with monkeypatch.context() as patch:
             patch.setattr("mpt.training.start_scores.predict", lambda *_, **__: signal.raise_signal(signal.SIGINT))
             with pytest.raises(Interrupted):
@@ -137,11 +114,7 @@ class TestSignals:
 
 class TestFailures:
     def test_what_fails_within_a_step_goes_on_from_the_last_validation(
-        self,
-        whole_accumulated,
-        make_config,
-        tmp_path,
-        monkeypatch,
+        self, whole_accumulated, make_config, tmp_path, monkeypatch
     ):
         def out_of_memory():
             raise torch.OutOfMemoryError("no memory")
@@ -233,8 +206,7 @@ class TestFiles:
         assert os.listdir(tmp_path) == ["last.ckpt"]
 
     @pytest.mark.parametrize(
-        "name",
-        ["checkpoints/last.ckpt", "checkpoints/best.safetensors", "checkpoints/before.json", "metrics.csv"],
+        "name", ["checkpoints/last.ckpt", "checkpoints/best.safetensors", "checkpoints/before.json", "metrics.csv"]
     )
     def test_a_damaged_file_is_one_line(self, name, make_config, tmp_path, monkeypatch):
         with monkeypatch.context() as patch:
@@ -299,11 +271,7 @@ def test_ctrl_c_of_the_command_line(tiny_t5_folder, rows_folder, tmp_path):
     (prompt,) = tmp_path.glob("runs/source/*/prompt/adapter_model.safetensors")
     resumed = load_file(prompt)
     whole = subprocess.run(
-        list(map(str, [*command, "overwrite=true"])),
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        timeout=120,
+        list(map(str, [*command, "overwrite=true"])), cwd=tmp_path, capture_output=True, text=True, timeout=120
     )
     assert whole.returncode == 0, whole.stderr
     for name, tensor in load_file(prompt).items():

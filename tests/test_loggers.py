@@ -101,12 +101,7 @@ class TestWandbMode:
 
 def open_in(folder, **changes):
     return open_loggers(
-        LoggerConfig(**changes),
-        folder,
-        run_id="abcd1234",
-        stage="source",
-        tags=tags(["a"], "prompt", 4),
-        values={},
+        LoggerConfig(**changes), folder, run_id="abcd1234", stage="source", tags=tags(["a"], "prompt", 4), values={}
     )
 
 

@@ -56,14 +56,7 @@ def test_every_method_trains_every_family(family, place, train, tiny_t5_folder, 
     train("task=source", backbone, f"hydra.run.dir={source}")
     # One sweep: what needs no source ignores it.
     sweep = place / family / "methods"
-    train(
-        "-m",
-        "task=target",
-        backbone,
-        f"source={source}",
-        f"method={','.join(METHODS)}",
-        f"hydra.sweep.dir={sweep}",
-    )
+    train("-m", "task=target", backbone, f"source={source}", f"method={','.join(METHODS)}", f"hydra.sweep.dir={sweep}")
     runs = [path.parent for path in sweep.glob("*/metrics.json")]
     found = {(read_config(run) or ({}, {}))[0]["method"]["name"]: run for run in runs}
     assert sorted(found) == METHODS

@@ -251,11 +251,7 @@ def interrupted(folder: Path, place: Path, stop: int, accumulate: int) -> MPTMod
             lightning.seed_everything(5, verbose=False)
         module.train()
         last = ModelCheckpoint(
-            place,
-            filename="last",
-            enable_version_counter=False,
-            save_on_exception=True,
-            every_n_train_steps=1,
+            place, filename="last", enable_version_counter=False, save_on_exception=True, every_n_train_steps=1
         )
         changes = {
             "limit_val_batches": None, "val_check_interval": 2 * accumulate, "check_val_every_n_epoch": None,
@@ -299,13 +295,7 @@ def test_best_prompt_is_kept_and_put_back(folder: Path, tmp_path: Path) -> None:
     fit = trainer(tmp_path, 1)
     kept = None
     # Of the two best, the second has the lower loss, and a third one no lower than that.
-    for score, loss, change in (
-        (0.2, 9.0, 1.0),
-        (0.7, 2.0, 2.0),
-        (0.7, 1.5, 3.0),
-        (0.7, 1.5, 4.0),
-        (0.1, 0.1, 5.0),
-    ):
+    for score, loss, change in ((0.2, 9.0, 1.0), (0.7, 2.0, 2.0), (0.7, 1.5, 3.0), (0.7, 1.5, 4.0), (0.1, 0.1, 5.0)):
         with torch.no_grad():
             module.adapter.embedding.weight.fill_(change)
         fit._callback_connector  # noqa: B018  # the trainer is real; its last validation is played

@@ -28,10 +28,7 @@ def give_grads(params, seed, absent=(), learners=1):
 
 def test_all_present_is_adamw():
     ours, theirs = make_params((6, 4), (3, 2, 5)), make_params((6, 4), (3, 2, 5))
-    optimizer, reference = (
-        PerLearnerAdamW(ours, learners=3, **SETTINGS),
-        torch.optim.AdamW(theirs, **SETTINGS),
-    )
+    optimizer, reference = (PerLearnerAdamW(ours, learners=3, **SETTINGS), torch.optim.AdamW(theirs, **SETTINGS))
     for seed in range(30):
         give_grads(ours, seed)
         give_grads(theirs, seed)

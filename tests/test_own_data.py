@@ -133,11 +133,7 @@ def test_carved_splits_share_no_row_and_lose_none(classes: list[str], seed: int,
 @pytest.mark.parametrize("seed", range(5))
 def test_carved_splits_have_each_class_in_its_proportion(seed: int) -> None:
     classes = ["rare"] * 20 + ["usual"] * 180
-    parts = {
-        "validation": Part("all", None, "10%"),
-        "test": Part("all", "10%", "20%"),
-        "train": Part("all", "20%"),
-    }
+    parts = {"validation": Part("all", None, "10%"), "test": Part("all", "10%", "20%"), "train": Part("all", "20%")}
     for split, size in {"validation": 20, "test": 20, "train": 160}.items():
         found = Counter(classes[position] for position in carve(split, parts, classes, seed))
         assert found.total() == size
@@ -285,12 +281,7 @@ def test_paths_are_from_where_the_yaml_lies(tmp_path: Path, monkeypatch: pytest.
     (tasks / "data").mkdir(parents=True)
     (tasks / "t.yaml").touch()
     for key in ("files", "root"):
-        for path, anchored in (
-            ("data", "mine/tasks/data"),
-            ("other", "other"),
-            (str(tasks), str(tasks)),
-            (None, None),
-        ):
+        for path, anchored in (("data", "mine/tasks/data"), ("other", "other"), (str(tasks), str(tasks)), (None, None)):
             composed = OmegaConf.create({"tasks": {"t": {"rows": {key: path}}}})
             anchor_paths(composed, [tmp_path / "mine"])
             assert composed.tasks.t.rows[key] == anchored
@@ -349,10 +340,7 @@ def test_from_a_file_to_a_trained_task(mpt: Callable[..., Done], workplace: Path
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (
-            ["tasks=new", "name=t"],
-            "tasks=new: files is missing; write tasks=new name=tickets files=data/tickets.csv",
-        ),
+        (["tasks=new", "name=t"], "tasks=new: files is missing; write tasks=new name=tickets files=data/tickets.csv"),
         (["tasks=new", "name=t", "file=x"], "tasks=new: no key 'file'; choose from name, files"),
         (["tasks=new", "name=average", "files=tickets.csv"], "metrics.json keeps the name 'average'"),
         (["tasks=show"], "tasks=show: name is missing"),

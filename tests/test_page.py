@@ -161,11 +161,10 @@ def test_page_opens_without_an_error_and_draws_every_chart(opened: Any) -> None:
     assert opened.title == HOSTILE
     # A mark without a color is there and cannot be seen.
     marks = opened.execute_script(
-        "const shapes = '.role-mark path, .role-mark line, .role-mark rect';"
-        "const paints = (shape) => ['fill', 'stroke'].map((name) => shape.getAttribute(name));"
-        "const seen = (paint) => paint && !['none', 'transparent'].includes(paint);"
-        "const count = (place) => [...place.querySelectorAll(shapes)].filter((shape) => paints(shape).some(seen));"
-        "return charts.map((place) => count(place).length)"
+        "const shapes = '.role-mark path, .role-mark line, .role-mark rect';const paints = (shape) => ['fill', "
+        "'stroke'].map((name) => shape.getAttribute(name));const seen = (paint) => paint && !['none', "
+        "'transparent'].includes(paint);const count = (place) => [...place.querySelectorAll(shapes)].filter((shape) "
+        "=> paints(shape).some(seen));return charts.map((place) => count(place).length)"
     )
     assert len(marks) >= 2 + 6 + 1
     assert all(count > 0 for count in marks)
@@ -227,27 +226,9 @@ def test_differences_are_to_the_base_that_is_chosen(opened: Any) -> None:
     base.select_by_visible_text("no source")
     rows = opened.execute_script(read)
     assert ["Task A", "4", "AVERAGE_SOURCE_TASKS", "+0.050", "all equal", "6", "10", "all equal"] in rows
-    assert [
-        "Task A",
-        "64",
-        "AVERAGE_SOURCE_TASKS",
-        "+0.050",
-        "all equal",
-        "5",
-        "10",
-        "fewer than 6 pairs",
-    ] in rows
+    assert ["Task A", "64", "AVERAGE_SOURCE_TASKS", "+0.050", "all equal", "5", "10", "fewer than 6 pairs"] in rows
     base.select_by_visible_text("AVERAGE_SOURCE_TASKS")
-    assert [
-        "Task A",
-        "4",
-        "no source",
-        "-0.050",
-        "all equal",
-        "6",
-        "10",
-        "all equal",
-    ] in opened.execute_script(read)
+    assert ["Task A", "4", "no source", "-0.050", "all equal", "6", "10", "all equal"] in opened.execute_script(read)
 
 
 def test_failed_and_unfinished_runs_are_named(opened: Any) -> None:

@@ -114,10 +114,7 @@ class TestOurClassUnderPeft:
         source.save_pretrained(tmp_path, safe_serialization=safe)
         path = tmp_path / ("adapter_model.safetensors" if safe else "adapter_model.bin")
         config = config_for(
-            task_type,
-            num_tasks=1,
-            prompt_tuning_init=PeftInit(init),
-            prompt_tuning_init_state_dict_path=str(path),
+            task_type, num_tasks=1, prompt_tuning_init=PeftInit(init), prompt_tuning_init_state_dict_path=str(path)
         )
         target = get_peft_model(library.from_pretrained(folder), config).prompt_encoder["default"]
         assert torch.equal(target.embedding.weight, source.prompt_encoder["default"].embedding.weight)
@@ -227,8 +224,7 @@ class TestRoundTrip:
             theirs.prompt_encoder["default"].prefix_task_cols.mul_(50)
         theirs.save_pretrained(tmp_path / "two")
         with pytest.raises(
-            ValueError,
-            match=r"num_transformer_submodules is 2; .*drop_decoder_prompt=True keeps the encoder's",
+            ValueError, match=r"num_transformer_submodules is 2; .*drop_decoder_prompt=True keeps the encoder's"
         ):
             load_prompt(tmp_path / "two")
         saved = load_prompt(tmp_path / "two", drop_decoder_prompt=True)

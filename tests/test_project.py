@@ -54,12 +54,7 @@ def test_the_unpacked_wheel_runs_without_the_checkout(wheel, tmp_path):
     code = "import sys; sys.argv = ['mpt', '--help']; from mpt.cli import main as cli; print(cli.CONF); cli.main()"
     environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
     done = subprocess.run(
-        [sys.executable, "-c", code],
-        cwd=tmp_path,
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=True,
+        [sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True, check=True
     )
     assert done.stdout.startswith(str(tmp_path / "mpt" / "conf"))
     assert "backbone: flan-t5-base" in done.stdout
@@ -88,15 +83,7 @@ def test_make_prints_its_targets():
 
 
 def test_make_finds_the_folder_of_the_first_run():
-    command = [
-        sys.executable,
-        "train.py",
-        "experiment=demo_source",
-        "--cfg",
-        "all",
-        "--package",
-        "hydra.run.dir",
-    ]
+    command = [sys.executable, "train.py", "experiment=demo_source", "--cfg", "all", "--package", "hydra.run.dir"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
     assert re.fullmatch(r"runs/source/sum\+mt\+dlg[\w+]*-tiny-[0-9a-f]{6}\n", done)
     assert " ".join(command[1:]) in (ROOT / "Makefile").read_text()

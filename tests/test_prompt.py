@@ -39,10 +39,7 @@ def test_matches_hand_computation():
 def test_residual_matches_hand_computation():
     prompt = make_prompt(form="residual", task_names=["a"], num_virtual_tokens=2, num_ranks=1, token_dim=2)
     set_values(
-        prompt,
-        embedding=[[1.0, 2.0], [3.0, 4.0]],
-        prefix_task_cols=[[[1.0], [10.0]]],
-        prefix_task_rows=[[[1.0, -1.0]]],
+        prompt, embedding=[[1.0, 2.0], [3.0, 4.0]], prefix_task_cols=[[[1.0], [10.0]]], prefix_task_rows=[[[1.0, -1.0]]]
     )
     assert torch.equal(prompt.prompts(), torch.tensor([[[2.0, 0.0], [33.0, -36.0]]]))
 
@@ -125,9 +122,7 @@ def test_batch_touches_only_its_tasks(form):
 
 @settings(max_examples=30, deadline=None)
 @given(
-    ids=st.lists(st.integers(0, 2), min_size=1, max_size=8),
-    form=st.sampled_from(FORMS),
-    num_ranks=st.integers(1, 3),
+    ids=st.lists(st.integers(0, 2), min_size=1, max_size=8), form=st.sampled_from(FORMS), num_ranks=st.integers(1, 3)
 )
 def test_mixed_batch_is_its_rows_one_by_one(ids, form, num_ranks):
     prompt = make_prompt(form=form, num_ranks=num_ranks)
@@ -371,23 +366,14 @@ def test_snapshot_is_a_copy():
         ({"token_dim": 0}, "token_dim: is 0"),
         ({"num_tasks": 2}, "num_tasks: is 2, but task_names has 3"),
         ({"task_type": None}, "task_type: unknown value None; choose one of SEQ_2_SEQ_LM, CAUSAL_LM"),
-        (
-            {"form": "sum"},
-            "form: unknown value 'sum'; choose one of product, residual, additive, independent",
-        ),
-        (
-            {"prompt_tuning_init": "TXT"},
-            "prompt_tuning_init: unknown value 'TXT'; choose one of RANDOM, TEXT",
-        ),
+        ({"form": "sum"}, "form: unknown value 'sum'; choose one of product, residual, additive, independent"),
+        ({"prompt_tuning_init": "TXT"}, "prompt_tuning_init: unknown value 'TXT'; choose one of RANDOM, TEXT"),
         ({"factor_init": "zero"}, "factor_init: unknown value 'zero'; choose one of normal, ones"),
         ({"factor_std": -1.0}, "factor_std: is -1.0; it must not be negative"),
         ({"num_transformer_submodules": 2}, "num_transformer_submodules: is 2; it must be 1"),
         ({"task_groups": [0, 1, 0]}, r"task_groups: is \[0, 1, 0\]; .* from 0 to 0"),
         ({"task_groups": [0]}, r"task_groups: is \[0\]; it must give each of the 3 tasks"),
-        (
-            {"form": "independent", "task_groups": [0, 0, 1]},
-            "form=independent gives each task a prompt of its own",
-        ),
+        ({"form": "independent", "task_groups": [0, 0, 1]}, "form=independent gives each task a prompt of its own"),
         ({"prompt_tuning_init": "EXACT_SOURCE_TASK"}, "prompt_tuning_init_state_dict_path: is missing"),
         ({"prompt_tuning_init": "TEXT"}, "word_embeddings: are missing, and prompt_tuning_init=TEXT"),
         ({"token_dim": None}, "token_dim: is missing"),

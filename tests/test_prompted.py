@@ -65,17 +65,9 @@ def test_logits_and_scores_are_pefts(model, source_run, tiny_t5_folder):
 
 @pytest.mark.parametrize("name", ["attempt", "dept"])
 def test_a_baseline_answers_as_its_run(name, make_config, source_run, tmp_path):
-    settings = {
-        "attempt": {"method__num_ranks": 3, "source": str(source_run)},
-        "dept": {"method__num_ranks": 2},
-    }
+    settings = {"attempt": {"method__num_ranks": 3, "source": str(source_run)}, "dept": {"method__num_ranks": 2}}
     config = make_config(
-        "target",
-        ["one", "two"],
-        method__name=name,
-        prompt__form="independent",
-        prompt__init="RANDOM",
-        **settings[name],
+        "target", ["one", "two"], method__name=name, prompt__form="independent", prompt__init="RANDOM", **settings[name]
     )
     train(config, tmp_path / "run")
     tasks, texts, answers = zip(*predictions(tmp_path / "run"), strict=True)

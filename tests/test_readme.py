@@ -67,12 +67,7 @@ def test_links_lead_somewhere(path: Path) -> None:
 
 def test_every_target_of_make_that_a_text_names_exists() -> None:
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
-    sources = [
-        *TEXTS,
-        *ROOT.glob("mpt/**/*.py"),
-        *ROOT.glob("experiments/**/*.py"),
-        *ROOT.glob("conf/**/*.yaml"),
-    ]
+    sources = [*TEXTS, *ROOT.glob("mpt/**/*.py"), *ROOT.glob("experiments/**/*.py"), *ROOT.glob("conf/**/*.yaml")]
     for path in sources:
         for named in re.findall(r"(?:`|^)make ([a-z-]+)", path.read_text(encoding="utf-8"), re.MULTILINE):
             assert named in targets, f"{path}: make {named}"
@@ -190,16 +185,7 @@ def test_every_page_is_part_of_the_site_and_the_site_builds(tmp_path: Path) -> N
         for page in ([pages] if isinstance(pages, str) else pages)
     }
     assert named == {path.name for path in (ROOT / "docs").glob("*.md")}
-    command = [
-        sys.executable,
-        "-m",
-        "mkdocs",
-        "build",
-        "--strict",
-        "--quiet",
-        "--site-dir",
-        str(tmp_path / "site"),
-    ]
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(tmp_path / "site")]
     done = subprocess.run(
         command, cwd=ROOT, capture_output=True, text=True, env={**os.environ, "NO_MKDOCS_2_WARNING": "1"}
     )

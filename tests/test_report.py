@@ -175,10 +175,7 @@ def test_unfinished_runs_are_named(runs: Path, capsys: pytest.CaptureFixture[str
     [
         (["--by", "prompt.inti"], "--by: no key 'prompt.inti'; the runs differ in task, prompt.init"),
         (["--metric", "rogue"], "--metric: no run has 'rogue'; choose one of score, exact_match"),
-        (
-            ["--against", "prompt.init=random"],
-            "no pair with prompt.init=random; its values are average, fresh",
-        ),
+        (["--against", "prompt.init=random"], "no pair with prompt.init=random; its values are average, fresh"),
         (["nowhere"], "nowhere: no such folder"),
     ],
 )
@@ -359,10 +356,7 @@ class TestBases:
 
 
 def test_points_move_aside_only_where_they_hide_each_other() -> None:
-    near = {
-        "a": [(4, estimate([0.5])), (16, estimate([0.5]))],
-        "b": [(4, estimate([0.505])), (16, estimate([0.9]))],
-    }
+    near = {"a": [(4, estimate([0.5])), (16, estimate([0.5]))], "b": [(4, estimate([0.505])), (16, estimate([0.9]))]}
     assert dodge(near, span=1.0) == {("a", 4): -0.5, ("b", 4): 0.5, ("a", 16): 0.0, ("b", 16): 0.0}
 
 

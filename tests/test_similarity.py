@@ -24,14 +24,8 @@ def prompt(form: str = "product", tasks: int = 3) -> MultitaskPromptEmbedding:
 def test_cosines_are_those_of_w_and_not_of_its_factors() -> None:
     made = prompt()
     with torch.no_grad():
-        made.prefix_task_cols[1], made.prefix_task_rows[1] = (
-            -made.prefix_task_cols[0],
-            -made.prefix_task_rows[0],
-        )
-        made.prefix_task_cols[2], made.prefix_task_rows[2] = (
-            2 * made.prefix_task_cols[0],
-            -made.prefix_task_rows[0],
-        )
+        made.prefix_task_cols[1], made.prefix_task_rows[1] = (-made.prefix_task_cols[0], -made.prefix_task_rows[0])
+        made.prefix_task_cols[2], made.prefix_task_rows[2] = (2 * made.prefix_task_cols[0], -made.prefix_task_rows[0])
     expected = torch.tensor([[1.0, 1.0, -1.0], [1.0, 1.0, -1.0], [-1.0, -1.0, 1.0]])
     torch.testing.assert_close(task_cosines(made), expected)
 

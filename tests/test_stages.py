@@ -233,11 +233,7 @@ class TestTarget:
     def test_a_file_of_tensors_is_a_source(self, source_run, make_config, tmp_path, kind):
         path = tmp_path / f"source.{kind}"
         (save_file if kind == "safetensors" else torch.save)(tensors(source_run), path)
-        changes = {
-            "prompt__init": "EXACT_SOURCE_TASK",
-            "prompt__init_task": "task_1",
-            "trainer__max_steps": 1,
-        }
+        changes = {"prompt__init": "EXACT_SOURCE_TASK", "prompt__init_task": "task_1", "trainer__max_steps": 1}
         config = make_config("target", ["two"], source=str(path), **changes)
         prompt = prompt_of(config, load_backbone(config.backbone), load_prompt(path))
         assert torch.equal(prompt.prompts()[0], load_prompt(source_run).prompt.prompts()[1])
@@ -762,11 +758,7 @@ class TestSideFigures:
 def test_teachers_of_other_rows_are_warned_of(make_config, rows_folder, tmp_path):
     root = tmp_path / "rows"
     shutil.copytree(rows_folder, root)
-    plain: dict[str, Any] = {
-        "prompt__form": "independent",
-        "mixture__sampling": "each",
-        "trainer__max_steps": 1,
-    }
+    plain: dict[str, Any] = {"prompt__form": "independent", "mixture__sampling": "each", "trainer__max_steps": 1}
     plain["evaluation__best"] = "task"
     train(make_config("teachers", **plain, data_root=str(root)), tmp_path / "teachers")
     path = root / "one" / "train.jsonl"

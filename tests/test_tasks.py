@@ -18,11 +18,7 @@ from mpt.tasks import Example, Template, catalogue, check_task, choose_rows, loa
 from mpt.tasks.text import write_number
 from mpt.world import TASKS
 
-ROWS = [
-    {"text": "the mill burns", "kind": 0},
-    {"text": 'say "hi"\nthere', "kind": 1},
-    {"text": "größer", "kind": 0},
-]
+ROWS = [{"text": "the mill burns", "kind": 0}, {"text": 'say "hi"\nthere', "kind": 1}, {"text": "größer", "kind": 0}]
 
 
 def task(folder: Path | None = None, **changes: Any) -> TaskConfig:
@@ -73,13 +69,7 @@ def test_data_root_reads_its_own_folder_for_each_task(tmp_path: Path) -> None:
 def test_lists_are_joined_in_inputs_and_give_their_first_item_as_target(tmp_path: Path) -> None:
     write(tmp_path, [{"context": ["a", "b"], "answers": ["x", "y"]}])
     config = task(
-        tmp_path,
-        input="{context}",
-        target="{answers}",
-        references="answers",
-        labels={},
-        join=" / ",
-        metrics=["squad"],
+        tmp_path, input="{context}", target="{answers}", references="answers", labels={}, join=" / ", metrics=["squad"]
     )
     assert load_split("qa", config, "train") == [Example("train:0", "a / b", "x", ("x", "y"), None)]
 
@@ -118,10 +108,7 @@ def test_numbers_are_told_plainly(tmp_path: Path) -> None:
         ("[1, 2]", r"train\.jsonl:2: is a list; each line is one object"),
         ('{"kind": 0}', r"train\.jsonl:2: column 'text' of tasks\.noise\.input is missing; the row has kind"),
         ('{"text": null, "kind": 0}', r"train\.jsonl:2: column 'text' .* is empty"),
-        (
-            '{"text": "b", "kind": 7}',
-            r"train\.jsonl:2: column 'kind' is '7', which has no label word; .* 0, 1",
-        ),
+        ('{"text": "b", "kind": 7}', r"train\.jsonl:2: column 'kind' is '7', which has no label word; .* 0, 1"),
         ('{"text": "  ", "kind": 0, "t": 1}', None),
     ],
 )
@@ -237,17 +224,7 @@ def test_every_shipped_task_is_well_formed_and_in_the_catalogue() -> None:
         assert listed[path.stem]
     assert set(TASKS) < set(listed)
     glue = {"sst2", "mnli", "qnli", "rte", "mrpc", "cola", "stsb"}
-    assert glue | {
-        "dialogsum",
-        "multi30k",
-        "dailydialog",
-        "samsum",
-        "squad",
-        "boolq",
-        "cb",
-        "wic",
-        "e2e",
-    } < set(listed)
+    assert glue | {"dialogsum", "multi30k", "dailydialog", "samsum", "squad", "boolq", "cb", "wic", "e2e"} < set(listed)
 
 
 def test_world_rows_load_as_a_task() -> None:
@@ -387,12 +364,7 @@ class TestPreprocessing:
         for split in ("train", "validation"):
             write(tmp_path, [row], split=split)
         config = task(
-            tmp_path,
-            input="{passage}",
-            target="{answers}",
-            references="answers",
-            labels={},
-            metrics=["squad"],
+            tmp_path, input="{passage}", target="{answers}", references="answers", labels={}, metrics=["squad"]
         )
         config.rows.preprocess = "record"
         train = load_split("record", config, "train")
@@ -441,9 +413,7 @@ class TestChosenRows:
         assert sum(each.label == "loud" for each in choose_rows(test, 30, 0)) in (14, 15, 16)
 
 
-def test_a_tokenizer_whose_package_is_missing_is_named_before_the_run(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_a_tokenizer_whose_package_is_missing_is_named_before_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("mpt.tasks.checking.find_spec", lambda name: None if name == "MeCab" else name)
     config = TaskConfig(
         rows=RowsConfig(world="sum"), input="{a}", target="{b}", metrics=["bleu"], metric_tokenizer="ja-mecab"

@@ -71,12 +71,7 @@ def test_source_training_finds_the_skills_and_adaptation_uses_them(tmp_path: Pat
     register_schema()
     shared = ["logger=csv", "trainer=cpu", "trainer.progress_bar=false", "evaluation.test_rows=100"]
     commands = {
-        "source": [
-            "task=source",
-            "tasks=[sum,dlg]",
-            "trainer.max_steps=100",
-            "evaluation.validate_every=100",
-        ],
+        "source": ["task=source", "tasks=[sum,dlg]", "trainer.max_steps=100", "evaluation.validate_every=100"],
         "target": ["task=target", "tasks=[keywords]", f"source={tmp_path / 'source'}", "few_shot.k=16"],
     }
     for stage, command in commands.items():

@@ -65,17 +65,7 @@ def test_instruction_is_answered_as_by_hand(
 def test_translation_follows_dictionary_and_word_order() -> None:
     word = LANGUAGES["taro"].words
     assert CLAUSE.translate("taro") == " ".join(
-        [
-            word["monday"],
-            "anna",
-            word["baker"],
-            word["red"],
-            word["hat"],
-            "ta",
-            word["mill"],
-            word["find"],
-            ".",
-        ]
+        [word["monday"], "anna", word["baker"], word["red"], word["hat"], "ta", word["mill"], word["find"], "."]
     )
 
 

@@ -86,13 +86,7 @@ def cells(names: list[str], draws: int, rate: float) -> list[Cell]:
         source = source_of(variant)
         for draw in range(draws):
             overrides = (
-                *(
-                    "task=target",
-                    f"tasks=[{','.join(TARGET_TASKS)}]",
-                    "mixture=each",
-                    "evaluation.best=task",
-                    *own,
-                ),
+                *("task=target", f"tasks=[{','.join(TARGET_TASKS)}]", "mixture=each", "evaluation.best=task", *own),
                 *(f"source={source.folder}", *variant.both, *variant.target, f"optim.lr_prompt={rate}"),
                 *(f"optim.lr_factors={rate}", "few_shot.k=16", f"seed={draw}", f"trainer.batch_size={ROWS}"),
                 *(f"trainer.max_steps={STEPS}", f"evaluation.validate_every={VALIDATE_EVERY}"),

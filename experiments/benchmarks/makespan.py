@@ -73,11 +73,7 @@ class Sweep:
             ),
             **fused,
             "PEFT, one by one in a process": lambda: self.run(
-                [
-                    sys.executable,
-                    str(HERE / "peft_sweep.py"),
-                    *map(str, (self.source, self.draws, self.steps)),
-                ]
+                [sys.executable, str(HERE / "peft_sweep.py"), *map(str, (self.source, self.draws, self.steps))]
             ),
             "one job with the rows of all": lambda: self.run(
                 self.command([32], [0], f"trainer.batch_size={32 * self.jobs}")

@@ -134,14 +134,7 @@ def one_large_step(way: str) -> None:
     generator = torch.Generator().manual_seed(0)
     ids = torch.randint(3, 32000, (32, 64), generator=generator)
     labels = torch.randint(3, 32000, (32, 128), generator=generator)
-    step(
-        {
-            "input_ids": ids,
-            "attention_mask": torch.ones_like(ids),
-            "labels": labels,
-            "task_ids": ids[:, 0] % TASKS,
-        }
-    )
+    step({"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": labels, "task_ids": ids[:, 0] % TASKS})
     print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
 
 

@@ -158,13 +158,7 @@ def cells(
             parts = [[target] for target in targets] if METHODS[method].separate else [list(targets)]
             for draw in range(draws):
                 for part in parts:
-                    names = {
-                        "method": method,
-                        "mixture": named,
-                        "k": k,
-                        "seed": str(draw),
-                        "targets": "+".join(part),
-                    }
+                    names = {"method": method, "mixture": named, "k": k, "seed": str(draw), "targets": "+".join(part)}
                     cell = adaptation(method, mixture, k, draw, part, settings[method], names)
                     found[tuple(names.values())] = cell
     return list(found.values())

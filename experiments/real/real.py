@@ -14,11 +14,7 @@ from mpt.report import compare, estimate, markdown  # noqa: E402
 RUNS = Path("runs") / "real"
 TEXT = ("prompt.init=TEXT", "prompt.init_text='Read the text and choose the right label for it.'")
 """The start that the source itself had."""
-METHODS = {
-    "mpt": (),
-    "control": TEXT,
-    "plain": ("prompt=plain", *TEXT),
-}
+METHODS = {"mpt": (), "control": TEXT, "plain": ("prompt=plain", *TEXT)}
 """MPT from the source; its form with nothing from a source; plain prompt tuning. The same rates and steps for all."""
 
 
@@ -29,12 +25,7 @@ def cells(data: str | None, draws: int, source: Source) -> list[Cell]:
         Cell(
             {"method": method, "seed": str(draw)},
             (
-                *(
-                    "experiment=real_target",
-                    f"source={source.folder}",
-                    f"seed={draw}",
-                    "evaluation.test_rows=200",
-                ),
+                *("experiment=real_target", f"source={source.folder}", f"seed={draw}", "evaluation.test_rows=200"),
                 # The oracle is the same in every run.
                 *(f"evaluation.oracle={str(method == 'mpt' and draw == 0).lower()}", *overrides, *rows),
             ),

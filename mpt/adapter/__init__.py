@@ -4,12 +4,4 @@ from mpt.adapter.baseline import Baseline, TensorBaseline, WithinBackbone
 from mpt.adapter.contract import Adapter, ParameterCount
 from mpt.adapter.learner import Learner, LearnerGroup
 
-__all__ = [
-    "Adapter",
-    "Baseline",
-    "Learner",
-    "LearnerGroup",
-    "ParameterCount",
-    "TensorBaseline",
-    "WithinBackbone",
-]
+__all__ = ["Adapter", "Baseline", "Learner", "LearnerGroup", "ParameterCount", "TensorBaseline", "WithinBackbone"]

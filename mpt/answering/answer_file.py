@@ -195,17 +195,13 @@ def skip_answered(path: Path, inputs: Iterator[Input], made_by: str) -> int:
         expected = next(inputs, None)
         try:
             answered = json.loads(line)
-            same = expected is not None and (answered["input"], answered["task"]) == (
-                expected.text,
-                expected.task,
-            )
+            same = expected is not None and (answered["input"], answered["task"]) == (expected.text, expected.task)
         except (ValueError, KeyError, TypeError):
             same = False
         if same and answered.get("made_by", made_by) != made_by:
             raise UserError(
                 f"{path}:{number}: was answered by another prompt, or with other settings; give another "
-                "predict.output, or "
-                "remove the file"
+                "predict.output, or remove the file"
             )
         if not same:
             raise UserError(f"{path}:{number}: answers another input; give another predict.output, or remove the file")

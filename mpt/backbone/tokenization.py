@@ -70,10 +70,7 @@ class Tokenization:
             return []
         # The names of control tokens in a text are text, where the tokenizer can write them so.
         ids: list[list[int]] = self.tokenizer(
-            list(texts),
-            add_special_tokens=special,
-            verbose=False,
-            split_special_tokens=not self._reads_control,
+            list(texts), add_special_tokens=special, verbose=False, split_special_tokens=not self._reads_control
         )["input_ids"]
         return ids
 

@@ -168,8 +168,7 @@ def _tasks(config: RunConfig) -> Iterator[str]:
     if no_share and len(config.tasks) > 1:
         yield (
             f"tasks.{no_share[0]}.metrics: {config.tasks[no_share[0]].metrics[0]} has a range of its own, so it can "
-            "be no "
-            "part of an average over tasks, by which the best step is chosen; put another metric first"
+            "be no part of an average over tasks, by which the best step is chosen; put another metric first"
         )
     if config.mixture.sampling == "stochastic" and len(config.tasks) == 1:
         yield "mixture.sampling: stochastic draws from two tasks or more, and there is one; use mixture=equal"

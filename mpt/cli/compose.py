@@ -108,6 +108,5 @@ def refuse_unquoted(overrides: Sequence[str]) -> None:
             if isinstance(item, (bool, float)):
                 raise UserError(
                     f"{override.key_or_group}: {item!r} is read as a {type(item).__name__}, and a text is meant; "
-                    "quote it, "
-                    f'as in \'{override.key_or_group}=["true","false"]\''
+                    f'quote it, as in \'{override.key_or_group}=["true","false"]\''
                 )

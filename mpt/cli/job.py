@@ -198,8 +198,7 @@ def check_same_rows(config: RunConfig, folder: Path) -> None:
             }
         except FileNotFoundError:
             print(
-                f"{folder}: the rows of tasks.{name} are gone, so a change of them cannot be noticed",
-                file=sys.stderr,
+                f"{folder}: the rows of tasks.{name} are gone, so a change of them cannot be noticed", file=sys.stderr
             )
     RunFolder(folder).check_rows(digests, "overwrite=true runs it again")
 

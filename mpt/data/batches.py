@@ -56,8 +56,7 @@ def tokenize(
             if token := tokenization.control_token(getattr(example, key)):
                 raise UserError(
                     f"{example.row_id}: the {key} holds {token!r}, which the tokenizer reads as a control token, not "
-                    "as "
-                    "text; take it out of the data, or write it otherwise"
+                    "as text; take it out of the data, or write it otherwise"
                 )
     inputs, cut_inputs = tokenization.encode_inputs(
         [prefix + example.input for example in examples], config.max_source_tokens
@@ -123,8 +122,7 @@ def check_labels(name: str, examples: Sequence[Example], tokenization: Tokenizat
         if text != label.strip():
             raise UserError(
                 f"{where}: the tokenizer gives {label!r} back as {text!r}, so that no answer could be right; choose "
-                "label "
-                "words that it knows (their spaces, accents and signs count), or another backbone"
+                "label words that it knows (their spaces, accents and signs count), or another backbone"
             )
         found[tokens] = label
 

@@ -33,8 +33,7 @@ def check_positives(name: str, split: str, examples: Sequence[Example], config: 
     ):
         raise UserError(
             f"tasks.{name}: no row of the {split} split has the target 'true', whose F1 is f1_true, so the score "
-            "would be "
-            "0 whatever is answered; choose macro_f1 or accuracy, or other rows"
+            "would be 0 whatever is answered; choose macro_f1 or accuracy, or other rows"
         )
 
 
@@ -169,12 +168,7 @@ class MixtureDataModule(LightningDataModule):
         return self.eval_loader("test", shared_out=True)
 
     def eval_loader(
-        self,
-        split: str,
-        *,
-        prefixed: bool = False,
-        tasks: Sequence[str] | None = None,
-        shared_out: bool = False,
+        self, split: str, *, prefixed: bool = False, tasks: Sequence[str] | None = None, shared_out: bool = False
     ) -> EvalLoader:
         """All examples of a split, or this process's share of them.
 

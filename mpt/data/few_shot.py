@@ -117,8 +117,7 @@ def replay(name: str, examples: Sequence[Example], config: FewShotConfig) -> dic
         if digests.get(split, digest_examples(rows)) != digest_examples(rows):
             raise UserError(
                 f"{path}: {split} of {name!r} was drawn from other data: the rows of these numbers have other texts "
-                "now; "
-                "replay draws of the same data"
+                "now; replay draws of the same data"
             )
     return found
 

@@ -120,10 +120,7 @@ class AnswerCache:
             padded[name] = torch.from_numpy(batch).to(device)
         kept = padded.get("kept")
         return Answers(
-            padded["logits"],
-            None if kept is None else kept.long(),
-            padded.get("encoder"),
-            padded.get("decoder"),
+            padded["logits"], None if kept is None else kept.long(), padded.get("encoder"), padded.get("decoder")
         )
 
     def _span(self, name: str, task: int, index: int) -> tuple[int, int]:

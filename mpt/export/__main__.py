@@ -126,9 +126,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     baked.add_argument("--task", required=True)
     baked.add_argument("--base-model", help="where transformers finds the backbone; default: under its name")
     embedded = add(
-        "embed",
-        "A text behind a task's prompt, as the prompt_embeds that vLLM takes.",
-        to="file, .safetensors",
+        "embed", "A text behind a task's prompt, as the prompt_embeds that vLLM takes.", to="file, .safetensors"
     )
     embedded.add_argument("--task", required=True)
     embedded.add_argument("--text", required=True)

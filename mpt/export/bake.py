@@ -49,9 +49,7 @@ def bake(saved: SavedPrompt, task: str, folder: Path, base_model: str | None = N
         text = json.dumps(config, indent=2, sort_keys=True)
         (temporary / "adapter_config.json").write_text(text + "\n", encoding="utf-8")
         save_file(
-            {"prompt_embeddings": prompt.contiguous()},
-            temporary / "adapter_model.safetensors",
-            metadata=METADATA,
+            {"prompt_embeddings": prompt.contiguous()}, temporary / "adapter_model.safetensors", metadata=METADATA
         )
 
 

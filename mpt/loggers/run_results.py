@@ -15,16 +15,7 @@ from mpt.loggers.wandb_run import environment
 from mpt.run.folder import read_config
 from mpt.run.identity import flatten, identity
 
-SUMMARIZED = (
-    "test",
-    "validation",
-    "moved",
-    "parameters",
-    "seconds",
-    "examples_per_second",
-    "best_step",
-    "steps",
-)
+SUMMARIZED = ("test", "validation", "moved", "parameters", "seconds", "examples_per_second", "best_step", "steps")
 """Parts of ``metrics.json`` that become W&B's summary."""
 FINAL = ("test/", "parameters/", "seconds/", "examples_per_second")
 """Those of them that TensorBoard shows; the rest are in its curves."""

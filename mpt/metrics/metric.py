@@ -57,9 +57,7 @@ def metric(
 ) -> Callable[[Callable[[Texts, References, Rules], Scores]], Callable[[Texts, References, Rules], Scores]]:
     """Enter a function under its name, with the facts of :class:`Metric`."""
 
-    def enter(
-        compute: Callable[[Texts, References, Rules], Scores],
-    ) -> Callable[[Texts, References, Rules], Scores]:
+    def enter(compute: Callable[[Texts, References, Rules], Scores]) -> Callable[[Texts, References, Rules], Scores]:
         METRICS[compute.__name__] = Metric(
             compute.__name__, compute, range, higher_is_better, needs_classes, scores_one_example
         )

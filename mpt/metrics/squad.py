@@ -23,10 +23,7 @@ def squad(predictions: Texts, references: References, rules: Rules) -> Scores:
 
         predicted = [{"prediction_text": predictions[row], "id": str(row)} for row in rest]
         wanted: Any = [
-            {
-                "answers": {"answer_start": [0] * len(references[row]), "text": list(references[row])},
-                "id": str(row),
-            }
+            {"answers": {"answer_start": [0] * len(references[row]), "text": list(references[row])}, "id": str(row)}
             for row in rest
         ]
         scores = squad_scores(predicted, wanted)

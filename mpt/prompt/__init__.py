@@ -7,9 +7,4 @@ from mpt.prompt.prompt_config import MultitaskPromptTuningConfig, TaskType
 
 add_hooks(MultitaskPromptEmbedding)
 
-__all__ = [
-    "MultitaskPromptEmbedding",
-    "MultitaskPromptTuningConfig",
-    "MultitaskPromptTuningInit",
-    "TaskType",
-]
+__all__ = ["MultitaskPromptEmbedding", "MultitaskPromptTuningConfig", "MultitaskPromptTuningInit", "TaskType"]

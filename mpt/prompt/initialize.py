@@ -32,10 +32,7 @@ def width(config: MultitaskPromptTuningConfig, word_embeddings: nn.Embedding | N
 def start_shared(config: MultitaskPromptTuningConfig, drawn: Tensor, word_embeddings: nn.Embedding | None) -> Tensor:
     """First values of P, ``(G * N, D)``, where ``drawn`` comes from N(0, 1)."""
     init, N = config.prompt_tuning_init, config.num_virtual_tokens
-    if config.inference_mode or init not in (
-        MultitaskPromptTuningInit.TEXT,
-        MultitaskPromptTuningInit.VOCABULARY,
-    ):
+    if config.inference_mode or init not in (MultitaskPromptTuningInit.TEXT, MultitaskPromptTuningInit.VOCABULARY):
         return drawn * config.init_std
     if word_embeddings is None:
         raise UserError(f"word_embeddings: are missing, and prompt_tuning_init={init} starts from them")

@@ -55,8 +55,7 @@ def report(arguments: argparse.Namespace) -> str:
     parts = [*_notes(study)]
     parts.append(
         f"{labels.show(metric)}: mean [95 % interval of the mean over runs] (number of runs); rows are those that a "
-        "run was "
-        "scored on\n" + markdown(*table)
+        "run was scored on\n" + markdown(*table)
     )
     parts += _pooled_notes(groups, by)
     if arguments.against:
@@ -105,11 +104,7 @@ def _notes(study: Study) -> list[str]:
 
 
 def _table(
-    groups: Mapping[tuple[Any, ...], Estimate],
-    by: Sequence[str],
-    across: str | None,
-    metric: str,
-    labels: Labels,
+    groups: Mapping[tuple[Any, ...], Estimate], by: Sequence[str], across: str | None, metric: str, labels: Labels
 ) -> tuple[list[str], list[list[str]]]:
     """The table of all groups, with the values of one key side by side where one is asked for."""
     if across is None:
@@ -165,22 +160,15 @@ def _write_files(
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; 2 and one message where it asks for something wrong."""
     parser = argparse.ArgumentParser(
-        "python -m mpt.report",
-        description="Many run folders as tables with intervals, figures, and one page.",
+        "python -m mpt.report", description="Many run folders as tables with intervals, figures, and one page."
     )
     parser.add_argument("folders", nargs="+", type=Path, help="run folders, folders of them, or sweeps/NAME.jsonl")
     parser.add_argument(
-        "--html",
-        type=Path,
-        metavar="FILE",
-        help="write a page that needs no network: tables, charts, answers",
+        "--html", type=Path, metavar="FILE", help="write a page that needs no network: tables, charts, answers"
     )
     parser.add_argument("--title", help="of the page; default: the folders")
     parser.add_argument(
-        "--by",
-        nargs="+",
-        metavar="KEY",
-        help="group by these; default: what tells the runs apart, but the seeds",
+        "--by", nargs="+", metavar="KEY", help="group by these; default: what tells the runs apart, but the seeds"
     )
     parser.add_argument("--across", metavar="KEY", help="put this key's values side by side")
     parser.add_argument("--against", metavar="KEY=VALUE", help="paired differences to the runs with this value")

@@ -190,14 +190,7 @@ def learning_curves(
         for step, found in _mean_curve(of_runs, bounds or (float("-inf"), float("inf"))):
             low, high = found.interval
             values.append(
-                {
-                    "method": name,
-                    "step": step,
-                    "mean": found.mean,
-                    "low": low,
-                    "high": high,
-                    "runs": found.runs,
-                }
+                {"method": name, "step": step, "mean": found.mean, "low": low, "high": high, "runs": found.runs}
             )
     scale = altair.Scale(domain=[*bounds]) if bounds else altair.Scale(zero=False)
     base = altair.Chart(altair.Data(values=values)).encode(

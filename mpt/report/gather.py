@@ -181,10 +181,7 @@ def _plain(value: Any) -> Any:
 def keys_of(lines: Sequence[Line]) -> list[str]:
     """List the configuration keys that the lines hold, ``task`` first."""
     metrics = set(metrics_of(lines))
-    return [
-        "task",
-        *dict.fromkeys(key for line in lines for key in line if key not in metrics and key not in OWN),
-    ]
+    return ["task", *dict.fromkeys(key for line in lines for key in line if key not in metrics and key not in OWN)]
 
 
 def metrics_of(lines: Sequence[Line]) -> list[str]:
@@ -231,7 +228,4 @@ def default_groups(lines: Sequence[Line]) -> list[str]:
     keys = keys_of(lines)
     if "folder" in keys:
         keys = ["stage", "folder", *varying_within(lines, "folder")]
-    return [
-        "task",
-        *distinguish(lines, [key for key in keys if key not in (*REPLICATES, "task", "experiment")]),
-    ]
+    return ["task", *distinguish(lines, [key for key in keys if key not in (*REPLICATES, "task", "experiment")])]

@@ -166,8 +166,7 @@ def _over(points: Points, title: str, x: str, y: str, limits: tuple[float, float
     ]
     about = (
         "Mean and 95 % interval over runs; each step of the axis doubles. Points stand at their value; those that "
-        "would "
-        "hide each other stand side by side."
+        "would hide each other stand side by side."
     )
     shown = {method for of_panel in points.values() for method in of_panel}
     return Section("over-" + x.split()[0], title, about, _legend(methods, shown), drawn)
@@ -264,8 +263,7 @@ def build_runs_table(study: Study) -> Table:
         for origin in study.origins
     ]
     return Table(
-        ["run", "stage", "tasks", "average", "rows", "trained", "seconds", "started", "revision", "command"],
-        rows,
+        ["run", "stage", "tasks", "average", "rows", "trained", "seconds", "started", "revision", "command"], rows
     )
 
 

@@ -52,16 +52,7 @@ def say_tasks(data: "MixtureDataModule") -> None:
     """Print a table of the tasks: λ, sizes, and what the tokenizer cuts, does not know, or gives back."""
     table = Table()
     table.add_column("task")
-    for column in (
-        "λ",
-        "train",
-        "validation",
-        "test",
-        "inputs cut",
-        "targets cut",
-        "unknown tokens",
-        "targets kept",
-    ):
+    for column in ("λ", "train", "validation", "test", "inputs cut", "targets cut", "unknown tokens", "targets kept"):
         table.add_column(column, justify="right")
     for task_id, (name, task) in enumerate(zip(data.task_names, data.configs, strict=True)):
         sizes = [str(len(data.examples[split][task_id])) for split in ("train", "validation", "test")]
@@ -98,8 +89,8 @@ def warn_of_lost_targets(kept: Mapping[str, Mapping[str, float]], backbone: str)
     """
     return [
         f"tasks.{name}: the tokenizer of {backbone} gives back {min(shares.values()):.1%} of the {split} targets as "
-        "they "
-        "are (it changes spaces, accents or signs of the others, or they are cut), so an exact match cannot exceed that"
+        "they are (it changes spaces, accents or signs of the others, or they are cut), so an exact match cannot exceed "
+        "that"
         for name, shares in kept.items()
         for split in [min(shares, key=lambda split: shares[split])]
         if shares[split] < 0.995
@@ -171,8 +162,7 @@ def results_table(metrics: Mapping[str, Any], split: str = "test") -> Table:
     table.add_column("metric")
     for key in columns:
         table.add_column(
-            {"score": "score" if metrics.get("stage") == "evaluate" else "after"}.get(key, key),
-            justify="right",
+            {"score": "score" if metrics.get("stage") == "evaluate" else "after"}.get(key, key), justify="right"
         )
     table.add_column("n", justify="right")
     for name, of_task in test.items():

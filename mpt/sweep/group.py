@@ -216,12 +216,7 @@ class Shown:
 
     def __enter__(self) -> "Shown":
         if on_terminal():
-            columns = (
-                TextColumn("{task.description}"),
-                BarColumn(),
-                MofNCompleteColumn(),
-                TimeRemainingColumn(),
-            )
+            columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
             self.bar = Progress(*columns, transient=True)
             self.bar.start()
             self._task = self.bar.add_task(f"{self.jobs} jobs, steps", total=self.total)

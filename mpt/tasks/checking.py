@@ -119,9 +119,8 @@ def _metric_errors(config: TaskConfig) -> Iterator[str]:
         return  # the template is broken, which is said elsewhere
     if "f1_true" in config.metrics and words and "true" not in words:
         yield (
-            f".metrics: f1_true is the F1 of the label word 'true', and the words are {', '.join(words)}; name one "
-            "of them "
-            "'true', or choose macro_f1"
+            f".metrics: f1_true is the F1 of the label word 'true', and the words are {', '.join(words)}; name one of "
+            "them 'true', or choose macro_f1"
         )
 
 

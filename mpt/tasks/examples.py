@@ -110,8 +110,7 @@ def _example(name: str, config: TaskConfig, templates: tuple[Template, Template]
         if config.rows.hub is not None and values.get(column) in (-1, -1.0):
             raise UserError(
                 f"{row.where}: column {column!r} is -1, by which the hub hides the labels of a test split; choose a "
-                "split "
-                "with labels, as rows.paper_split does"
+                "split with labels, as rows.paper_split does"
             )
         if column in config.rows.round:
             values[column] = round_to(values.get(column), config.rows.round[column], f"{row.where}: column {column!r}")
@@ -167,8 +166,7 @@ def _references(
     if found and target not in found:
         raise UserError(
             f"{where}: the target {target!r} is none of the references {', '.join(map(repr, found[:3]))}, so the "
-            "answer "
-            "that is trained would count as wrong; name in target the column that the references are of"
+            "answer that is trained would count as wrong; name in target the column that the references are of"
         )
     return found
 

@@ -76,8 +76,4 @@ def _wsc(row: Row, split: str) -> Iterator[Row]:
     yield replace(row, values={**row.values, "text": text})
 
 
-_CHANGES: dict[str, Callable[[Row, str], Iterator[Row]]] = {
-    "multirc": _multirc,
-    "record": _record,
-    "wsc": _wsc,
-}
+_CHANGES: dict[str, Callable[[Row, str], Iterator[Row]]] = {"multirc": _multirc, "record": _record, "wsc": _wsc}

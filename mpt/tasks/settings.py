@@ -80,8 +80,7 @@ class AnswerSettings:
     def key(self) -> str:
         """The same for two tasks whose inputs may be answered in one batch."""
         return json.dumps(
-            [self.max_source_tokens, self.max_target_tokens, dict(self.generation), self.choices],
-            sort_keys=True,
+            [self.max_source_tokens, self.max_target_tokens, dict(self.generation), self.choices], sort_keys=True
         )
 
     def write_input(self, values: Mapping[str, Any], where: str, name: str) -> str:
@@ -93,8 +92,7 @@ class AnswerSettings:
         if self.input is None:
             raise UserError(
                 f"{where}: has columns, and the saved prompt does not know the template of {name!r}; give the whole "
-                "input "
-                "as 'text', or train with this version"
+                "input as 'text', or train with this version"
             )
         labels = {column: dict(words) for column, words in self.labels.items()}
         config = TaskConfig(rows=RowsConfig(), input=self.input, target="{target}", labels=labels, join=self.join)

@@ -40,8 +40,7 @@ def to_text(value: Any, join: str, where: str) -> str:
     if isinstance(value, Mapping):
         raise UserError(
             f"{where}: holds a mapping with {', '.join(map(str, value)) or 'nothing'}; reach into it by rows.rename, "
-            "as "
-            "in 'answers.text: answers'"
+            "as in 'answers.text: answers'"
         )
     if isinstance(value, (bytes, bytearray, memoryview)):
         raise UserError(f"{where}: holds bytes, which are no text; decode them in the file")

@@ -40,9 +40,7 @@ def begin_run(run: Run, loaded: Loaded) -> Path | None:
         return checkpoint
     stamps = {name: stamp_rows(name, task, config.data_root) for name, task in config.tasks.items()}
     folder.begin(
-        dataclasses.asdict(config),
-        fingerprint=backbone.fingerprint,
-        rows={"digests": digests, "stamps": stamps},
+        dataclasses.asdict(config), fingerprint=backbone.fingerprint, rows={"digests": digests, "stamps": stamps}
     )
     if config.few_shot.k is not None:
         write_json(folder.draws, row_ids(loaded.examples, config.few_shot.validation))
@@ -86,8 +84,7 @@ def warn_of_other_rows(distill: str | None, digests: Mapping[str, Mapping[str, s
     if others:
         rank_zero_warn(
             f"distill: the teachers of {', '.join(others)} were trained on other rows than are there now; train them "
-            "anew, "
-            "unless that is meant"
+            "anew, unless that is meant"
         )
 
 

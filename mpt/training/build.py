@@ -17,15 +17,7 @@ from torch import Tensor
 from mpt.adapter import Adapter
 from mpt.artifact import SavedPrompt, check_fits, load_prompt
 from mpt.backbone import Backbone
-from mpt.config import (
-    OF_SOURCE,
-    DistillationConfig,
-    MethodConfig,
-    OptimConfig,
-    PromptConfig,
-    TaskConfig,
-    TrainerConfig,
-)
+from mpt.config import OF_SOURCE, DistillationConfig, MethodConfig, OptimConfig, PromptConfig, TaskConfig, TrainerConfig
 from mpt.data.data_module import MixtureDataModule
 from mpt.distill import Distiller
 from mpt.errors import UserError

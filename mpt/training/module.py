@@ -167,11 +167,7 @@ class MPTModule(lightning.LightningModule):
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """PerLearnerAdamW with a rate for each kind of parameters, and a schedule by steps."""
-        rates = {
-            "prompt": self.optim.lr_prompt,
-            "factors": self.optim.lr_factors,
-            "weights": self.optim.lr_weights,
-        }
+        rates = {"prompt": self.optim.lr_prompt, "factors": self.optim.lr_factors, "weights": self.optim.lr_weights}
         groups = [group for group in self.adapter.learner_groups() if group.params[0].requires_grad]
         self.learner_names = [group.name for group in groups]
         self._optimizer = PerLearnerAdamW(
@@ -212,11 +208,7 @@ class MPTModule(lightning.LightningModule):
                 self.configs[task_id].metrics,
                 [each.text for each in of_task],
                 [example.references for example in examples],
-                rules_of(
-                    self.configs[task_id],
-                    [example.references for example in examples],
-                    self.data.classes[name],
-                ),
+                rules_of(self.configs[task_id], [example.references for example in examples], self.data.classes[name]),
             )
             tokens = sum(each.target_tokens for each in of_task)
             scored["loss"] = sum(each.loss for each in of_task) / max(1, tokens)

@@ -64,11 +64,7 @@ def measure(
     for name in tasks:
         tests[name] |= run.start.scores[name] | {"n_available": loaded.available["test"][name]}
         validations[name]["n_available"] = loaded.available["validation"][name]
-    steps, elapsed, validating = (
-        parts.trainer.global_step,
-        parts.stopwatch.elapsed(),
-        parts.stopwatch.validation,
-    )
+    steps, elapsed, validating = (parts.trainer.global_step, parts.stopwatch.elapsed(), parts.stopwatch.validation)
     metrics = {
         "stage": run.config.stage,
         "metric": {name: task.metrics[0] for name, task in tasks.items()},
@@ -103,10 +99,7 @@ def record_run(
     settings = {name: AnswerSettings.of_task(task) for name, task in tasks.items()}
     if run.config.prompt.extend and loaded.source is not None:
         adapter = build.extend_source(loaded.source, adapter)
-        task_weights, settings = (
-            loaded.source.task_weights | task_weights,
-            loaded.source.answers | settings,
-        )
+        task_weights, settings = (loaded.source.task_weights | task_weights, loaded.source.answers | settings)
     save(adapter, run.folder.path, loaded.backbone, task_weights, settings)
     run.folder.finish(metrics)
 

@@ -131,11 +131,7 @@ class Story:
     def english(self) -> str:
         """Tell the story in three sentences."""
         return " ".join(
-            [
-                f"{self.hero.name} the {self.job} was {self.feeling} .",
-                self.hero.english(),
-                self.other.english(),
-            ]
+            [f"{self.hero.name} the {self.job} was {self.feeling} .", self.hero.english(), self.other.english()]
         )
 
 

@@ -8,11 +8,7 @@ from random import Random
 from mpt.world.instructions import Scene, answer
 from mpt.world.scenes import Clause, Dialogue, Story
 
-DRAW: dict[str, Callable[[Random], Scene]] = {
-    "sentence": Clause.draw,
-    "story": Story.draw,
-    "dialogue": Dialogue.draw,
-}
+DRAW: dict[str, Callable[[Random], Scene]] = {"sentence": Clause.draw, "story": Story.draw, "dialogue": Dialogue.draw}
 SIZES = {"train": 2000, "validation": 200, "test": 500}
 # A scene belongs to one part of the world for ever, by a hash of its English text out of 16: no input of a test,
 # validation or training row can come by in the pretraining stream.
