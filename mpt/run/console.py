@@ -89,8 +89,8 @@ def warn_of_lost_targets(kept: Mapping[str, Mapping[str, float]], backbone: str)
     """
     return [
         f"tasks.{name}: the tokenizer of {backbone} gives back {min(shares.values()):.1%} of the {split} targets as "
-        "they are (it changes spaces, accents or signs of the others, or they are cut), so an exact match cannot exceed "
-        "that"
+        "they are (it changes spaces, accents or signs of the others, or they are cut), so an exact match "
+        "cannot exceed that"
         for name, shares in kept.items()
         for split in [min(shares, key=lambda split: shares[split])]
         if shares[split] < 0.995
