@@ -454,7 +454,7 @@ def test_a_defect_keeps_its_traceback(mpt, monkeypatch):
     def broken(config):
         return int("not a number")
 
-    monkeypatch.setattr(cli, "check", broken)
+    monkeypatch.setattr(job, "check", broken)
     with pytest.raises(ValueError, match="invalid literal"):
         mpt("+tasks=[one]")
 
