@@ -11,11 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import ttest_1samp
 
-from mpt.report import Estimate, compare, estimate, gather, summarize
+from mpt.report import compare, estimate, gather, summarize
 from mpt.report.__main__ import main
 from mpt.report.charts import dodge
-from mpt.report.estimate import read_difference
 from mpt.report.gather import default_groups, find_failures
+from mpt.report.pairs import estimate_difference, judge
 from mpt.run.folder import RunFolder
 from mpt.run.record import add_average, write_csv, write_lines, write_metrics
 from mpt.sweep.sweep_record import Outcome
@@ -57,14 +57,13 @@ def test_interval_is_that_of_scipys_t_test(values: list[float]) -> None:
     found = estimate(values)
     if found.sd > 1e-6:
         interval = ttest_1samp(values, 0).confidence_interval(0.95)
-        assert found.mean - found.half_width == pytest.approx(interval.low, abs=1e-9)
-        assert found.mean + found.half_width == pytest.approx(interval.high, abs=1e-9)
+        assert found.interval == pytest.approx((interval.low, interval.high), abs=1e-9)
 
 
 def test_a_single_run_has_no_interval() -> None:
     found = estimate([0.25])
     assert found.mean == 0.25
-    assert math.isnan(found.half_width)
+    assert not found.has_interval
     assert str(found) == "0.250 (1)"
 
 
@@ -74,7 +73,7 @@ def test_runs_are_grouped_by_what_differs(runs: Path) -> None:
     assert len(lines) == 6 * 3
     groups = summarize(lines, ["task", "prompt.init"], "score")
     assert groups["a", "average"].mean == pytest.approx(0.7)
-    assert groups["a", "average"].half_width == pytest.approx(4.302653 * 0.2 / math.sqrt(3), rel=1e-6)
+    assert groups["a", "average"].low == pytest.approx(0.7 - 4.302653 * 0.2 / math.sqrt(3), rel=1e-6)
     assert groups["average", "fresh"].mean == pytest.approx((0.3 + 0.5 + 0.55) / 3)
     assert all(found.runs == 3 for found in groups.values())
 
@@ -85,10 +84,10 @@ def test_pairs_are_runs_on_the_same_draw(runs: Path) -> None:
     assert grouping == []
     differences = [0.1, 0.2, 0.0]
     assert pairs["a", "average"].mean == pytest.approx(0.1)
-    assert pairs["a", "average"].half_width == pytest.approx(estimate(differences).half_width)
+    assert pairs["a", "average"].interval == pytest.approx(estimate(differences).interval)
     assert pairs["a", "average"].runs == 3
     assert compare(lines, "prompt.init", "average", "score")[1]["a", "fresh"].mean == pytest.approx(-0.1)
-    assert pairs["all tasks", "average"].runs == 2  # a and b, not their average
+    assert pairs["all tasks", "average"].runs == 3  # the draws: the tasks are what is asked for, and no sample
     assert pairs["all tasks", "average"].mean == pytest.approx((0.1 + (-0.1 - 0.2 + 0.0) / 3) / 2)
 
 
@@ -233,25 +232,36 @@ def test_a_label_for_nothing_is_refused(
     assert message in capsys.readouterr().err
 
 
-@given(st.floats(-1, 1), st.floats(0, 2), st.sampled_from([(0.0, 1.0), (-1.0, 1.0), (0.0, math.inf)]))
-def test_intervals_end_where_the_metric_does(mean: float, half: float, limits: tuple[float, float]) -> None:
-    mean = max(mean, limits[0])
-    low, high = Estimate(mean, 1.0, half, 3, limits).interval
-    assert limits[0] <= low <= mean <= high <= limits[1]
-    assert Estimate(mean, math.nan, math.nan, 1, limits).interval == (mean, mean)
+@given(st.lists(st.floats(0, 1), min_size=2, max_size=6), st.sampled_from([(0.0, 1.0), (-1.0, 1.0), (0.0, math.inf)]))
+def test_intervals_end_where_the_metric_does(values: list[float], limits: tuple[float, float]) -> None:
+    found = estimate(values, limits)
+    low, high = found.interval
+    assert limits[0] <= low <= found.mean <= high <= limits[1]
 
 
 @pytest.mark.parametrize(
-    ("mean", "half", "pairs", "reading"),
+    ("by_draw", "reading"),
     [
-        (0.2, 0.1, 6, "higher"),
-        (-0.2, 0.1, 6, "lower"),
-        (0.2, 0.3, 6, "not distinguished"),
-        (0.2, 0.1, 5, "fewer than 6 pairs"),
+        ([0.2, 0.25, 0.3, 0.2, 0.25, 0.3], "higher"),
+        ([-0.2, -0.25, -0.3, -0.2, -0.25, -0.3], "lower"),
+        ([0.2, -0.25, 0.3, 0.2, -0.25, 0.3], "not distinguished"),
+        ([0.2, 0.25, 0.3, 0.2, 0.25], "fewer than 6 pairs"),
+        ([0.2] * 6, "all equal"),
     ],
 )
-def test_a_difference_is_read_from_its_interval(mean: float, half: float, pairs: int, reading: str) -> None:
-    assert read_difference(Estimate(mean, 0.1, half, pairs)) == reading
+def test_a_difference_is_read_from_its_draws(by_draw: list[float], reading: str) -> None:
+    found = judge({("a", "method"): estimate_difference(by_draw, (-1, 1))})
+    assert found["a", "method"].reading == reading
+
+
+def test_a_family_of_differences_is_corrected_and_single_tasks_are_described() -> None:
+    clear = estimate_difference([0.2, 0.25, 0.3, 0.2, 0.25, 0.3], (-1, 1))
+    assert clear.p == 2 / 2**6  # all signs alike, or all opposite
+    levels = {("all tasks", k, "method"): clear for k in (4, 16)}
+    found = judge({("a", 4, "method"): clear, **levels})
+    assert found["a", 4, "method"].reading == "described only"
+    assert {found[group].p for group in levels} == {4 / 2**6}
+    assert {found[group].reading for group in levels} == {"not distinguished"}  # twice .031 is above .05
 
 
 def test_failed_jobs_are_named_until_their_run_is_finished(tmp_path: Path) -> None:
@@ -273,7 +283,7 @@ class TestWhatCounts:
         assert {group: found.runs for group, found in groups.items()} == {("average",): 3, ("fresh",): 3}
         expected = estimate([0.3, 0.5, 0.55])
         assert groups["average",].mean == pytest.approx(expected.mean)
-        assert groups["average",].half_width == pytest.approx(expected.half_width)
+        assert groups["average",].interval == pytest.approx(expected.interval)
         assert groups["average",].tested == "20"
 
     def test_copies_of_a_run_count_once_and_are_named(self, runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -317,9 +327,8 @@ class TestWhatCounts:
         for seed in (0, 1, 2):
             write_run(tmp_path / str(seed), {"a": 40.0 + seed}, seed=seed)
         (found,) = summarize(gather([tmp_path])[0], ["task"], "score").values()
-        low, high = found.interval
-        assert (low, high) == pytest.approx((41 - found.half_width, 41 + found.half_width))
-        assert high > 1
+        half = 4.302653 / math.sqrt(3)
+        assert found.interval == pytest.approx((41 - half, 41 + half))
 
     def test_an_experiment_is_a_key(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         for name, score in (("first", 0.5), ("second", 0.75)):

@@ -99,7 +99,10 @@ def draw_quality(lines: Sequence[Line], output: Path) -> None:
         left.errorbar(
             places,
             [score.mean for score in points.values()],
-            [score.half_width for score in points.values()],
+            [
+                [score.mean - score.interval[0] for score in points.values()],
+                [score.interval[1] - score.mean for score in points.values()],
+            ],
             label=method,
             **style,
         )
@@ -107,7 +110,8 @@ def draw_quality(lines: Sequence[Line], output: Path) -> None:
             of = [line for line in found["16"] if line["method"] == method]
             size = of[0]["trained_parameters"] / (1 if METHODS[method].separate else len({line["task"] for line in of}))
             score = points["16"]
-            right.errorbar([size], [score.mean], [score.half_width], **style)
+            low, high = score.interval
+            right.errorbar([size], [score.mean], [[score.mean - low], [high - score.mean]], **style)
             right.annotate(method, (size, score.mean), textcoords="offset points", xytext=(5, 4), fontsize="small")
     left.set_xticks(range(len(found)), found)
     left.set(xlabel="k", ylabel="score: mean over targets, 95 % interval over draws", title="sources: all")

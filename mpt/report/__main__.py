@@ -11,11 +11,12 @@ from typing import Any
 
 from mpt.atomic import check_file_replaceable, write_atomically
 from mpt.errors import UserError
-from mpt.report.estimate import Estimate, compare, summarize
+from mpt.report.estimate import Estimate, show_sampled, summarize
 from mpt.report.figures import KINDS, draw_figure
 from mpt.report.gather import Line, default_groups
 from mpt.report.labels import Labels
 from mpt.report.page import write_page
+from mpt.report.pairs import compare, judge, show_p
 from mpt.report.study import Study, read_study
 from mpt.report.tables import latex, markdown, pivot
 from mpt.run.record import write_csv
@@ -54,19 +55,32 @@ def report(arguments: argparse.Namespace) -> str:
     table = _table(groups, by, arguments.across, metric, labels)
     parts = [*_notes(study)]
     parts.append(
-        f"{labels.show(metric)}: mean [95 % interval of the mean over runs] (number of runs); rows are those that a "
-        "run was scored on\n" + markdown(*table)
+        f"{labels.show(metric)}: mean [95 % interval over {show_sampled(groups.values())}] (number of runs); rows are "
+        "those that a run was scored on\n" + markdown(*table)
     )
     parts += _pooled_notes(groups, by)
     if arguments.against:
         key, _, base = arguments.against.partition("=")
         grouping, pairs = compare(lines, key, base, metric)
-        header = ["task", *map(labels.show, grouping), labels.show(key), "difference", "rows"]
         keys = ["task", *grouping, key]
-        rows = [[*map(labels.show_value, keys, pair), found, found.tested] for pair, found in pairs.items()]
+        header = [*map(labels.show, keys), "difference", "rows", "p (Holm)", "reading", "draws needed"]
+        verdicts = judge(pairs)
+        rows = [
+            [
+                *map(labels.show_value, keys, pair),
+                found,
+                found.tested,
+                show_p(verdicts[pair].p),
+                verdicts[pair].reading,
+                found.needed or "–",
+            ]
+            for pair, found in pairs.items()
+        ]
         parts.append(
             f"{labels.show(metric)} minus that of {labels.show_pair(key, base)} on the same draws and seeds: mean "
-            "[95 % interval] (number of pairs)\n" + markdown(header, rows)
+            f"[95 % interval] (number of pairs); p: the larger of sign flips' and the interval's, corrected over "
+            "the differences that it stands beside; draws needed: to find a difference of this size in four of five "
+            "studies\n" + markdown(header, rows)
         )
     text = "\n\n".join(parts) + "\n"
     if arguments.output:
@@ -137,17 +151,18 @@ def _write_files(
     """Write runs.csv and table.csv, .md and .tex."""
     columns = list(dict.fromkeys(key for line in lines for key in line))
     write_csv(folder / "runs.csv", columns, ([line.get(key, "") for key in columns] for line in lines))
-    header = [*by, "mean", "sd", "half_width", "low", "high", "runs", "rows", "pooled"]
+    header = [*by, "mean", "sd", "low", "high", "runs", "rows", "interval_over", "pooled"]
     rows = (
         [
             *group,
             found.mean,
             found.sd,
-            found.half_width,
-            *found.interval,
+            found.low,
+            found.high,
             found.runs,
             found.tested,
-            *[" ".join(found.pooled)],
+            show_sampled([found]),
+            " ".join(found.pooled),
         ]
         for group, found in groups.items()
     )

@@ -8,9 +8,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from mpt.report.estimate import Estimate, bounds, compare, order, read_difference, summarize
+from mpt.report.estimate import Estimate, bounds, order, show_sampled, summarize
 from mpt.report.gather import Line, read_curve
 from mpt.report.labels import Labels
+from mpt.report.pairs import compare, judge, show_p
 from mpt.report.study import Study, read_similarities
 from mpt.report.style import MARKERS, PALETTE
 
@@ -134,8 +135,9 @@ def _results(lines: Sequence[Line], by: Sequence[str], metric: str, labels: Labe
     return Section(
         "results",
         "Results",
-        "Mean over runs, its 95 % interval by Student's t within what the metric can be, standard deviation, number of "
-        "runs, and of the rows that each was scored on. Click a column to sort by it.",
+        f"Mean over runs, its 95 % interval over {show_sampled(groups.values())} within what the metric can be, "
+        "standard deviation of the runs, their number, and that of the rows that each was scored on. Click a column to "
+        "sort by it.",
         table=Table(header, rows, note),
     )
 
@@ -231,6 +233,7 @@ def build_differences(lines: Sequence[Line], metric: str, labels: Labels, base: 
 def _differences_to(lines: Sequence[Line], key: str, base: str, metric: str, labels: Labels) -> Table:
     grouping, pairs = compare(lines, key, base, metric)
     keys = ["task", *grouping, key]
+    verdicts = judge(pairs)
     rows = [
         [
             *(_cell(name, part, labels) for name, part in zip(keys, group, strict=True)),
@@ -238,11 +241,14 @@ def _differences_to(lines: Sequence[Line], key: str, base: str, metric: str, lab
             _interval(found),
             Cell(str(found.runs), found.runs),
             Cell(found.tested, found.rows[0] if found.rows else -1),
-            Cell(read_difference(found), read_difference(found)),
+            Cell(show_p(verdicts[group].p), -1.0 if math.isnan(verdicts[group].p) else verdicts[group].p),
+            Cell(verdicts[group].reading, verdicts[group].reading),
+            _number(found.needed, "d"),
         ]
         for group, found in pairs.items()
     ]
-    return Table([*map(labels.show, keys), "difference", "95 % interval", "pairs", "rows", "reading"], rows)
+    header = [*map(labels.show, keys), "difference", "95 % interval", "pairs", "rows", "p (Holm)", "reading"]
+    return Table([*header, "draws needed"], rows, f"Intervals over {show_sampled(pairs.values())}.")
 
 
 def build_runs_table(study: Study) -> Table:
@@ -278,7 +284,7 @@ def _legend(methods: Sequence[str], shown: Container[str]) -> list[tuple[str, st
 
 def _interval(found: Estimate) -> Cell:
     """The interval, sorted by its width."""
-    return Cell(found.spread or "–", -1.0 if math.isnan(found.half_width) else found.half_width)
+    return Cell(found.spread or "–", found.high - found.low if found.has_interval else -1.0)
 
 
 def _cell(key: str, value: Any, labels: Labels) -> Cell:
