@@ -225,10 +225,32 @@ def test_differences_are_to_the_base_that_is_chosen(opened: Any) -> None:
     base = Select(opened.find_element("id", "base"))
     base.select_by_visible_text("no source")
     rows = opened.execute_script(read)
-    assert ["Task A", "4", "AVERAGE_SOURCE_TASKS", "+0.050", "all equal", "6", "10", "all equal"] in rows
-    assert ["Task A", "64", "AVERAGE_SOURCE_TASKS", "+0.050", "all equal", "5", "10", "fewer than 6 pairs"] in rows
+    assert ["Task A", "4", "AVERAGE_SOURCE_TASKS", "+0.050", "all equal", "6", "10", "–", "all equal", "–"] in rows
+    assert [
+        "Task A",
+        "64",
+        "AVERAGE_SOURCE_TASKS",
+        "+0.050",
+        "all equal",
+        "5",
+        "10",
+        "–",
+        "fewer than 6 pairs",
+        "–",
+    ] in rows
     base.select_by_visible_text("AVERAGE_SOURCE_TASKS")
-    assert ["Task A", "4", "no source", "-0.050", "all equal", "6", "10", "all equal"] in opened.execute_script(read)
+    assert [
+        "Task A",
+        "4",
+        "no source",
+        "-0.050",
+        "all equal",
+        "6",
+        "10",
+        "–",
+        "all equal",
+        "–",
+    ] in opened.execute_script(read)
 
 
 def test_failed_and_unfinished_runs_are_named(opened: Any) -> None:

@@ -1,6 +1,7 @@
 """Many runs as one table: means and intervals against scipy's, pairs by hand, and nothing left out in silence."""
 
 import csv
+import json
 import math
 import shutil
 from pathlib import Path
@@ -14,6 +15,7 @@ from scipy.stats import ttest_1samp
 from mpt.report import compare, estimate, gather, summarize
 from mpt.report.__main__ import main
 from mpt.report.charts import dodge
+from mpt.report.classes import read_classes
 from mpt.report.gather import default_groups, find_failures
 from mpt.report.pairs import estimate_difference, judge
 from mpt.run.folder import RunFolder
@@ -386,3 +388,27 @@ def test_a_page_or_a_table_of_somebody_else_is_not_replaced(runs: Path, capsys: 
     page.unlink()
     for _ in range(2):  # its own
         assert main([str(runs), "--html", str(page), "--output", str(folder)]) == 0
+
+
+class TestClasses:
+    def test_precision_recall_and_confusion_by_hand(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        answers = {0: ["cat", "cat", "dog", "fish"], 1: ["cat", "dog", "dog", "dog"]}
+        for seed, of_run in answers.items():
+            write_run(tmp_path / str(seed), {"a": 0.5}, seed=seed)
+            metrics = json.loads((tmp_path / str(seed) / "metrics.json").read_text())
+            write_metrics(tmp_path / str(seed), metrics | {"metric": {"a": "accuracy"}})
+            lines = [
+                {"row_id": str(row), "input": "", "references": [wanted], "prediction": answer, "scores": {}}
+                for row, (wanted, answer) in enumerate(zip(["cat", "cat", "dog", "dog"], of_run, strict=True))
+            ]
+            write_lines(tmp_path / str(seed) / "predictions" / "a.jsonl", lines)
+        (classes,) = read_classes(gather([tmp_path])[0], ["task"]).values()
+        cat, dog = classes
+        assert (cat.name, cat.rows, cat.precision, cat.recall) == ("cat", 4, 1.0, 0.75)
+        assert cat.answered == {"cat": 3, "dog": 1}
+        assert (dog.precision, dog.recall, dog.f1) == (0.75, 0.75, 0.75)
+        assert dog.answered == {"dog": 3, "(no class)": 1}
+        assert main([str(tmp_path), "--by", "task", "--output", str(tmp_path / "out")]) == 0
+        with (tmp_path / "out" / "confusion.csv").open() as file:
+            assert [line["rows"] for line in csv.DictReader(file)] == ["3", "1", "3", "1"]
+        assert (tmp_path / "out" / "classes.csv").read_text().splitlines()[1].startswith("a,cat,4,1.0,0.75,")

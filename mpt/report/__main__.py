@@ -11,17 +11,18 @@ from typing import Any
 
 from mpt.atomic import check_file_replaceable, write_atomically
 from mpt.errors import UserError
+from mpt.report.classes import read_classes
 from mpt.report.estimate import Estimate, show_sampled, summarize
 from mpt.report.figures import KINDS, draw_figure
 from mpt.report.gather import Line, default_groups
 from mpt.report.labels import Labels
 from mpt.report.page import write_page
 from mpt.report.pairs import compare, judge, show_p
-from mpt.report.study import Study, read_study
+from mpt.report.runs import Runs, read_runs
 from mpt.report.tables import latex, markdown, pivot
 from mpt.run.record import write_csv
 
-WRITTEN = ("table.csv", "table.md", "table.tex", *(f"figure.{kind}" for kind in KINDS))
+WRITTEN = ("table.csv", "table.md", "table.tex", "classes.csv", "confusion.csv", *(f"figure.{kind}" for kind in KINDS))
 """Files that ``--output`` writes beside runs.csv, by which it knows its own."""
 
 
@@ -46,14 +47,14 @@ def report(arguments: argparse.Namespace) -> str:
             raise UserError(
                 f"--output: {arguments.output} has a {written[0]} that no report wrote; give another folder"
             )
-    study = read_study(arguments.folders, arguments.split)
-    lines, metric = study.lines, arguments.metric
+    runs = read_runs(arguments.folders, arguments.split)
+    lines, metric = runs.lines, arguments.metric
     labels.check(lines, metric)
     by = arguments.by or default_groups(lines)
     by += [key for key in (arguments.across, arguments.x) if key and key not in by]
     groups = summarize(lines, by, metric)
     table = _table(groups, by, arguments.across, metric, labels)
-    parts = [*_notes(study)]
+    parts = [*_notes(runs)]
     parts.append(
         f"{labels.show(metric)}: mean [95 % interval over {show_sampled(groups.values())}] (number of runs); rows are "
         "those that a run was scored on\n" + markdown(*table)
@@ -85,12 +86,13 @@ def report(arguments: argparse.Namespace) -> str:
     text = "\n\n".join(parts) + "\n"
     if arguments.output:
         _write_files(arguments.output, lines, groups, by, text, latex(*table))
+        write_classes(arguments.output, lines, by)
     if arguments.x:
         figures = [arguments.output / f"figure.{kind}" for kind in KINDS]
         draw_figure(groups, by, arguments.x, metric, figures, labels)
     if arguments.html:
         title = arguments.title or f"{', '.join(map(str, arguments.folders))}"
-        write_page(study, arguments.html, by=by, metric=metric, labels=labels, base=arguments.against, title=title)
+        write_page(runs, arguments.html, by=by, metric=metric, labels=labels, base=arguments.against, title=title)
         text += f"\npage: {arguments.html}\n"
     return text
 
@@ -106,14 +108,14 @@ def _pooled_notes(groups: Mapping[tuple[Any, ...], Estimate], by: Sequence[str])
     ]
 
 
-def _notes(study: Study) -> list[str]:
+def _notes(runs: Runs) -> list[str]:
     """Collect the warnings that a reader needs before the numbers."""
-    notes = [f"{len(study.origins)} finished runs"]
-    if len(study.versions) > 1:
-        notes.append(f"of different versions: {'; '.join(study.versions)}; what differs may be the code")
-    notes += [f"left out, not finished: {run}" for run in study.unfinished]
-    notes += [f"left out, a copy of another run: {run}" for run in study.copies]
-    notes += [f"failed: {' '.join(failure.overrides)}: {failure.error}" for failure in study.failures]
+    notes = [f"{len(runs.origins)} finished runs"]
+    if len(runs.versions) > 1:
+        notes.append(f"of different versions: {'; '.join(runs.versions)}; what differs may be the code")
+    notes += [f"left out, not finished: {run}" for run in runs.unfinished]
+    notes += [f"left out, a copy of another run: {run}" for run in runs.copies]
+    notes += [f"failed: {' '.join(failure.overrides)}: {failure.error}" for failure in runs.failures]
     return notes
 
 
@@ -172,6 +174,22 @@ def _write_files(
             temporary.write_text(content, encoding="utf-8")
 
 
+def write_classes(folder: Path, lines: Sequence[Line], by: Sequence[str]) -> None:
+    """Write classes.csv and confusion.csv, where there are classes."""
+    if not (found := read_classes(lines, by)):
+        return
+    keys = ["task", *(key for key in by if key != "task")]
+    rows = [[*group, *of_class[:5]] for group, classes in found.items() for of_class in classes]
+    write_csv(folder / "classes.csv", [*keys, "class", "rows", "precision", "recall", "f1"], rows)
+    cells = [
+        [*group, of_class.name, answered, count]
+        for group, classes in found.items()
+        for of_class in classes
+        for answered, count in of_class.answered.items()
+    ]
+    write_csv(folder / "confusion.csv", [*keys, "class", "answered", "rows"], cells)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; 2 and one message where it asks for something wrong."""
     parser = argparse.ArgumentParser(
@@ -206,7 +224,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--output",
         type=Path,
         metavar="FOLDER",
-        help="also write runs.csv, and the table as table.csv, .md and .tex, there",
+        help="also write runs.csv, the table as table.csv, .md and .tex, and classes.csv and confusion.csv, there",
     )
     arguments = parser.parse_args(argv)
     if arguments.x and not arguments.output:

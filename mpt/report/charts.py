@@ -1,4 +1,4 @@
-"""Interactive charts of a study as Vega-Lite specifications, written with Altair."""
+"""Interactive charts of runs as Vega-Lite specifications, written with Altair."""
 
 import json
 import math
@@ -10,7 +10,7 @@ import altair
 
 from mpt.report.estimate import Estimate, estimate, order
 from mpt.report.labels import Labels
-from mpt.report.study import Heat
+from mpt.report.runs import Heat
 from mpt.report.style import MARKERS, PALETTE
 
 Spec = dict[str, Any]

@@ -20,7 +20,7 @@ REPLICATES = ("seed", "few_shot.seed", "seeds.first_values", "seeds.order", "see
 """Keys over which runs repeat each other, unless they are asked for."""
 TELLING = ("stage", "folder", "method.name", "prompt.init", "prompt.form", "few_shot.k", "backbone.name")
 """Keys by which people tell runs apart, the first ones first."""
-OWN = ("run", "task", "metric", "n", "n_available")
+OWN = ("run", "task", "split", "metric", "n", "n_available")
 """Keys of a line besides its metrics and its configuration; ``metric`` is the one that ``score`` is."""
 
 
@@ -81,7 +81,10 @@ def gather(
         if len(scores) == 2:  # the average of one task is that task once more
             scores = {task: row for task, row in scores.items() if task != "average"}
         lines += [
-            {"run": str(run), "task": task, "metric": named.get(task, "")} | keys | row | _costs(run, metrics, task)
+            {"run": str(run), "task": task, "metric": named.get(task, ""), "split": split}
+            | keys
+            | row
+            | _costs(run, metrics, task)
             for task, row in scores.items()
         ]
     return lines, unfinished

@@ -1,4 +1,4 @@
-"""One self-contained HTML page of a study: tables, charts and sample answers, to read without a network."""
+"""One self-contained HTML page of runs: tables, charts and sample answers, to read without a network."""
 
 import base64
 import hashlib
@@ -10,8 +10,8 @@ from pathlib import Path
 from mpt import __version__
 from mpt.atomic import write_atomically
 from mpt.report.labels import Labels
+from mpt.report.runs import Runs, Sample, read_samples
 from mpt.report.sections import add_method, build_differences, build_runs_table, build_sections
-from mpt.report.study import Sample, Study, read_samples
 
 SAMPLES_EACH, MOST_SAMPLES = 20, 2000
 """Predictions of a task of a run on the page, and of all of them."""
@@ -20,12 +20,12 @@ LONGEST_TEXT = 2000
 
 
 def write_page(
-    study: Study, path: Path, *, by: Sequence[str], metric: str, labels: Labels, base: str | None, title: str
+    runs: Runs, path: Path, *, by: Sequence[str], metric: str, labels: Labels, base: str | None, title: str
 ) -> None:
     """Write the page.
 
     Args:
-        study: The runs.
+        runs: The runs.
         path: The file.
         by: The keys that make groups of runs.
         metric: What is averaged.
@@ -40,10 +40,10 @@ def write_page(
     import vl_convert
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
-    lines = add_method(study.lines, by, labels)
-    sections = [*build_sections(study, lines, by, metric, labels)]
-    samples = _samples(study, labels)
-    differences = build_differences(study.lines if base else lines, metric, labels, base)
+    lines = add_method(runs.lines, by, labels)
+    sections = [*build_sections(runs, lines, by, metric, labels)]
+    samples = _samples(runs, labels)
+    differences = build_differences(runs.lines if base else lines, metric, labels, base)
     assets = resources.files("mpt.report") / "assets"
     scripts = [
         vl_convert.javascript_bundle(  # type: ignore[call-arg]  # its stub lacks a default
@@ -57,15 +57,15 @@ def write_page(
         written=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         version=__version__,
         metric=labels.show(metric),
-        study=study,
+        runs=runs,
         sections=sections,
         differences=differences,
         samples=samples,
         samples_are_cut=len(samples) == MOST_SAMPLES,
         tasks=list(dict.fromkeys(sample.task for sample in samples)),
-        runs_table=build_runs_table(study),
-        machines=sorted({origin.machine for origin in study.origins if origin.machine}),
-        backbones=sorted({origin.backbone for origin in study.origins if origin.backbone}),
+        runs_table=build_runs_table(runs),
+        machines=sorted({origin.machine for origin in runs.origins if origin.machine}),
+        backbones=sorted({origin.backbone for origin in runs.origins if origin.backbone}),
         style=(assets / "page.css").read_text(encoding="utf-8"),
         scripts=scripts,
         # Nothing but these two scripts may run, and nothing may be fetched, whatever text the runs bring along.
@@ -80,11 +80,11 @@ def _digest(script: str) -> str:
     return base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
 
 
-def _samples(study: Study, labels: Labels) -> list[Sample]:
-    files = len({(line["run"], line["task"]) for line in study.lines if line["task"] != "average"})
+def _samples(runs: Runs, labels: Labels) -> list[Sample]:
+    files = len({(line["run"], line["task"]) for line in runs.lines if line["task"] != "average"})
     each = max(1, min(SAMPLES_EACH, MOST_SAMPLES // max(1, files)))
     shown: list[Sample] = []
-    for sample in read_samples(study.runs, each):
+    for sample in read_samples(runs.folders, each):
         if len(shown) == MOST_SAMPLES:
             break
         shown.append(

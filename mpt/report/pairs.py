@@ -37,7 +37,7 @@ class Difference(Estimate):
     @property
     def needed(self) -> int | None:
         """Draws that would show a difference of this size in four of five studies; None where it is not known."""
-        if len(self.by_draw) < 2 or self.mean == 0:
+        if not self.has_interval or self.mean == 0:
             return None
         return draws_needed(self.by_draw, self.mean)
 

@@ -72,7 +72,7 @@ def read_row_scores(line: Line, metric: str) -> RowScores | None:
     """
     if line["task"] == "average" or metric not in line:
         return None
-    answered = read_answers(Path(line["run"]), line["task"], line.get("split", "test"))
+    answered = read_answers(Path(line["run"]), line["task"], line["split"])
     if answered is None:
         return None
     name = str(line.get("metric", "")) if metric == "score" else metric

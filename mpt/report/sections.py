@@ -1,18 +1,18 @@
-"""The parts of a study's page: what its tables and charts show."""
+"""The sections of a page of runs: what its tables and charts show."""
 
 import math
 from collections import defaultdict
 from collections.abc import Container, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
 
+from mpt.report.classes import read_classes
 from mpt.report.estimate import Estimate, bounds, order, show_sampled, summarize
 from mpt.report.gather import Line, read_curve
 from mpt.report.labels import Labels
 from mpt.report.pairs import compare, judge, show_p
-from mpt.report.study import Study, read_similarities
+from mpt.report.runs import Runs, read_similarities
+from mpt.report.section import Cell, Chart, Section, Table, interval_cell, number_cell, value_cell
 from mpt.report.style import MARKERS, PALETTE
 
 MOST_METHODS = 12
@@ -21,57 +21,6 @@ MOST_HEAT_MAPS = 12
 METHOD = "method"
 """The key that page and comparison add to a line: the label of what distinguishes its run, but for k."""
 K, COST = "few_shot.k", "trained_parameters"
-
-
-class Cell(NamedTuple):
-    """A cell of a table: what it shows, and by what it is sorted."""
-
-    text: str
-    value: float | str
-    hint: str = ""
-
-
-@dataclass(frozen=True)
-class Table:
-    """A table that can be sorted.
-
-    Attributes:
-        header: Names of the columns.
-        rows: Cells, as many in each row as the header has names.
-        note: What stands below.
-    """
-
-    header: list[str]
-    rows: list[list[Cell]]
-    note: str = ""
-
-
-class Chart(NamedTuple):
-    """A chart and its caption."""
-
-    title: str
-    spec: Mapping[str, Any]
-
-
-@dataclass
-class Section:
-    """A part of the page.
-
-    Attributes:
-        anchor: Its id.
-        title: Its heading.
-        about: One sentence on how to read it.
-        legend: Name, color and mark of each line of its charts.
-        charts: Its charts.
-        table: Its table.
-    """
-
-    anchor: str
-    title: str
-    about: str = ""
-    legend: list[tuple[str, str, str]] = field(default_factory=list)
-    charts: list[Chart] = field(default_factory=list)
-    table: Table | None = None
 
 
 def add_method(lines: Sequence[Line], by: Sequence[str], labels: Labels) -> list[Line]:
@@ -84,12 +33,12 @@ def add_method(lines: Sequence[Line], by: Sequence[str], labels: Labels) -> list
 
 
 def build_sections(
-    study: Study, lines: Sequence[Line], by: Sequence[str], metric: str, labels: Labels
+    runs: Runs, lines: Sequence[Line], by: Sequence[str], metric: str, labels: Labels
 ) -> Iterator[Section]:
     """Build the results, and the charts that the runs have something for.
 
     Args:
-        study: The runs.
+        runs: The runs.
         lines: Its lines, from :func:`add_method`.
         by: The keys that make groups of runs.
         metric: What is averaged.
@@ -112,18 +61,19 @@ def build_sections(
         title = f"{name} over trained parameters"
         if points:
             yield _over(points, title, "trained parameters", name, bounds(lines, metric), methods)
+    yield from _classes(runs.lines, by, labels)
     yield from _curves(lines, labels, methods, [K] if K in by else [])
-    yield from _heat_maps(study, labels)
+    yield from _heat_maps(runs, labels)
 
 
 def _results(lines: Sequence[Line], by: Sequence[str], metric: str, labels: Labels) -> Section:
     groups = summarize(lines, by, metric)
     rows = [
         [
-            *(_cell(key, value, labels) for key, value in zip(by, group, strict=True)),
+            *(value_cell(key, value, labels) for key, value in zip(by, group, strict=True)),
             Cell(f"{found.mean:.3f}", found.mean),
-            _interval(found),
-            _number(found.sd),
+            interval_cell(found),
+            number_cell(found.sd),
             Cell(str(found.runs), found.runs),
             Cell(found.tested, found.rows[0] if found.rows else -1),
         ]
@@ -202,10 +152,30 @@ def _curves(
             yield Section(f"curves-{number}", title, about, _legend(methods, shown), drawn)
 
 
-def _heat_maps(study: Study, labels: Labels) -> Iterator[Section]:
+def _classes(lines: Sequence[Line], by: Sequence[str], labels: Labels) -> Iterator[Section]:
+    """Build the table of classes; what each was answered as is its line of the confusion matrix."""
+    keys = ["task", *(key for key in by if key != "task")]
+    rows = [
+        [
+            *(value_cell(key, value, labels) for key, value in zip(keys, group, strict=True)),
+            Cell(of_class.name, of_class.name),
+            Cell(f"{of_class.rows:,d}", of_class.rows),
+            *(number_cell(value) for value in (of_class.precision, of_class.recall, of_class.f1)),
+            Cell(", ".join(f"{name} {count:,d}" for name, count in of_class.answered.items()), of_class.recall),
+        ]
+        for group, classes in read_classes(lines, by).items()
+        for of_class in classes
+    ]
+    if rows:
+        header = [*map(labels.show, keys), "class", "rows", "precision", "recall", "F1", "answered as"]
+        about = "Test rows of all runs of a group together; “answered as” is a class's line of the confusion matrix."
+        yield Section("classes", "Classes", about, table=Table(header, rows))
+
+
+def _heat_maps(runs: Runs, labels: Labels) -> Iterator[Section]:
     from mpt.report import charts
 
-    heats = read_similarities(study.runs)
+    heats = read_similarities(runs.folders)
     drawn = [
         Chart(Path(heat.run).name, charts.heat_map(heat, {task: labels.show(task) for task in heat.tasks}))
         for heat in heats[:MOST_HEAT_MAPS]
@@ -236,14 +206,14 @@ def _differences_to(lines: Sequence[Line], key: str, base: str, metric: str, lab
     verdicts = judge(pairs)
     rows = [
         [
-            *(_cell(name, part, labels) for name, part in zip(keys, group, strict=True)),
+            *(value_cell(name, part, labels) for name, part in zip(keys, group, strict=True)),
             Cell(f"{found.mean:+.3f}", found.mean),
-            _interval(found),
+            interval_cell(found),
             Cell(str(found.runs), found.runs),
             Cell(found.tested, found.rows[0] if found.rows else -1),
             Cell(show_p(verdicts[group].p), -1.0 if math.isnan(verdicts[group].p) else verdicts[group].p),
             Cell(verdicts[group].reading, verdicts[group].reading),
-            _number(found.needed, "d"),
+            number_cell(found.needed, "d"),
         ]
         for group, found in pairs.items()
     ]
@@ -251,22 +221,22 @@ def _differences_to(lines: Sequence[Line], key: str, base: str, metric: str, lab
     return Table([*header, "draws needed"], rows, f"Intervals over {show_sampled(pairs.values())}.")
 
 
-def build_runs_table(study: Study) -> Table:
+def build_runs_table(runs: Runs) -> Table:
     """Build the table of the finished runs: what they were, and what they took."""
     rows = [
         [
             Cell(Path(origin.run).name, origin.run, origin.run),
             Cell(origin.stage, origin.stage),
             Cell(origin.tasks, origin.tasks),
-            _number(origin.score),
-            _number(origin.rows, ",d"),
-            _number(origin.trained, ",d"),
-            _number(origin.seconds, ".0f"),
+            number_cell(origin.score),
+            number_cell(origin.rows, ",d"),
+            number_cell(origin.trained, ",d"),
+            number_cell(origin.seconds, ".0f"),
             Cell(origin.started, origin.started),
             Cell(origin.git[:10] + ("+" if origin.git.endswith("+changes") else ""), origin.git, origin.git),
             Cell(origin.command, origin.command),
         ]
-        for origin in study.origins
+        for origin in runs.origins
     ]
     return Table(
         ["run", "stage", "tasks", "average", "rows", "trained", "seconds", "started", "revision", "command"], rows
@@ -280,20 +250,3 @@ def _legend(methods: Sequence[str], shown: Container[str]) -> list[tuple[str, st
         for index, method in enumerate(methods)
         if method in shown
     ]
-
-
-def _interval(found: Estimate) -> Cell:
-    """The interval, sorted by its width."""
-    return Cell(found.spread or "–", found.high - found.low if found.has_interval else -1.0)
-
-
-def _cell(key: str, value: Any, labels: Labels) -> Cell:
-    text = "–" if value is None or value == "None" else labels.show_value(key, value)
-    return Cell(text, value if isinstance(value, (int, float)) else text)
-
-
-def _number(value: float | None, form: str = ".3f") -> Cell:
-    """A number; where there is none, a dash, which is sorted before what no such number falls below."""
-    if value is None or math.isnan(value):
-        return Cell("–", -1.0)
-    return Cell(format(value, form), value)

@@ -59,7 +59,7 @@ class Heat(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Study:
+class Runs:
     """Some runs together.
 
     Attributes:
@@ -79,7 +79,7 @@ class Study:
     copies: list[Path] = field(default_factory=list)
 
     @property
-    def runs(self) -> list[Path]:
+    def folders(self) -> list[Path]:
         """The folders of the finished runs."""
         return [Path(origin.run) for origin in self.origins]
 
@@ -89,7 +89,7 @@ class Study:
         return sorted({" ".join(filter(None, (origin.mpt, origin.git))) for origin in self.origins})
 
 
-def read_study(folders: Sequence[Path], split: str = "test") -> Study:
+def read_runs(folders: Sequence[Path], split: str = "test") -> Runs:
     """Read all of the runs in and below some folders.
 
     Raises:
@@ -100,7 +100,7 @@ def read_study(folders: Sequence[Path], split: str = "test") -> Study:
     lines, unfinished = gather(folders, split, copies)
     runs = dict.fromkeys(Path(line["run"]) for line in lines)
     origins = [_origin(run, split) for run in runs]
-    return Study(lines, origins, unfinished, find_failures(folders), split, copies)
+    return Runs(lines, origins, unfinished, find_failures(folders), split, copies)
 
 
 def _origin(run: Path, split: str) -> Origin:
