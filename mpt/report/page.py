@@ -2,7 +2,7 @@
 
 import base64
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from importlib import resources
 from pathlib import Path
@@ -11,6 +11,7 @@ from mpt import __version__
 from mpt.atomic import write_atomically
 from mpt.report.labels import Labels
 from mpt.report.runs import Runs, Sample, read_samples
+from mpt.report.section import Section, Table
 from mpt.report.sections import add_method, build_differences, build_runs_table, build_sections
 
 SAMPLES_EACH, MOST_SAMPLES = 20, 2000
@@ -22,7 +23,7 @@ LONGEST_TEXT = 2000
 def write_page(
     runs: Runs, path: Path, *, by: Sequence[str], metric: str, labels: Labels, base: str | None, title: str
 ) -> None:
-    """Write the page.
+    """Write the page of some runs.
 
     Args:
         runs: The runs.
@@ -36,14 +37,38 @@ def write_page(
     Raises:
         UserError: As :func:`mpt.report.estimate.summarize`; or a run's files are damaged.
     """
+    lines = add_method(runs.lines, by, labels)
+    sections = [*build_sections(runs, lines, by, metric, labels)]
+    files = len({(line["run"], line["task"]) for line in runs.lines if line["task"] != "average"})
+    samples = sample_answers(runs.folders, files, labels)
+    differences = build_differences(runs.lines if base else lines, metric, labels, base)
+    render_page(path, title, runs, sections, samples, differences, labels.show(metric))
+
+
+def render_page(
+    path: Path,
+    title: str,
+    runs: Runs,
+    sections: Sequence[Section],
+    samples: Sequence[Sample],
+    differences: Mapping[str, Table],
+    metric: str = "score",
+) -> None:
+    """Write sections, answers and the table of runs as one file that needs no network.
+
+    Args:
+        path: The file.
+        title: Title of the page.
+        runs: The runs that it is of.
+        sections: Its parts, in their order.
+        samples: Answers to show.
+        differences: Base to a table of differences to it, among which the reader chooses.
+        metric: What the differences are of.
+    """
     import altair
     import vl_convert
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
-    lines = add_method(runs.lines, by, labels)
-    sections = [*build_sections(runs, lines, by, metric, labels)]
-    samples = _samples(runs, labels)
-    differences = build_differences(runs.lines if base else lines, metric, labels, base)
     assets = resources.files("mpt.report") / "assets"
     scripts = [
         vl_convert.javascript_bundle(  # type: ignore[call-arg]  # its stub lacks a default
@@ -56,7 +81,7 @@ def write_page(
         title=title,
         written=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         version=__version__,
-        metric=labels.show(metric),
+        metric=metric,
         runs=runs,
         sections=sections,
         differences=differences,
@@ -80,11 +105,17 @@ def _digest(script: str) -> str:
     return base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
 
 
-def _samples(runs: Runs, labels: Labels) -> list[Sample]:
-    files = len({(line["run"], line["task"]) for line in runs.lines if line["task"] != "average"})
+def sample_answers(folders: Sequence[Path], files: int, labels: Labels) -> list[Sample]:
+    """Take the first answers of each task of each run, cut to what a page has room for.
+
+    Args:
+        folders: Run folders.
+        files: How many files of predictions they have.
+        labels: What to show in place of tasks.
+    """
     each = max(1, min(SAMPLES_EACH, MOST_SAMPLES // max(1, files)))
     shown: list[Sample] = []
-    for sample in read_samples(runs.folders, each):
+    for sample in read_samples(folders, each):
         if len(shown) == MOST_SAMPLES:
             break
         shown.append(

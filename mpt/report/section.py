@@ -46,10 +46,11 @@ class Section:
     Attributes:
         anchor: Its id.
         title: Its heading.
-        about: One sentence on how to read it.
+        about: How to read it, or what it says.
         legend: Name, color and mark of each line of its charts.
         charts: Its charts.
         table: Its table.
+        items: Sentences, one below the other.
     """
 
     anchor: str
@@ -58,6 +59,7 @@ class Section:
     legend: list[tuple[str, str, str]] = field(default_factory=list)
     charts: list[Chart] = field(default_factory=list)
     table: Table | None = None
+    items: list[str] = field(default_factory=list)
 
 
 def interval_cell(found: Estimate) -> Cell:

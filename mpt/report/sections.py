@@ -61,7 +61,7 @@ def build_sections(
         title = f"{name} over trained parameters"
         if points:
             yield _over(points, title, "trained parameters", name, bounds(lines, metric), methods)
-    yield from _classes(runs.lines, by, labels)
+    yield from build_classes(runs.lines, by, labels)
     yield from _curves(lines, labels, methods, [K] if K in by else [])
     yield from _heat_maps(runs, labels)
 
@@ -121,7 +121,7 @@ def _over(points: Points, title: str, x: str, y: str, limits: tuple[float, float
         "would hide each other stand side by side."
     )
     shown = {method for of_panel in points.values() for method in of_panel}
-    return Section("over-" + x.split()[0], title, about, _legend(methods, shown), drawn)
+    return Section("over-" + x.split()[0], title, about, legend_of(methods, shown), drawn)
 
 
 def _curves(
@@ -149,10 +149,10 @@ def _curves(
         if drawn:
             about = "Mean over runs, in a band as wide as its 95 % interval, at the steps that all runs have."
             shown = {method for of_methods in curves.values() for method in of_methods}
-            yield Section(f"curves-{number}", title, about, _legend(methods, shown), drawn)
+            yield Section(f"curves-{number}", title, about, legend_of(methods, shown), drawn)
 
 
-def _classes(lines: Sequence[Line], by: Sequence[str], labels: Labels) -> Iterator[Section]:
+def build_classes(lines: Sequence[Line], by: Sequence[str], labels: Labels) -> Iterator[Section]:
     """Build the table of classes; what each was answered as is its line of the confusion matrix."""
     keys = ["task", *(key for key in by if key != "task")]
     rows = [
@@ -243,7 +243,7 @@ def build_runs_table(runs: Runs) -> Table:
     )
 
 
-def _legend(methods: Sequence[str], shown: Container[str]) -> list[tuple[str, str, str]]:
+def legend_of(methods: Sequence[str], shown: Container[str]) -> list[tuple[str, str, str]]:
     """Name, color and mark of the methods that some charts show; each has the same in all charts of the page."""
     return [
         (method, PALETTE[index % len(PALETTE)], MARKERS[index % len(MARKERS)].character)

@@ -19,7 +19,7 @@ from mpt import __version__
 from mpt.atomic import write_atomically
 from mpt.errors import UserError
 from mpt.run.identity import identity, reads_source
-from mpt.run.origin import describe_command, describe_machine, git_revision
+from mpt.run.origin import code_digest, describe_command, describe_machine, git_revision
 from mpt.run.record import METRICS, read_metrics, write_metrics
 
 # Runs that a run starts from or learns from.
@@ -141,6 +141,7 @@ class RunFolder:
             "versions": versions,
             "machine": describe_machine(),
             "git": git_revision(),
+            "code": code_digest(),
         }
         self.path.mkdir(parents=True, exist_ok=True)
         self.write_config(config, run)

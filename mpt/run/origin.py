@@ -1,11 +1,13 @@
 """Origin of a run: its command, its machine, and the revision of the code."""
 
+import hashlib
 import os
 import platform
 import re
 import shlex
 import subprocess
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 
 
@@ -58,3 +60,15 @@ def git_revision() -> str | None:
             return None
         outputs.append(done.stdout.strip())
     return outputs[0] + ("+changes" if outputs[1] else "")
+
+
+@cache
+def code_digest() -> str:
+    """Hash the package's code and the configurations that ship: what a commit to anything else leaves as it is."""
+    package = Path(__file__).resolve().parents[1]
+    shipped = package / "conf" if (package / "conf").is_dir() else package.parent / "conf"
+    digest = hashlib.sha256()
+    for folder, pattern in ((package, "*.py"), (shipped, "*.yaml")):
+        for path in sorted(folder.rglob(pattern)):
+            digest.update(path.relative_to(folder).as_posix().encode() + b"\0" + path.read_bytes())
+    return digest.hexdigest()[:12]

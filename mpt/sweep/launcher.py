@@ -13,7 +13,6 @@ from typing import Any, ClassVar
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.plugins import Plugins
-from hydra.core.singleton import Singleton
 from hydra.core.utils import JobReturn, JobStatus, configure_log, filter_overrides, run_job, setup_globals
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
@@ -58,7 +57,7 @@ class FusedLauncher(Launcher):
             with open_dict(sweep_config):
                 sweep_config.hydra.job.id = sweep_config.hydra.job.num = initial_job_idx + place
             try:
-                config = type(self).read(_task_part(sweep_config))
+                config = type(self).read(task_part(sweep_config))
                 alone = reason_to_run_alone(config)
             except Exception:  # the job itself says what is wrong with it
                 config, alone = None, "its configuration is wrong"
@@ -114,16 +113,17 @@ def register(read: Callable[[DictConfig], RunConfig], run: Callable[..., float])
     plugins.register(FusedLauncher)
 
 
-def _task_part(sweep_config: DictConfig) -> DictConfig:
-    """A job's configuration without Hydra's own part, which it may refer to."""
-    state = Singleton.get_state()
+def task_part(sweep_config: DictConfig) -> DictConfig:
+    """Return a job's configuration without Hydra's own part, which it may refer to."""
+    hydra_config = HydraConfig.instance()
+    before = hydra_config.cfg
     try:
-        HydraConfig.instance().set_config(sweep_config)
+        hydra_config.set_config(sweep_config)
         composed = OmegaConf.masked_copy(sweep_config, [str(key) for key in sweep_config if key != "hydra"])
         OmegaConf.resolve(composed)
         anchor_paths(composed, searched_by(sweep_config.hydra))
     finally:
-        Singleton.set_state(state)
+        hydra_config.cfg = before
     return composed
 
 
@@ -132,7 +132,7 @@ def _prepare(sweep_config: DictConfig, overrides: list[str]) -> JobReturn:
     folder = Path(str(sweep_config.hydra.sweep.dir)) / str(sweep_config.hydra.sweep.subdir)
     return JobReturn(
         overrides=overrides,
-        cfg=_task_part(sweep_config),
+        cfg=task_part(sweep_config),
         hydra_cfg=OmegaConf.masked_copy(sweep_config, "hydra"),
         working_dir=str(folder),
         task_name=str(sweep_config.hydra.job.name),

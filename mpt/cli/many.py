@@ -1,0 +1,123 @@
+"""Many jobs from Python: what ``-m`` does after its sweeper, each job named by its overrides."""
+
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+from hydra._internal.callbacks import Callbacks
+from hydra._internal.hydra import Hydra
+from hydra._internal.utils import create_config_search_path
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.plugins import Plugins
+from hydra.core.utils import JobStatus
+from hydra.types import HydraContext, RunMode
+
+from mpt import config_dirs
+from mpt.cli.compose import CONF, register_schema, typed
+from mpt.cli.job import FailedJobError, hydra_job, sweep_job
+from mpt.config import RunConfig
+from mpt.errors import UserError
+from mpt.sweep import launcher
+from mpt.sweep.sweep_record import VARIABLE
+
+
+class Composed(NamedTuple):
+    """A job as Hydra composes it."""
+
+    config: RunConfig
+    folder: Path
+    """Its run folder."""
+
+
+class Done(NamedTuple):
+    """What became of a job."""
+
+    folder: Path
+    error: str | None
+    """Why it failed, in one line; None where it did not."""
+
+
+class Jobs:
+    """Composes and runs jobs over the choices of ``conf/`` and the user's own folders; made by :func:`open_jobs`.
+
+    Args:
+        hydra: Hydra, initialized.
+    """
+
+    def __init__(self, hydra: Hydra) -> None:
+        self.hydra = hydra
+
+    def compose(self, overrides: Sequence[str]) -> Composed:
+        """Compose a job without running it.
+
+        Raises:
+            HydraException: An override fits nothing.
+            UserError: A key has no value, or is not in the schema.
+        """
+        composed = self.hydra.config_loader.load_configuration("train", list(overrides), RunMode.MULTIRUN)
+        sweep = composed.hydra.sweep
+        return Composed(typed(launcher.task_part(composed)), Path(str(sweep.dir)) / str(sweep.subdir))
+
+    def train_many(self, jobs: Sequence[Sequence[str]], name: str, options: Sequence[str] = ()) -> list[Done]:
+        """Run jobs as those of one sweep; a finished one is not run again.
+
+        Args:
+            jobs: The overrides of each.
+            name: The sweep's, for its record and as W&B's group.
+            options: Overrides of Hydra's own, such as ``hydra/launcher=fused``.
+
+        Returns:
+            What became of each, in their order.
+
+        Raises:
+            Interrupted: A signal stopped them; the same call goes on.
+        """
+        os.environ[VARIABLE] = name
+        arguments = list(sys.argv)
+        try:
+            config = self.hydra.compose_config("train", list(options), RunMode.MULTIRUN)
+            context = HydraContext(config_loader=self.hydra.config_loader, callbacks=Callbacks())
+            launch = Plugins.instance().instantiate_launcher(context, hydra_job, config).launch
+            returned = launch([list(job) for job in jobs], 0)
+        finally:
+            sys.argv[:] = arguments  # a job puts its own command line there, for processes that it may start
+        return [
+            Done(Path(str(each.working_dir)), None if each.status == JobStatus.COMPLETED else _say(each._return_value))
+            for each in returned
+        ]
+
+
+def _say(error: object) -> str:
+    """The message of what ended a job, in one line."""
+    message = error.args[0] if isinstance(error, FailedJobError) else f"{type(error).__name__}: {error}"
+    return " ".join(str(message).split())
+
+
+@contextmanager
+def open_jobs(folders: Sequence[Path] = ()) -> Iterator[Jobs]:
+    """Initialize Hydra for jobs.
+
+    Args:
+        folders: The user's own folders of choices, as ``--config-dir`` names them.
+
+    Raises:
+        UserError: A folder is not there, or a file in it is more than data.
+    """
+    if missing := [folder for folder in folders if not folder.is_dir()]:
+        raise UserError(f"config_dir: no folder {str(missing[0])!r}; give one that is there")
+    if folders:
+        config_dirs.check_files([f"--config-dir={folder}" for folder in folders], [])
+    register_schema()
+    launcher.register(typed, sweep_job)
+    search_path = create_config_search_path(str(CONF))
+    for folder in folders:
+        search_path.prepend(provider="command-line", path=f"file://{folder.absolute()}")
+    os.environ["HYDRA_FULL_ERROR"] = "1"
+    hydra = Hydra.create_main_hydra2("mpt", search_path)
+    try:
+        yield Jobs(hydra)
+    finally:
+        GlobalHydra.instance().clear()
