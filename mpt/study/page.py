@@ -132,7 +132,7 @@ def sentences(answer: Answer) -> Iterator[str]:
 def say(compared: Compared, answer: Answer) -> str:
     """Say in a sentence what a comparison shows."""
     found, verdict, unit = compared.over_targets, compared.verdict, answer.unit([compared.first, compared.second])
-    reading = READINGS.get(verdict.reading, f"{{first}} and {{second}}: {verdict.reading}")
+    reading = READINGS.get(verdict.reading, f"{{first}} and {{second}} are not compared ({verdict.reading})")
     where = f" at {show_level(compared.level)}" if compared.level else ""
     p = "" if math.isnan(verdict.p) else f", p {show_p(verdict.p) if verdict.p < 0.001 else f'= {show_p(verdict.p)}'}"
     few = {0: "", 1: ", of this source"}.get(compared.sources, f", of these {compared.sources} sources")
