@@ -49,6 +49,7 @@ class Jobs:
 
     def __init__(self, hydra: Hydra) -> None:
         self.hydra = hydra
+        self._launched = 0
 
     def compose(self, overrides: Sequence[str]) -> Composed:
         """Compose a job without running it.
@@ -81,8 +82,9 @@ class Jobs:
             config = self.hydra.compose_config("train", list(options), RunMode.MULTIRUN)
             context = HydraContext(config_loader=self.hydra.config_loader, callbacks=Callbacks())
             launch = Plugins.instance().instantiate_launcher(context, hydra_job, config).launch
-            returned = launch([list(job) for job in jobs], 0)
+            returned = launch([list(job) for job in jobs], self._launched)
         finally:
+            self._launched += len(jobs)
             sys.argv[:] = arguments  # a job puts its own command line there, for processes that it may start
         return [
             Done(Path(str(each.working_dir)), None if each.status == JobStatus.COMPLETED else _say(each._return_value))

@@ -54,10 +54,8 @@ class _Reader:
 
     def refuse(self, at: tuple[str, ...], message: str, line: int | None = None) -> None:
         """Note an error."""
-        while line is None and at and at not in self.lines:
-            at, message = at[:-1], message
-        line = line or self.lines.get(at, 1)
-        self.errors.append(f"{self.path}:{line}: {': '.join(at)}{': ' if at else ''}{message}")
+        nearest = next((self.lines[at[:end]] for end in range(len(at), 0, -1) if at[:end] in self.lines), 1)
+        self.errors.append(f"{self.path}:{line or nearest}: {': '.join(at)}{': ' if at else ''}{message}")
 
     def read(self, values: Any) -> Study | None:
         if not isinstance(values, dict):
@@ -69,7 +67,7 @@ class _Reader:
                 self.refuse((str(key),), unknown("study", str(key), known, "no key").partition(": ")[2])
         for key in ("question", "targets", "methods", "draws"):
             if values.get(key) in (None, "", [], {}):
-                self.refuse((key,), f"{key}: is missing" if key not in values else "is empty")
+                self.refuse((key,), "is missing" if key not in values else "is empty")
         sources = {
             name: Source(
                 self.texts(("sources", name, "overrides"), value), self.count(("sources", name, "seeds"), value)

@@ -52,7 +52,9 @@ def scores_table(answer: Answer) -> Table:
                     ]
                 )
     header = ["level", "target", "method", "score", "95 % interval", "sd", "replicates", "rows", "before"]
-    return Table(header, rows)
+    equal = any(row[4].text == "all equal" for row in rows)
+    note = "All equal: every draw scored the same on every row, which says nothing of how far others may lie."
+    return Table(header, rows, note if equal else "")
 
 
 def comparisons_table(answer: Answer) -> Table:
