@@ -188,6 +188,10 @@ class TestPlan:
         assert costs.total(remaining(fewer, ())) <= whole / 2 < costs.total(remaining(more, ()))
         finished = {job.place for job in all_jobs(study) if job.phase == "source"}
         assert costs.total(remaining(study, finished)) == whole - 120
+        # A method that has not run counts as the dearest that has, and not as a source.
+        known = Costs({("source", "kin"): 60, ("tuning", "MPT"): 1})
+        tuning, final = 3 * 2 * 2 * 2, 16 * 2 * 2
+        assert known.total(remaining(study, finished)) == 2 * tuning + final * 2 + final * 1
 
 
 def cell(method: str, target: str, draw: int, rows: list[float], **changes: Any) -> Cell:
@@ -330,7 +334,8 @@ class TestWholeStudy:
         assert capsys.readouterr().out.count("python train.py ") == 2 + 8 + 8
         assert not (tmp_path / "runs").exists()
 
-        calls, train = [], Runner.train
+        calls: list[int] = []
+        train = Runner.train
 
         def stop(self: Runner, jobs: Any) -> None:
             if len(calls) == 2:
@@ -378,6 +383,21 @@ class TestWholeStudy:
                 lines = [json.loads(line) for line in text.splitlines()]
                 scores.append(statistics.fmean(line["prediction"] in line["references"] for line in lines))
             assert float(score) == pytest.approx(statistics.fmean(scores), abs=5e-4)
+
+    def test_methods_that_cannot_be_fused_run_by_themselves_on_fewer_draws(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.chdir(tmp_path)
+        text = re.sub(r"(?m)^tune: .*$", "", SMALL).replace("[color_else, topic]", "[topic]")
+        text = re.sub(r"(?m)^  plain prompt: .*$", "  LoRA: {overrides: [method=lora], draws: 1}", text)
+        assert main([str(write(tmp_path, text.replace("plain prompt", "LoRA").replace("seeds: 2", "seeds: 1")))]) == 0
+        cells = list(Memory(tmp_path / "small-results" / "cells.jsonl").cells.values())
+        assert [(cell.method, cell.draw) for cell in cells if cell.phase == "final"] == [
+            ("MPT", 0),
+            ("MPT", 1),
+            ("LoRA", 0),
+        ]
+        assert all((tmp_path / cell.run / "metrics.json").is_file() for cell in cells)
 
     def test_over_the_budget_it_stops_names_cuts_and_keeps_what_has_run(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

@@ -12,8 +12,9 @@ from hydra._internal.hydra import Hydra
 from hydra._internal.utils import create_config_search_path
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.plugins import Plugins
-from hydra.core.utils import JobStatus
+from hydra.core.utils import JobReturn, JobStatus
 from hydra.types import HydraContext, RunMode
+from omegaconf import OmegaConf
 
 from mpt import config_dirs
 from mpt.cli.compose import CONF, register_schema, typed
@@ -87,9 +88,17 @@ class Jobs:
             self._launched += len(jobs)
             sys.argv[:] = arguments  # a job puts its own command line there, for processes that it may start
         return [
-            Done(Path(str(each.working_dir)), None if each.status == JobStatus.COMPLETED else _say(each._return_value))
+            Done(_folder_of(each), None if each.status == JobStatus.COMPLETED else _say(each._return_value))
             for each in returned
         ]
+
+
+def _folder_of(returned: JobReturn) -> Path:
+    """The run folder of a job: where Hydra ran it by itself, the working folder is another one."""
+    assert returned.hydra_cfg is not None
+    by_itself = OmegaConf.select(returned.hydra_cfg, "hydra.runtime.output_dir")
+    folder = Path(str(by_itself or returned.working_dir))
+    return folder.relative_to(Path.cwd()) if folder.is_relative_to(Path.cwd()) else folder
 
 
 def _say(error: object) -> str:

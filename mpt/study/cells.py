@@ -235,7 +235,7 @@ class Memory:
             shown = "; ".join(f"mpt {version}, code {code}" for version, code in others)
             raise UserError(
                 f"{self.path}: has cells of {shown}, and this is mpt {__version__}, code {code_digest()}, whose "
-                "numbers may differ; move the file away to run the study anew, or check that code out"
+                "numbers may differ; move the file and the study's runs away to run it anew, or check that code out"
             )
 
     def export(self, path: Path) -> None:

@@ -204,10 +204,15 @@ class Costs:
         return known
 
     def total(self, jobs: Sequence[Job]) -> float:
-        """Add up what jobs take; those of an unknown kind count as the dearest known."""
-        dearest = max(self.seconds.values(), default=0.0)
-        costs = (self.of(job) for job in jobs)
-        return sum(dearest if cost is None else cost for cost in costs)
+        """Add up what jobs take; a method of which none has run counts as the dearest of the others."""
+        dearest = {
+            is_source: max(
+                (each for (phase, _), each in self.seconds.items() if (phase == "source") == is_source), default=0.0
+            )
+            for is_source in (True, False)
+        }
+        costs = ((job, self.of(job)) for job in jobs)
+        return sum(dearest[job.phase == "source"] if cost is None else cost for job, cost in costs)
 
 
 def all_jobs(study: Study) -> list[Job]:
