@@ -21,10 +21,12 @@ from mpt.config import BackboneConfig, MethodConfig, MixtureConfig, OptimConfig,
 from mpt.data.data_module import MixtureDataModule
 from mpt.inputs import Inputs
 from mpt.methods import Start, find_method
+from mpt.methods.adept import ADePT
 from mpt.methods.attempt import Attempt
 from mpt.methods.dept import DePT
 from mpt.methods.full import FullFineTuning
 from mpt.methods.lora import LoRA
+from mpt.methods.ulpt import ULPT
 from mpt.prompt import MultitaskPromptEmbedding, MultitaskPromptTuningConfig
 from mpt.tasks import SPLITS, Example
 from mpt.training.module import MPTModule
@@ -61,6 +63,16 @@ def attempt(temperature: float | None = 1.0) -> Attempt:
 def dept(max_tokens: int = 40) -> DePT:
     torch.manual_seed(0)
     return DePT(["a", "b"], torch.randn(T, N, D), R, max_tokens)
+
+
+def adept() -> ADePT:
+    torch.manual_seed(0)
+    return ADePT(["a", "b"], torch.randn(T, N, D), R)
+
+
+def ulpt() -> ULPT:
+    torch.manual_seed(0)
+    return ULPT(["a", "b"], N, torch.randn(R, D))
 
 
 def tokens(batch: dict[str, Tensor]) -> Inputs:
@@ -104,6 +116,63 @@ class TestAttempt:
     def test_sources_of_another_length_are_refused(self) -> None:
         with pytest.raises(ValueError, match=r"shape \(3, 32\), the target's \(4, 32\)"):
             Attempt(["a"], torch.randn(C, 3, D), torch.randn(1, N, D), R)
+
+
+class TestULPT:
+    def test_is_the_papers_equation_number_by_number(self, backbone: Backbone, inputs: dict[str, Tensor]) -> None:
+        made = ulpt()
+        with torch.no_grad():
+            made.scale.normal_()
+            made.bias.normal_()
+        prompts = made.condition(tokens(inputs), inputs["task_ids"], backbone.word_embeddings).prompts
+        for row, task in enumerate(inputs["task_ids"].tolist()):
+            Z, scale, bias = (each[task].detach().numpy().astype(float) for each in (made.Z, made.scale, made.bias))
+            projected = np.einsum("nr,rd->nd", Z, made.projection.numpy().astype(float))
+            np.testing.assert_allclose(prompts[row].detach().numpy(), projected * scale + bias, atol=1e-5)
+
+    def test_the_matrix_is_xaviers_stays_and_does_not_depend_on_the_other_tasks(self, backbone: Backbone) -> None:
+        built = []
+        for names in (["a"], ["a", "b"]):
+            torch.manual_seed(3)
+            config = MultitaskPromptTuningConfig(
+                task_type="SEQ_2_SEQ_LM", task_names=names, num_virtual_tokens=N, token_dim=D, form="independent"
+            )
+            prompt = MultitaskPromptEmbedding(config, backbone.word_embeddings)
+            settings = MethodConfig("ulpt", num_ranks=R)
+            built.append(ULPT.build(Start(prompt, settings, backbone, dict.fromkeys(names, TaskConfig()), None)))
+        assert torch.equal(built[0].projection, built[1].projection)
+        assert "projection" not in dict(built[0].named_parameters())
+        limit = math.sqrt(6 / (R + D))
+        assert 0.9 * limit < built[0].projection.abs().max() <= limit
+        assert built[0].storage() == (R * D, N * R + 2 * D)
+        assert (built[0].scale == 1).all()
+        assert not built[0].bias.any()
+
+
+class TestADePT:
+    def test_moves_each_embedding_by_its_tasks_network(self, backbone: Backbone, inputs: dict[str, Tensor]) -> None:
+        made = adept()
+        with torch.no_grad():
+            for param in (made.B, made.a, made.b):
+                param.normal_()
+        found = made.condition(tokens(inputs), inputs["task_ids"], backbone.word_embeddings)
+        for row, task in enumerate(inputs["task_ids"].tolist()):
+            assert torch.equal(found.prompts[row], made.prompt[task])
+            network = nn.Sequential(nn.Linear(D, R), nn.ReLU(), nn.Linear(R, D))
+            with torch.no_grad():
+                network[0].weight.copy_(made.A[task].T)
+                network[0].bias.copy_(made.a[task])
+                network[2].weight.copy_(made.B[task].T)
+                network[2].bias.copy_(made.b[task])
+            expected = network(backbone.word_embeddings(inputs["input_ids"][row]))
+            torch.testing.assert_close(found.shifts[row], expected, atol=1e-5, rtol=1e-5)
+
+    def test_starts_as_its_prompt_alone(self, backbone: Backbone, inputs: dict[str, Tensor]) -> None:
+        made = adept()
+        found = made.condition(tokens(inputs), inputs["task_ids"], backbone.word_embeddings)
+        alone = backbone.example_losses(replace(found, shifts=None), inputs["input_ids"])
+        torch.testing.assert_close(backbone.example_losses(found, inputs["input_ids"]), alone)
+        assert made.storage() == (0, N * D + (2 * D + 1) * R + D)
 
 
 class TestDePT:
@@ -191,7 +260,7 @@ class TestFullFineTuning:
         torch.testing.assert_close(again.logits(*fields), backbone.logits(*fields))
 
 
-@pytest.mark.parametrize("make", [attempt, dept])
+@pytest.mark.parametrize("make", [attempt, dept, adept, ulpt])
 def test_saved_and_read_back(make: type, backbone: Backbone, inputs: dict[str, Tensor], tmp_path: Path) -> None:
     made = make()
     with torch.no_grad():
@@ -215,12 +284,17 @@ def test_saved_and_read_back(make: type, backbone: Backbone, inputs: dict[str, T
         load_baseline(tmp_path)
 
 
-@pytest.mark.parametrize("make", [attempt, dept])
+@pytest.mark.parametrize("make", [attempt, dept, adept, ulpt])
 def test_counts_what_a_task_stores(make: type) -> None:
     made = make()
     counted = made.count_parameters()
-    own = N * D + {Attempt: 2 * D * R + 2 * D, DePT: 40 * R + R * D}[type(made)]
-    shared = {Attempt: C * N * D, DePT: 0}[type(made)]
+    own = {
+        Attempt: N * D + 2 * D * R + 2 * D,
+        DePT: N * D + 40 * R + R * D,
+        ADePT: N * D + (2 * D + 1) * R + D,
+        ULPT: N * R + 2 * D,
+    }[type(made)]
+    shared = {Attempt: C * N * D, DePT: 0, ADePT: 0, ULPT: R * D}[type(made)]
     assert (counted.shared, counted.per_task, counted.total) == (shared, own, shared + T * own)
     assert counted.ratio == pytest.approx(counted.total / (T * N * D))
 
@@ -247,6 +321,8 @@ def world_module(name: str, **optim: float) -> MPTModule:
         method = {
             "attempt": MethodConfig("attempt", num_ranks=20, temperature=1.0),
             "dept": MethodConfig("dept", num_ranks=4),
+            "adept": MethodConfig("adept", num_ranks=4),
+            "ulpt": MethodConfig("ulpt", num_ranks=8),
             "lora": MethodConfig("lora", num_ranks=4, modules=["q", "v"]),
             "full": MethodConfig("full"),
         }[name]
@@ -267,6 +343,9 @@ PARTS = {
     "ATTEMPT's network": ("attempt", {"lr_weights": 0.03}, 0.97),
     "DePT's prompt": ("dept", {"lr_prompt": 0.3}, 0.5),
     "DePT's update": ("dept", {"lr_factors": 0.1}, 0.7),
+    "ADePT's prompt": ("adept", {"lr_prompt": 0.3}, 0.5),
+    "ADePT's network": ("adept", {"lr_weights": 0.03}, 0.7),
+    "ULPT": ("ulpt", {"lr_prompt": 0.6}, 0.5),
     "LoRA": ("lora", {"lr_weights": 0.01}, 0.5),
     "full fine-tuning": ("full", {"lr_weights": 0.001}, 0.5),
 }

@@ -246,11 +246,13 @@ class TestRuns:
         assert float(line["distillation/logits"]) > 0
         assert float(line["distillation/hidden"]) > 0
 
-    @pytest.mark.parametrize("name", ["attempt", "dept", "lora", "full"])
+    @pytest.mark.parametrize("name", ["attempt", "dept", "adept", "ulpt", "lora", "full"])
     def test_baselines(self, name, make_causal_config, causal_run, tmp_path):
         settings = {
             "attempt": {"method__num_ranks": 3, "source": str(causal_run)},
             "dept": {"method__num_ranks": 2},
+            "adept": {"method__num_ranks": 2},
+            "ulpt": {"method__num_ranks": 2},
             "lora": {"method__num_ranks": 2},
             "full": {},
         }
@@ -260,7 +262,7 @@ class TestRuns:
         )  # fmt: skip
         train(config, tmp_path / "run")
         assert read_metrics(tmp_path / "run")["moved"]
-        if name in ("attempt", "dept"):
+        if name not in ("lora", "full"):
             lines = (tmp_path / "run" / "predictions" / "two.jsonl").read_text().splitlines()
             answers = [json.loads(line)["prediction"] for line in lines]
             texts = [json.loads(line)["input"] for line in lines]

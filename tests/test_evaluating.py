@@ -37,11 +37,13 @@ def test_a_prompt_scores_as_in_its_run(make_config, source_run, tmp_path):
     assert read_config(tmp_path / "run")[1]["fingerprint"] == read_config(source_run)[1]["fingerprint"]
 
 
-@pytest.mark.parametrize("name", ["attempt", "dept", "lora", "full"])
+@pytest.mark.parametrize("name", ["attempt", "dept", "adept", "ulpt", "lora", "full"])
 def test_a_baseline_scores_as_in_its_run(name, make_config, source_run, tmp_path):
     settings = {
         "attempt": {"method__num_ranks": 3, "source": str(source_run)},
         "dept": {"method__num_ranks": 2},
+        "adept": {"method__num_ranks": 2},
+        "ulpt": {"method__num_ranks": 2},
         "lora": {"method__num_ranks": 2},
         "full": {},
     }

@@ -33,6 +33,8 @@ KINDS = {
     "plain": {"prompt__form": "independent", "prompt__num_virtual_tokens": 6},
     "residual, long": {"prompt__form": "residual", "trainer__max_steps": 9},
     "dept": {"method__name": "dept", "method__num_ranks": 2, "prompt__form": "independent"},
+    "adept": {"method__name": "adept", "method__num_ranks": 2, "prompt__form": "independent"},
+    "ulpt": {"method__name": "ulpt", "method__num_ranks": 2, "prompt__form": "independent"},
     "attempt": {"method__name": "attempt", "method__num_ranks": 3, "prompt__form": "independent", "source": True},
     "each": {"mixture__sampling": "each", "prompt__form": "independent", "evaluation__best": "task"},
 }  # fmt: skip

@@ -63,11 +63,17 @@ def test_logits_and_scores_are_pefts(model, source_run, tiny_t5_folder):
     assert model.score(texts, targets, tasks) == pytest.approx(sums, rel=1e-4)
 
 
-@pytest.mark.parametrize("name", ["attempt", "dept"])
+@pytest.mark.parametrize("name", ["attempt", "dept", "adept", "ulpt"])
 def test_a_baseline_answers_as_its_run(name, make_config, source_run, tmp_path):
-    settings = {"attempt": {"method__num_ranks": 3, "source": str(source_run)}, "dept": {"method__num_ranks": 2}}
+    settings = {"attempt": {"source": str(source_run)}}
     config = make_config(
-        "target", ["one", "two"], method__name=name, prompt__form="independent", prompt__init="RANDOM", **settings[name]
+        "target",
+        ["one", "two"],
+        method__name=name,
+        prompt__form="independent",
+        prompt__init="RANDOM",
+        method__num_ranks=2,
+        **settings.get(name, {}),
     )
     train(config, tmp_path / "run")
     tasks, texts, answers = zip(*predictions(tmp_path / "run"), strict=True)

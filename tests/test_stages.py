@@ -289,6 +289,8 @@ class TestTarget:
 METHODS: dict[str, dict[str, Any]] = {
     "attempt": {"name": "attempt", "num_ranks": 3},
     "dept": {"name": "dept", "num_ranks": 2},
+    "adept": {"name": "adept", "num_ranks": 2},
+    "ulpt": {"name": "ulpt", "num_ranks": 2},
     "lora": {"name": "lora", "num_ranks": 2, "modules": ["q", "v"]},
     "full": {"name": "full"},
 }

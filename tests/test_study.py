@@ -49,6 +49,13 @@ def write(folder: Path, text: str = SMALL) -> Path:
     return path
 
 
+@pytest.fixture(autouse=True)
+def quiet(monkeypatch: pytest.MonkeyPatch) -> None:
+    # To configure logging anew is to close every handler, absl's with the stream that pytest captures.
+    options = (*mpt.study.run.LAUNCH, "hydra/job_logging=none", "hydra/hydra_logging=none")
+    monkeypatch.setattr(mpt.study.run, "LAUNCH", options)
+
+
 @pytest.fixture
 def study(tmp_path: Path) -> Study:
     return load_study(write(tmp_path))
@@ -114,6 +121,12 @@ class TestFile:
         assert "small.yaml: methods: plain prompt at few_shot.k=4: prompt.init: unknown 'VOCABULARI'" in printed
         assert "small.yaml: targets: topix: tasks: unknown 'topix'" in printed
         assert not (tmp_path / "runs").exists()
+
+    def test_a_method_that_trains_nothing_needs_a_grid(self, tmp_path: Path, monkeypatch: Any, capsys: Any) -> None:
+        monkeypatch.chdir(tmp_path)
+        text = SMALL.replace("overrides: [prompt.init=AVERAGE_SOURCE_TASKS]", "overrides: [method=in_context]")
+        assert main([str(write(tmp_path, text))]) == 2
+        assert "methods: MPT at few_shot.k=4: trains nothing, so factors of its rates" in capsys.readouterr().err
 
     @pytest.mark.parametrize("text", ["", "30", "m", "0m", "-3s", "1d"])
     def test_a_budget_is_a_duration(self, text: str, tmp_path: Path, capsys: Any) -> None:

@@ -27,7 +27,7 @@ from mpt.run.console import silence_libraries
 from mpt.run.folder import RunFolder, read_config
 from mpt.run.progress import track_batches
 from mpt.run.record import add_average
-from mpt.tasks import AnswerSettings, Example, choose_rows, digest_examples, load_split, stamp_rows
+from mpt.tasks import AnswerSettings, Example, Surround, choose_rows, digest_examples, load_split, stamp_rows
 
 
 class Renumbered(nn.Module):
@@ -102,12 +102,13 @@ def evaluate(config: RunConfig, folder: Path, explicit: Collection[str] = ()) ->
         "metric": {name: task.metrics[0] for name, task in config.tasks.items()},
     }
     decoding: dict[str, Any] = {"batch_size": config.evaluation.batch_size, "seed": config.seed}
+    around = {name: Surround(saved.before, saved.after) for name, saved in own.items() if name in tasks}
     limits = {"test": config.evaluation.test_rows, "validation": config.evaluation.validation_rows}
     for split, of_split in examples.items():
         scored = {
             name: choose_rows(rows, limits.get(split), config.evaluation.rows_seed) for name, rows in of_split.items()
         }
-        predictions = answer_tasks(tasks, adapter, backbone, scored, **decoding)
+        predictions = answer_tasks(tasks, adapter, backbone, scored, **decoding, surrounds=around)
         scores = score_answers(tasks, predictions, classes)
         if config.evaluation.oracle:
             unprompted = answer_tasks(tasks, None, backbone, scored, **decoding, prefixed=True)
@@ -251,14 +252,26 @@ def answer_tasks(
     batch_size: int,
     seed: int,
     prefixed: bool = False,
+    surrounds: Mapping[str, Surround] | None = None,
 ) -> Predictions:
-    """Answer the examples of every task; ``prefixed`` ones behind the task's natural prefix, if it has one."""
+    """Answer the examples of every task.
+
+    Args:
+        tasks: The tasks.
+        adapter: None: no prompt.
+        backbone: The frozen model.
+        examples: Task to the examples.
+        batch_size: Examples at a time.
+        seed: Of sampled answers.
+        prefixed: Put each task's natural prefix before its inputs; a task without one is left out.
+        surrounds: Task to the text around its inputs.
+    """
 
     def tokens_of(name: str, task: TaskConfig) -> TokenizedExamples:
         if prefixed and task.prefix is None:
             return TokenizedExamples([], [], 0, 0)
         prefix = (task.prefix or "") if prefixed else ""
-        return tokenize(examples[name], backbone.tokenization, task, prefix)
+        return tokenize(examples[name], backbone.tokenization, task, prefix, (surrounds or {}).get(name))
 
     loader = EvalLoader(
         [tokens_of(name, task) for name, task in tasks.items()],

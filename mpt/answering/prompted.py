@@ -243,9 +243,11 @@ class PromptedModel:
         Raises:
             UserError: A column is missing, or the text is empty or holds a control token of the tokenizer.
         """
-        written = text if isinstance(text, str) else self.answers[name].write_input(text, where, name)
+        own = self.answers[name]
+        written = text if isinstance(text, str) else own.write_input(text, where, name)
         if not written.strip():
             raise UserError(f"{where} is empty; give each some text")
+        written = own.before + written + own.after
         if token := self.backbone.tokenization.control_token(written):
             raise UserError(f"{where} holds {token!r}, which the tokenizer reads as a control token, not as text")
         return written

@@ -15,7 +15,7 @@ from mpt.backbone import Tokenization
 from mpt.config import TaskConfig
 from mpt.data.mixture import Mixture
 from mpt.errors import UserError
-from mpt.tasks import Example, label_words
+from mpt.tasks import Example, Surround, label_words
 
 MOST_DECODED = 2000
 
@@ -48,9 +48,22 @@ class TokenizedExamples:
 
 
 def tokenize(
-    examples: Sequence[Example], tokenization: Tokenization, config: TaskConfig, prefix: str = ""
+    examples: Sequence[Example],
+    tokenization: Tokenization,
+    config: TaskConfig,
+    prefix: str = "",
+    surround: Surround | None = None,
 ) -> TokenizedExamples:
-    """Turn the texts of a task into token ids, cut to its longest input and target."""
+    """Turn the texts of a task into token ids, cut to its longest input and target.
+
+    Args:
+        examples: The task's.
+        tokenization: The backbone's.
+        config: The task's.
+        prefix: Stands before each input.
+        surround: Stands around each input, and says how long it may be.
+    """
+    around = surround or Surround(prefix)
     for key in ("input", "target"):
         for example in examples:
             if token := tokenization.control_token(getattr(example, key)):
@@ -58,9 +71,8 @@ def tokenize(
                     f"{example.row_id}: the {key} holds {token!r}, which the tokenizer reads as a control token, not "
                     "as text; take it out of the data, or write it otherwise"
                 )
-    inputs, cut_inputs = tokenization.encode_inputs(
-        [prefix + example.input for example in examples], config.max_source_tokens
-    )
+    longest = config.max_source_tokens if around.longest is None else around.longest
+    inputs, cut_inputs = tokenization.encode_inputs([around.write(example.input) for example in examples], longest)
     targets, cut_targets = tokenization.encode_targets(
         [example.target for example in examples], config.max_target_tokens
     )

@@ -11,7 +11,7 @@ from mpt.config import MixtureConfig, TaskConfig
 from mpt.data.batches import EvalLoader, TokenizedExamples, TrainLoader, check_labels, tokenize
 from mpt.data.mixture import Mixture
 from mpt.errors import UserError
-from mpt.tasks import Example, label_words
+from mpt.tasks import Example, Surround, label_words
 
 
 def generation_settings(config: TaskConfig, seed: int = 0) -> dict[str, Any]:
@@ -52,6 +52,7 @@ class MixtureDataModule(LightningDataModule):
         mixture: How tasks are sampled.
         seed: Seed of the mixture.
         answer_seed: Seed of answers that are sampled; None: that of the mixture.
+        surrounds: Task to the text around its inputs, but those that are trained on; a task that is not in it has none.
 
     Attributes:
         truncation: Split to task to the share of cut inputs and targets.
@@ -75,6 +76,7 @@ class MixtureDataModule(LightningDataModule):
         mixture: MixtureConfig,
         seed: int,
         answer_seed: int | None = None,
+        surrounds: Mapping[str, Surround] | None = None,
     ) -> None:
         super().__init__()
         self.before_step: Callable[[], None] | None = None
@@ -94,8 +96,10 @@ class MixtureDataModule(LightningDataModule):
         }
         self._tokenized = {
             split: [
-                tokenize(examples, tokenization, config)
-                for examples, config in zip(of_tasks, self.configs, strict=True)
+                tokenize(
+                    examples, tokenization, config, surround=None if split == "train" else (surrounds or {}).get(name)
+                )
+                for name, examples, config in zip(self.task_names, of_tasks, self.configs, strict=True)
             ]
             for split, of_tasks in self.examples.items()
         }

@@ -5,7 +5,7 @@ names it. Only the file of the chosen method is imported, so that a mistake is a
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from importlib import import_module
 from pkgutil import iter_modules
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
@@ -14,8 +14,9 @@ from mpt.config import OF_SOURCE, MethodConfig, RunConfig, TaskConfig
 
 if TYPE_CHECKING:
     from mpt.adapter import Adapter
-    from mpt.backbone import Backbone
+    from mpt.backbone import Backbone, Tokenization
     from mpt.prompt import MultitaskPromptEmbedding
+    from mpt.tasks import Example, Surround
 
 METHODS = tuple(sorted(module.name for module in iter_modules(__path__)))
 """The names that ``method.name`` takes."""
@@ -39,6 +40,21 @@ class Start(NamedTuple):
     """The source run's prompt, where the method reads it."""
 
 
+class Written(NamedTuple):
+    """Everything that a method may write around inputs from."""
+
+    train: "Mapping[str, Sequence[Example]]"
+    """Task to the examples that it may learn from."""
+    inputs: Mapping[str, Sequence[str]]
+    """Task to the inputs that are answered."""
+    tokenization: "Tokenization"
+    """The backbone's."""
+    room: int | None
+    """Longest input that the backbone has positions for; None: any."""
+    seed: int
+    """Of the order of the examples."""
+
+
 class Method(ABC):
     """A method's facts, what a configuration must have for it, and how it is built."""
 
@@ -56,6 +72,8 @@ class Method(ABC):
     """True where its prompts may have factors, be extended, and learn from teachers."""
     is_within_backbone: ClassVar[bool] = False
     """True where it trains the backbone's own weights, so that no other run can share the backbone."""
+    learns: ClassVar[bool] = True
+    """False where nothing is trained: what it does is written around the inputs."""
     tasks_are_separate: ClassVar[bool] = False
     """True where the tasks of a run share nothing that is trained."""
 
@@ -67,6 +85,15 @@ class Method(ABC):
         Raises:
             UserError: The method does not fit the backbone or the source.
         """
+
+    @classmethod
+    def surround(cls, config: RunConfig, written: "Written") -> "dict[str, Surround]":
+        """Write a text around the inputs of each task that are answered; a task that is left out has none.
+
+        Raises:
+            UserError: Nothing that the method would write fits.
+        """
+        return {}
 
     @classmethod
     def reads_source(cls, init: str, extend: bool) -> bool:

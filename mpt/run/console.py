@@ -138,7 +138,8 @@ def say_results(folder: Path, metrics: Mapping[str, Any]) -> None:
     """Print the table of a finished run, how far its parts moved, and where it lies."""
     say(results_table(metrics))
     moved = ", ".join(f"{name} {share:.0%}" for name, share in metrics["moved"].items())
-    say(f"moved from the start: {moved}\nrun folder: {relative(folder)}")
+    say(f"moved from the start: {moved}" if moved else "nothing was trained")
+    say(f"run folder: {relative(folder)}")
 
 
 def say_tables(metrics: Mapping[str, Any]) -> None:

@@ -12,7 +12,10 @@ from omegaconf.errors import OmegaConfBaseException
 from mpt.cli.check import check
 from mpt.cli.many import Composed, Jobs, open_jobs
 from mpt.cli.phrase import phrase
+from mpt.config import RunConfig
 from mpt.errors import UserError
+from mpt.methods import METHODS as METHOD_NAMES
+from mpt.methods import find_method
 from mpt.run.record import METRICS
 from mpt.study.answer import Answer
 from mpt.study.cells import Cell, Memory, failed_cell, read_cell
@@ -35,6 +38,9 @@ TOGETHER = 64
 """Jobs of one call: so many are composed before the first of them starts."""
 FIRST = 16
 """Jobs of a method after which its cost is known."""
+LAUNCH = ("hydra/launcher=fused",)
+"""Hydra's own options."""
+GRID = "give it a grid of its own, such as [[method.own.template=A], [method.own.template=B]]"
 RATES = ("lr_prompt", "lr_factors", "lr_weights")
 
 
@@ -86,6 +92,10 @@ def plan_study(study: Study, jobs: Jobs) -> Planned:
             composed = compose(job_of(study, start, "final", method, level, study.targets[0], 0, None), where)
             if composed is None:
                 continue
+            if study.candidates(method) > 1 and not study.methods[method].grid and not learns(composed.config):
+                errors[f"{study.path}: {where}: trains nothing, so factors of its rates are all the same; {GRID}"] = (
+                    None
+                )
             rates[method, level] = {f"optim.{key}": getattr(composed.config.optim, key) for key in RATES}
             steps[method, level] = composed.config.trainer.max_steps
             for candidate in range(study.candidates(method)):
@@ -98,6 +108,11 @@ def plan_study(study: Study, jobs: Jobs) -> Planned:
     if errors:
         raise UserError("\n".join(errors))
     return Planned(study, start, steps)
+
+
+def learns(config: RunConfig) -> bool:
+    """Tell whether a run trains anything; an unknown method has been refused."""
+    return config.method.name not in METHOD_NAMES or find_method(config.method.name).learns
 
 
 class OverBudgetError(UserError):
@@ -181,7 +196,7 @@ class Runner:
     def train(self, jobs: Sequence[Job]) -> None:
         """Train jobs side by side, and remember what became of each."""
         began, clock = time.time(), time.monotonic()
-        done = self.jobs.train_many([job.overrides for job in jobs], self.study.runs.name, ["hydra/launcher=fused"])
+        done = self.jobs.train_many([job.overrides for job in jobs], self.study.runs.name, LAUNCH)
         elapsed = time.monotonic() - clock
         is_new = [each.error is not None or (each.folder / METRICS).stat().st_mtime >= began for each in done]
         cost = elapsed / max(1, sum(is_new))

@@ -5,13 +5,14 @@ from mpt.tasks.checking import check_task
 from mpt.tasks.examples import Example, choose_rows, digest_examples, fill_input, label_words, load_split
 from mpt.tasks.files import read_csv
 from mpt.tasks.rows import SPLITS, stamp_rows
-from mpt.tasks.settings import AnswerSettings
+from mpt.tasks.settings import AnswerSettings, Surround
 from mpt.tasks.template import Template
 
 __all__ = [
     "SPLITS",
     "AnswerSettings",
     "Example",
+    "Surround",
     "Template",
     "catalogue",
     "check_task",

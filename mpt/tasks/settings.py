@@ -4,7 +4,7 @@ import dataclasses
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from mpt.config import RowsConfig, TaskConfig
 from mpt.errors import UserError
@@ -15,6 +15,21 @@ from mpt.tasks.rows import rename_columns
 from mpt.tasks.template import Template
 
 DEFAULT_NEW_TOKENS = 128
+
+
+class Surround(NamedTuple):
+    """Text around every input of a task, where a method writes some: a written instruction, or examples."""
+
+    before: str = ""
+    after: str = ""
+    longest: int | None = None
+    """Longest input with it, in tokens; None: that of the task."""
+    said: str = ""
+    """A sentence on it, which the run prints."""
+
+    def write(self, text: str) -> str:
+        """Put an input between the two."""
+        return self.before + text + self.after
 
 
 @dataclass(frozen=True)
@@ -30,6 +45,8 @@ class AnswerSettings:
         max_target_tokens: Longest answer in tokens.
         generation: Arguments of ``generate`` beyond greedy search.
         choices: The texts that an answer may be; None: any.
+        before: Text before every input.
+        after: Text after it.
     """
 
     input: str | None = None
@@ -40,20 +57,25 @@ class AnswerSettings:
     max_target_tokens: int = DEFAULT_NEW_TOKENS
     generation: Mapping[str, Any] = field(default_factory=dict)
     choices: tuple[str, ...] | None = None
+    before: str = ""
+    after: str = ""
 
     @classmethod
-    def of_task(cls, config: TaskConfig) -> "AnswerSettings":
-        """Take them from the configuration of a task."""
+    def of_task(cls, config: TaskConfig, surround: Surround | None = None) -> "AnswerSettings":
+        """Take them from the configuration of a task, and what a method writes around its inputs."""
+        before, after, longest, _ = surround or Surround()
         columns = Template(config.input).columns
         return cls(
             input=config.input,
             join=config.join,
             labels={column: dict(words) for column, words in config.labels.items() if column in columns},
             rename={old: new for old, new in config.rows.rename.items() if new in columns},
-            max_source_tokens=config.max_source_tokens,
+            max_source_tokens=config.max_source_tokens if longest is None else longest,
             max_target_tokens=config.max_target_tokens,
             generation=dict(config.generation),
             choices=tuple(label_words(config)) if config.constrained else None,
+            before=before,
+            after=after,
         )
 
     @classmethod

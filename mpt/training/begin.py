@@ -8,11 +8,12 @@ from lightning.pytorch.utilities import rank_zero_warn
 
 from mpt.data.few_shot import row_ids
 from mpt.loggers import open_loggers, tags
+from mpt.methods import find_method
 from mpt.run import console
 from mpt.run.checkpoint import read_checkpoint
 from mpt.run.folder import read_config
 from mpt.run.record import write_json
-from mpt.tasks import stamp_rows
+from mpt.tasks import Surround, stamp_rows
 from mpt.training import build
 from mpt.training.loading import Loaded
 from mpt.training.module import MPTModule
@@ -88,15 +89,25 @@ def warn_of_other_rows(distill: str | None, digests: Mapping[str, Mapping[str, s
         )
 
 
-def announce(run: Run, module: MPTModule) -> None:
-    """Print what is about to be trained, and warn of words that the backbone does not know."""
+def announce(run: Run, module: MPTModule, surrounds: Mapping[str, Surround]) -> None:
+    """Print what is about to be trained, or written around inputs, and warn of words that the backbone does not know.
+
+    Args:
+        run: The run.
+        module: What is trained.
+        surrounds: Task to what the method writes around its inputs.
+    """
     trainer, backbone, data = run.parts.trainer, module.backbone.name, module.data
     devices = f"{trainer.world_size} x {trainer.strategy.root_device.type}"
     plan = (
         f"{data.max_steps} steps of {data.batch_size} examples, "
         f"{data.mixture.sampling} mixture, {devices}, seed {run.config.seed}"
     )
+    if not find_method(run.config.method.name).learns:
+        plan = f"nothing is trained, {devices}, seed {run.config.seed}"
     console.say_what_starts(run.config.stage, run.folder.path, backbone, build.count_parameters(module), plan)
+    for name, surround in surrounds.items():
+        console.say(f"tasks.{name}: {surround.said}")
     console.say_tasks(data)
     warnings = console.warn_of_unknown_tokens(data.unknown, backbone)
     warnings += console.warn_of_lost_targets(data.kept, backbone)

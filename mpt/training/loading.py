@@ -13,10 +13,11 @@ from mpt.config import EvaluationConfig, FewShotConfig, MixtureConfig, RunConfig
 from mpt.data.data_module import MixtureDataModule
 from mpt.data.few_shot import draw_examples, replay
 from mpt.errors import UserError
+from mpt.methods import Written, find_method
 from mpt.run.group_member import GroupMember
 from mpt.run.identity import reads_source
 from mpt.seeds import seeds_of
-from mpt.tasks import Example, choose_rows, digest_examples, load_split
+from mpt.tasks import Example, Surround, choose_rows, digest_examples, load_split
 
 Tasks = Mapping[str, TaskConfig]
 Examples = dict[str, dict[str, list[Example]]]
@@ -44,6 +45,7 @@ class Loaded:
         backbone: The frozen model.
         source: The trained prompt to start from; None: none.
         data: The examples, tokenized.
+        surrounds: Task to the text around its inputs, where the method writes one.
     """
 
     examples: Examples
@@ -52,6 +54,7 @@ class Loaded:
     backbone: Backbone
     source: SavedPrompt | None
     data: MixtureDataModule
+    surrounds: dict[str, Surround]
 
 
 def load(config: RunConfig, member: GroupMember | None = None) -> Loaded:
@@ -71,6 +74,7 @@ def load(config: RunConfig, member: GroupMember | None = None) -> Loaded:
     source = None
     if config.source is not None and reads_source(dataclasses.asdict(config)):
         source = load_source(config.source, backbone, config.prompt.num_virtual_tokens)
+    surrounds = write_around(config, examples, backbone, seeds.order)
     data = build_data(
         config.tasks,
         examples,
@@ -80,9 +84,22 @@ def load(config: RunConfig, member: GroupMember | None = None) -> Loaded:
         mixture=config.mixture,
         seed=seeds.order,
         answer_seed=config.seed,
+        surrounds=surrounds,
     )
     check_lengths(data, backbone, config.prompt.num_virtual_tokens)
-    return Loaded(examples, available, digests, backbone, source, data)
+    return Loaded(examples, available, digests, backbone, source, data, surrounds)
+
+
+def write_around(config: RunConfig, examples: Examples, backbone: Backbone, seed: int) -> dict[str, Surround]:
+    """Let the method write around the inputs that are answered: an instruction, or examples."""
+    inputs = {
+        name: [each.input for split in ("validation", "test") for each in examples[split][name]]
+        for name in config.tasks
+    }
+    targets = max(task.max_target_tokens for task in config.tasks.values())
+    room = None if backbone.max_positions is None else backbone.max_positions - targets
+    written = Written(examples["train"], inputs, backbone.tokenization, room, seed)
+    return find_method(config.method.name).surround(config, written)
 
 
 def load_examples(
@@ -133,6 +150,7 @@ def build_data(
     mixture: MixtureConfig,
     seed: int,
     answer_seed: int,
+    surrounds: Mapping[str, Surround] | None = None,
 ) -> MixtureDataModule:
     """Tokenize the examples for the backbone."""
     return MixtureDataModule(
@@ -147,6 +165,7 @@ def build_data(
         mixture=mixture,
         seed=seed,
         answer_seed=answer_seed,
+        surrounds=surrounds,
     )
 
 

@@ -96,7 +96,7 @@ def record_run(
     tasks, adapter = run.config.tasks, module.adapter
     write_predictions(run.folder.path, tasks, answers.test)
     task_weights = {name: task.weight for name, task in tasks.items()}
-    settings = {name: AnswerSettings.of_task(task) for name, task in tasks.items()}
+    settings = {name: AnswerSettings.of_task(task, loaded.surrounds.get(name)) for name, task in tasks.items()}
     if run.config.prompt.extend and loaded.source is not None:
         adapter = build.extend_source(loaded.source, adapter)
         task_weights, settings = (loaded.source.task_weights | task_weights, loaded.source.answers | settings)

@@ -45,9 +45,12 @@ def train(config: RunConfig, folder: Path, member: GroupMember | None = None) ->
         module, weights = build_module(config, loaded)
         checkpoint = begin_run(run, loaded)
         start_loggers(run, checkpoint)
-        announce(run, module)
+        announce(run, module, loaded.surrounds)
         warn_of_other_rows(config.distill, loaded.digests)
-        fit(run, module, checkpoint)
+        if find_method(config.method.name).learns:
+            fit(run, module, checkpoint)
+        else:
+            skip_training(run, module)
         answers = answer_splits(run, module)
         if not console.is_main():
             return {}
@@ -89,6 +92,15 @@ def build_module(config: RunConfig, loaded: Loaded) -> tuple[MPTModule, Tensor |
         dropout_seed=seeds.dropout,
     )
     return module, weights
+
+
+def skip_training(run: Run, module: MPTModule) -> None:
+    """Score the oracle, and nothing of before: a method without training starts as it ends."""
+    run.seconds["setup"] = run.clock() - run.began
+    module.to(run.parts.trainer.strategy.root_device)
+    run.start.evaluation = dataclasses.replace(run.start.evaluation, before=False)
+    run.start.compute(run.parts.trainer, module)
+    run.signals.check()
 
 
 def fit(run: Run, module: MPTModule, checkpoint: Path | None) -> None:
