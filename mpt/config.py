@@ -11,7 +11,7 @@ from omegaconf import MISSING
 
 
 class MultitaskPromptTuningInit(StrEnum):
-    """First values of P, and with those of a source of the factors; the last three are ours, not PEFT's."""
+    """First values of P, and with those of a source of the factors; PEFT has five of them, the others are ours."""
 
     RANDOM = "RANDOM"
     TEXT = "TEXT"
@@ -22,6 +22,8 @@ class MultitaskPromptTuningInit(StrEnum):
     AVERAGE_PRODUCT = "AVERAGE_PRODUCT"
     NEAREST_SOURCE_TASK = "NEAREST_SOURCE_TASK"
     WEIGHTED_SOURCE_TASKS = "WEIGHTED_SOURCE_TASKS"
+    SOURCE_TASK_VECTORS = "SOURCE_TASK_VECTORS"
+    DEMONSTRATIONS = "DEMONSTRATIONS"
 
 
 OF_SOURCE = tuple(init for init in MultitaskPromptTuningInit if "SOURCE" in init or init == "AVERAGE_PRODUCT")
@@ -180,9 +182,9 @@ class PromptConfig:
     groups: list[list[str]] | None = None
     """Tasks that share a P, such as ``[[a, b], [c, d]]``; None: all of them one."""
     init: str = "VOCABULARY"
-    """First values of P; a MultitaskPromptTuningInit: RANDOM, TEXT, VOCABULARY, or in a target run those of
-    a source: AVERAGE_SOURCE_TASKS, AVERAGE_PRODUCT, EXACT_SOURCE_TASK, NEAREST_SOURCE_TASK,
-    WEIGHTED_SOURCE_TASKS, ONLY_SOURCE_SHARED."""
+    """First values of P; a MultitaskPromptTuningInit: RANDOM, TEXT, VOCABULARY, DEMONSTRATIONS (the few examples),
+    or in a target run those of a source: AVERAGE_SOURCE_TASKS, AVERAGE_PRODUCT, EXACT_SOURCE_TASK, NEAREST_SOURCE_TASK,
+    WEIGHTED_SOURCE_TASKS, ONLY_SOURCE_SHARED, SOURCE_TASK_VECTORS."""
     init_text: str | None = None
     """Text whose embeddings start P under TEXT."""
     init_task: str | None = None

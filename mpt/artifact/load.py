@@ -92,6 +92,11 @@ def _from_folder(folder: Path, drop_decoder_prompt: bool) -> SavedPrompt:
     if found != expected:
         raise UserError(f"{folder}: the tensors are {found}; by mpt.json they must be {expected}")
     prompt.load_state_dict(values)
+    if (folder / "start.safetensors").is_file():
+        began_with = read_tensors(folder / "start.safetensors").get("start")
+        if began_with is None or began_with.shape != prompt.prompts().shape:
+            raise UserError(f"{folder}/start.safetensors: does not hold a prompt of each task; train the source anew")
+        prompt.began_with = began_with
     answers = read_answers(about, folder / "mpt.json")
     return SavedPrompt(prompt, prompt.task_names, dict(about["task_weights"]), dict(about["backbone"]), answers)
 

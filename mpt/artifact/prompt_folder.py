@@ -10,6 +10,8 @@ knows only ``P * (cols @ rows)`` with one P:
 - additive, single, and several groups with factors: as form independent, from the whole prompt of each task; the
   prompt's own tensors lie beside it in ``mpt.safetensors``.
 
+Of plain prompts of a source run ``start.safetensors`` holds those that the training began with, ``(T, N, D)``.
+
 Shape legend: T tasks, G groups of P, N virtual tokens, R ranks, D token_dim.
 """
 
@@ -36,7 +38,7 @@ encoder-decoders."""
 
 METADATA = {"format": "pt", "written_by": "mpt"}
 """Of the files of tensors: what transformers and PEFT expect, and by what a folder is known as ours."""
-FILES = ("adapter_config.json", "adapter_model.safetensors", "mpt.json", "mpt.safetensors")
+FILES = ("adapter_config.json", "adapter_model.safetensors", "mpt.json", "mpt.safetensors", "start.safetensors")
 """Names in a prompt's folder."""
 
 
@@ -105,6 +107,8 @@ def save_prompt(
         save_file(tensors, temporary / "adapter_model.safetensors", metadata=METADATA)
         if needs_own_tensors(prompt.config):
             save_file(own, temporary / "mpt.safetensors", metadata=METADATA)
+        if prompt.began_with is not None:
+            save_file({"start": prompt.began_with.contiguous()}, temporary / "start.safetensors", metadata=METADATA)
 
 
 def needs_own_tensors(config: MultitaskPromptTuningConfig) -> bool:

@@ -194,6 +194,8 @@ def _prompt(config: RunConfig, stage: type[Stage]) -> Iterator[str]:
         return
     name = config.method.name
     starts_from_source = name in METHODS and find_method(name).source == "to start"
+    if prompt.init == "DEMONSTRATIONS" and config.few_shot.k is None:
+        yield "few_shot.k: is null, and prompt.init=DEMONSTRATIONS starts from the k examples; set it, such as 4"
     if prompt.init in OF_SOURCE and config.source is None and starts_from_source:
         yield f"source: is missing, and prompt.init={prompt.init} starts from it; add source=RUN_FOLDER"
     needs_task = name in METHODS and find_method(name).has_factors

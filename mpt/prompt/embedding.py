@@ -33,6 +33,8 @@ class MultitaskPromptEmbedding(Adapter):
         prefix_task_cols: ``(T, N, R)``; absent under the forms independent and single.
         prefix_task_rows: ``(T, R, D)``; absent under the forms independent and single.
 
+        began_with: The prompts that a training began with, ``(T, N, D)``; None where they were not kept.
+
     Args:
         config: Shape, composition and first values; PEFT's own config object serves as well.
         word_embeddings: The backbone's; TEXT and VOCABULARY start from them, otherwise it may be None when
@@ -56,6 +58,7 @@ class MultitaskPromptEmbedding(Adapter):
         source_weights: Tensor | None = None,
     ) -> None:
         super().__init__()
+        self.began_with: Tensor | None = None
         if not isinstance(config, MultitaskPromptTuningConfig):
             config = MultitaskPromptTuningConfig.from_peft(config)
         self.config = replace(config, token_dim=width(config, word_embeddings))
@@ -219,7 +222,7 @@ class MultitaskPromptEmbedding(Adapter):
         tensors, groups = self.snapshot(), self.task_groups.cpu()
         shared = tensors["embedding.weight"].view(self.config.num_groups, self.config.num_virtual_tokens, -1)
         cols, rows = tensors.get("prefix_task_cols"), tensors.get("prefix_task_rows")
-        return Source("source", self.config.form, shared, groups, cols, rows, self.task_names)
+        return Source("source", self.config.form, shared, groups, cols, rows, self.task_names, self.began_with)
 
     def _start_from(self, source: Source, source_weights: Tensor | None) -> None:
         """Put the source's values in the place of the drawn ones."""

@@ -25,6 +25,7 @@ class Source:
         cols: ``(T, N, R)``; None where the form has no factors.
         rows: ``(T, R, D)``; None where the form has no factors.
         task_names: The T names; None where the source knows none.
+        start: The prompts that its training began with, ``(T, N, D)``; None where they were not kept.
     """
 
     where: str
@@ -34,6 +35,7 @@ class Source:
     cols: Tensor | None = None
     rows: Tensor | None = None
     task_names: list[str] | None = None
+    start: Tensor | None = None
 
     def shared(self) -> Tensor:
         """P, shape ``(N, D)``.
@@ -157,6 +159,9 @@ def from_source(
     - EXACT_SOURCE_TASK, NEAREST_SOURCE_TASK, WEIGHTED_SOURCE_TASKS: those nearest to the mixture of W that
       ``weights`` says; of a single task its own.
 
+    SOURCE_TASK_VECTORS starts P with the source's own start plus the sum of what each source task learned,
+    ``P0 + sum_i (P_i - P0_i)`` (Belanec et al. 2024, arXiv 2408.01119); factors are fresh.
+
     A plain prompt, on either side, stands for the whole prompt ``P * W`` of a task, and it is these that are mixed.
 
     Args:
@@ -175,6 +180,14 @@ def from_source(
     """
     if init == "ONLY_SOURCE_SHARED":
         return source.shared(), None, None
+    if init == "SOURCE_TASK_VECTORS":
+        if source.start is None:
+            raise UserError(
+                f"{source.where}: does not keep the prompts that its training began with, which SOURCE_TASK_VECTORS "
+                "subtracts; train it with this version, as task=source prompt=plain"
+            )
+        summed = source.start.mean(0, keepdim=True) + (source.effective() - source.start).sum(0, keepdim=True)
+        return (summed if form == "independent" else summed[0]), None, None
     S = len(source.task_groups)
     if weights is None:
         weights = torch.full((1, S), 1 / S)

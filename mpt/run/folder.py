@@ -29,7 +29,7 @@ FILES = ("config.yaml", "metrics.json", "metrics.csv", "draws.json", "similarity
 FOLDERS = ("prompt", "adapter", "predictions", "checkpoints", "wandb", "tensorboard")
 """Names that a run leaves in its folder; ``overwrite=true`` removes these and nothing else."""
 WRITTEN = {
-    "prompt": r"adapter_config\.json|(adapter_model|mpt)\.safetensors|mpt\.json",
+    "prompt": r"adapter_config\.json|(adapter_model|mpt|start)\.safetensors|mpt\.json",
     "predictions": r"((train|validation)/)?[\w.-]+\.jsonl",
     "checkpoints": r"last\.ckpt|best\.safetensors|before\.json",
 }

@@ -24,6 +24,7 @@ from mpt.errors import UserError
 from mpt.methods import Start, find_method
 from mpt.prompt import MultitaskPromptEmbedding, MultitaskPromptTuningConfig
 from mpt.prompt.extend import join
+from mpt.prompt.initialize import embed_text
 from mpt.run.folder import read_config
 from mpt.training.module import MPTModule
 from mpt.training.similarity import prompt_cosines, source_losses, source_weights, task_embeddings
@@ -42,6 +43,7 @@ class Plan:
         backbone: The frozen model.
         source: The trained prompt to start from; None: none.
         weights: The parts of the S source tasks in each task, ``(T, S)``, where the init asks for them.
+        demonstrations: Task to its examples as one text, where the init asks for them.
     """
 
     tasks: Tasks
@@ -50,6 +52,7 @@ class Plan:
     backbone: Backbone
     source: SavedPrompt | None = None
     weights: Tensor | None = None
+    demonstrations: Mapping[str, str] | None = None
 
 
 def build_prompt(
@@ -58,6 +61,7 @@ def build_prompt(
     backbone: Backbone,
     source: SavedPrompt | None = None,
     weights: Tensor | None = None,
+    demonstrations: Mapping[str, str] | None = None,
 ) -> MultitaskPromptEmbedding:
     """Build a prompt with its first values.
 
@@ -67,6 +71,7 @@ def build_prompt(
         backbone: For its word embeddings and tokenizer.
         source: The trained prompt to start from.
         weights: The parts of the S source tasks in each task, ``(T, S)``, where the init asks for them.
+        demonstrations: Under DEMONSTRATIONS, task to its examples as one text.
 
     Raises:
         UserError: The source does not fit, or cannot take the new tasks.
@@ -83,7 +88,7 @@ def build_prompt(
         num_virtual_tokens=prompt.num_virtual_tokens,
         num_ranks=prompt.num_ranks,
         form=prompt.form,
-        prompt_tuning_init=prompt.init,
+        prompt_tuning_init="VOCABULARY" if demonstrations else prompt.init,  # in whose place the texts are put
         prompt_tuning_init_text=prompt.init_text,
         prompt_tuning_init_task=prompt.init_task or 0,
         tokenizer=backbone.tokenizer,
@@ -93,6 +98,11 @@ def build_prompt(
         token_dim=backbone.token_dim,
     )
     built = MultitaskPromptEmbedding(settings, backbone.word_embeddings, source.prompt if source else None, weights)
+    if demonstrations is not None:
+        for group in range(built.config.num_groups):
+            of_tasks = zip(task_names, built.config.task_groups or [], strict=True)
+            text = "".join(demonstrations[name] for name, of_task in of_tasks if of_task == group)
+            _start_from_text(built, group, text, backbone)
     if source is not None and prompt.extend:
         try:  # now, not when the training is over
             join(copy.deepcopy(source.prompt), built)
@@ -100,6 +110,20 @@ def build_prompt(
             raise UserError(f"prompt.extend: the source cannot take the new tasks: {error}") from error
     built.embedding.weight.requires_grad_(not prompt.freeze_shared)
     return built
+
+
+@torch.no_grad()
+def _start_from_text(prompt: MultitaskPromptEmbedding, group: int, text: str, backbone: Backbone) -> None:
+    """Start one group of P, of plain prompts that of one task, from the embeddings of a text."""
+    N = prompt.num_virtual_tokens
+    tokens = len(backbone.tokenizer(text)["input_ids"])
+    if tokens > N:
+        rank_zero_warn(
+            f"prompt.init=DEMONSTRATIONS: the examples have {tokens} tokens, of which the first {N} start the prompt; "
+            f"prompt.num_virtual_tokens={tokens} takes them all"
+        )
+    own = embed_text(text, backbone.tokenizer, N, backbone.word_embeddings)
+    prompt.embedding.weight.view(-1, N, prompt.shape[3])[group].copy_(own)
 
 
 def build_adapter(plan: Plan) -> Adapter:
@@ -111,7 +135,7 @@ def build_adapter(plan: Plan) -> Adapter:
     prompt, source = plan.prompt, plan.source
     if source is None and prompt.init in OF_SOURCE:  # LoRA and full fine-tuning have no prompt to start
         prompt = dataclasses.replace(prompt, init="VOCABULARY", init_task=None)
-    first = build_prompt(list(plan.tasks), prompt, plan.backbone, source, plan.weights)
+    first = build_prompt(list(plan.tasks), prompt, plan.backbone, source, plan.weights, plan.demonstrations)
     start = Start(first, plan.method, plan.backbone, plan.tasks, source.prompt if source else None)
     return find_method(plan.method.name).build(start)
 
@@ -144,6 +168,7 @@ def extend_source(source: SavedPrompt, adapter: Adapter) -> Adapter:
     """Join a source's prompt with the tasks trained over its P: what ``prompt.extend`` saves."""
     assert isinstance(adapter, MultitaskPromptEmbedding)  # refused earlier for every other method
     joined = copy.deepcopy(source.prompt)
+    joined.began_with = None
     join(joined, adapter)
     return joined
 

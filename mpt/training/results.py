@@ -6,10 +6,12 @@ from typing import Any, NamedTuple
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
+from mpt.adapter import Adapter
 from mpt.answering.answers import Predictions, predict, score_answers
 from mpt.answering.predictions import sample_predictions, write_predictions
 from mpt.artifact import save
 from mpt.loggers import log_results
+from mpt.prompt import MultitaskPromptEmbedding
 from mpt.run import console
 from mpt.run.progress import track_batches
 from mpt.run.record import add_average
@@ -100,8 +102,17 @@ def record_run(
     if run.config.prompt.extend and loaded.source is not None:
         adapter = build.extend_source(loaded.source, adapter)
         task_weights, settings = (loaded.source.task_weights | task_weights, loaded.source.answers | settings)
+    if run.config.stage == "source" and run.config.prompt.form == "independent":
+        keep_start(adapter, module.start)
     save(adapter, run.folder.path, loaded.backbone, task_weights, settings)
     run.folder.finish(metrics)
+
+
+def keep_start(adapter: Adapter, start: Mapping[str, Tensor]) -> None:
+    """Keep beside plain prompts those that the training began with, for SOURCE_TASK_VECTORS."""
+    if isinstance(adapter, MultitaskPromptEmbedding):
+        T, N, _, D = adapter.shape
+        adapter.began_with = start["embedding.weight"].view(T, N, D)
 
 
 def show(run: Run, answers: SplitPredictions, metrics: Mapping[str, Any]) -> None:

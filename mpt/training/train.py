@@ -72,7 +72,7 @@ def build_module(config: RunConfig, loaded: Loaded) -> tuple[MPTModule, Tensor |
     source = config.source if loaded.source else None
     library = build.library_start(source, config.prompt.num_virtual_tokens, seeds.first_values)
     weights = build.weigh_source_tasks(plan, data, config.optim, config.trainer, library)
-    plan = dataclasses.replace(plan, weights=weights)
+    plan = dataclasses.replace(plan, weights=weights, demonstrations=write_demonstrations(config, loaded))
     # Plain prompts of one run start alike, as those of several runs with one seed do: SPoT compares them.
     plain = find_method(config.method.name).has_factors and config.prompt.form == "independent"
     if config.mixture.sampling == "each" or plain:
@@ -92,6 +92,16 @@ def build_module(config: RunConfig, loaded: Loaded) -> tuple[MPTModule, Tensor |
         dropout_seed=seeds.dropout,
     )
     return module, weights
+
+
+def write_demonstrations(config: RunConfig, loaded: Loaded) -> dict[str, str] | None:
+    """Write each task's few examples as one text, where the prompt starts from them (Context Tuning, 2507.04221)."""
+    if config.prompt.init != "DEMONSTRATIONS":
+        return None
+    return {
+        name: "".join(f"{each.input}\n{each.target}\n\n" for each in examples)
+        for name, examples in loaded.examples["train"].items()
+    }
 
 
 def skip_training(run: Run, module: MPTModule) -> None:
