@@ -50,6 +50,8 @@ PAPER_SPLITS = {
 }
 """Our split to the hub's (Wang et al. 2023, section 4.1)."""
 QUOTINGS = ("double", "none")
+ANSWERS = ("generation", "likelihood", "likelihood_per_token")
+"""Ways to an answer: written token by token, or the likeliest of the label words as a whole, or for each token."""
 PREPROCESSINGS = ("multirc", "record", "wsc")
 """Sets of the paper whose rows T5's own code changes before its templates."""
 
@@ -141,6 +143,9 @@ class TaskConfig:
     writes no spaces."""
     constrained: bool = False
     """Restrict answers of a classification to its label words, token by token the likeliest."""
+    answers: str = "generation"
+    """generation; likelihood: the label word that is likeliest as a whole; likelihood_per_token: likeliest by the mean
+    over its tokens, so that a long word is not at a disadvantage."""
     generation: dict[str, Any] = field(default_factory=dict)
     """Decoding beyond greedy search, such as ``num_beams: 4``; the keys are those of
     ``mpt/tasks/generation.py``."""
@@ -391,6 +396,8 @@ class PredictConfig:
     """Longest answer, in tokens; None: that of the task."""
     choices: list[str] | None = None
     """Texts that an answer may be, such as ``[positive, negative]``; None: what the task was trained with."""
+    answers: str | None = None
+    """How a choice is found: generation, likelihood or likelihood_per_token; None: as the task was trained."""
 
 
 @dataclass

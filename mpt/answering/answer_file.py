@@ -70,6 +70,7 @@ def answer_inputs(config: PredictConfig, source: str, dtype: str, backbone: str 
                     batch_size=config.batch_size,
                     max_new_tokens=config.max_new_tokens,
                     choices=config.choices,
+                    answers=config.answers,
                     seed=seed,
                 )
                 for each, answer in zip(chunk, answers, strict=True):
@@ -95,7 +96,7 @@ def digest_of(config: PredictConfig, model: PromptedModel, dtype: str, seed: int
     for name, tensor in sorted(model.adapter.snapshot().items()):
         digest.update(name.encode() + tensor.contiguous().float().numpy().tobytes())
     answers = {name: settings.to_json() for name, settings in model.answers.items()}
-    settings = [model.backbone.fingerprint, dtype, seed, config.max_new_tokens, config.choices, answers]
+    settings = [model.backbone.fingerprint, dtype, seed, config.max_new_tokens, config.choices, config.answers, answers]
     digest.update(json.dumps(settings, sort_keys=True).encode())
     return digest.hexdigest()[:8]
 

@@ -145,9 +145,9 @@ def answer_as_trained(
         saved = answers.get(name)
         changes: dict[str, Any] = {}
         if saved is not None:
-            kept = ("input", "join", "max_source_tokens", "max_target_tokens", "generation")
+            kept = ("input", "join", "max_source_tokens", "max_target_tokens", "generation", "answers")
             changes = {key: getattr(saved, key) for key in kept}
-            changes["constrained"] = saved.choices is not None
+            changes["constrained"] = saved.choices is not None and (saved.answers == "generation" or task.constrained)
         differing = {
             key: value
             for key, value in changes.items()

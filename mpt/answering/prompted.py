@@ -16,9 +16,9 @@ from mpt.answering.answers import condition
 from mpt.artifact import check_fits, input_settings, load_baseline, load_prompt, read_answers
 from mpt.artifact.find import Kind, find
 from mpt.backbone import Backbone, load_backbone
-from mpt.config import BackboneConfig
+from mpt.config import ANSWERS, BackboneConfig
 from mpt.data.batches import Batch, pad
-from mpt.errors import UserError
+from mpt.errors import UserError, unknown
 from mpt.hub import local_copy
 from mpt.inputs import Inputs
 from mpt.tasks import AnswerSettings
@@ -116,6 +116,7 @@ class PromptedModel:
         batch_size: int = 32,
         max_new_tokens: int | None = None,
         choices: Sequence[str] | None = None,
+        answers: str | None = None,
         seed: int = 0,
         **generation: Any,
     ) -> list[str]:
@@ -127,6 +128,7 @@ class PromptedModel:
             batch_size: Texts at a time; they are batched by length, whatever their tasks, where these answer alike.
             max_new_tokens: Longest answer; None: the task's.
             choices: The texts that an answer may be, such as label words; None: those of the task, empty: any.
+            answers: How one of the choices is found, one of :data:`mpt.config.ANSWERS`; None: as the task's were.
             seed: Seed of sampled answers, where a task or ``generation`` samples.
             generation: Further arguments of transformers' ``generate``, before the task's own.
 
@@ -143,7 +145,9 @@ class PromptedModel:
         """
         several = int(generation.get("num_return_sequences", 1))
         names = self._names(texts, tasks)
-        answers = [""] * (len(texts) * several)
+        if answers not in (None, *ANSWERS):
+            raise UserError(unknown("answers", str(answers), ANSWERS))
+        found_texts = [""] * (len(texts) * several)
         alike: dict[str, list[int]] = {}
         for position, name in enumerate(names):
             alike.setdefault(self.answers[name].key, []).append(position)
@@ -151,18 +155,24 @@ class PromptedModel:
             own = self.answers[names[members[0]]]
             longest = own.max_target_tokens if max_new_tokens is None else max_new_tokens
             allowed = own.choices if choices is None else (list(choices) or None)
+            how = answers or own.answers
+            if allowed is None and how != "generation":
+                if answers is not None:
+                    raise UserError(f"answers: {how} compares choices, and there are none; give choices=[...]")
+                how = "generation"
             some, of_some = [texts[each] for each in members], [names[each] for each in members]
             for positions, batch in self._batches(some, of_some, batch_size, longest):
                 found = self.backbone.generate(
                     condition(self.adapter, self.backbone, batch),
                     choices=allowed,
+                    answers=how,
                     seed=seed,
                     **({"max_new_tokens": longest} | dict(own.generation) | generation),
                 )
                 for row, position in enumerate(positions):
                     place = members[position] * several
-                    answers[place : place + several] = found[row * several : (row + 1) * several]
-        return answers
+                    found_texts[place : place + several] = found[row * several : (row + 1) * several]
+        return found_texts
 
     @torch.no_grad()
     def score(

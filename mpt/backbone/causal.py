@@ -3,11 +3,14 @@
 Shape legend: B examples in a batch, S input tokens, N virtual tokens, D token_dim, L target tokens, V vocabulary.
 """
 
+import copy
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from mpt.backbone.cross_entropy import token_losses
 from mpt.backbone.frozen import FrozenModel
 from mpt.backbone.interface import Outputs
 from mpt.inputs import Inputs
@@ -80,6 +83,29 @@ class Causal(FrozenModel):
             states.gather(1, places.expand(-1, -1, states.shape[2])) for states in outputs.hidden_states
         )
         return Outputs(outputs.logits, input_states, tuple(states[:, before:] for states in outputs.hidden_states))
+
+    def choice_losses(self, inputs: Inputs, choices: Sequence[Sequence[int]]) -> Tensor:
+        """Run prompt and input once, and each choice on what is kept of them."""
+        embeds, mask, _ = self._aligned(inputs)
+        positions = (mask.cumsum(1) - 1).clamp(min=0)
+        kept = {"attention_mask": mask, "position_ids": positions, "use_cache": True}
+        read = self.model(inputs_embeds=embeds, logits_to_keep=1, **kept)
+        losses = []
+        for ids in choices:
+            labels = torch.tensor(ids, device=self.device).expand(len(inputs), -1)  # B L
+            logits = read.logits  # of the first token
+            if len(ids) > 1:  # the last one is predicted and never read
+                steps = torch.arange(1, len(ids), device=self.device)
+                outputs = self.model(
+                    inputs_embeds=self.word_embeddings(labels[:, :-1]),
+                    attention_mask=torch.cat([mask, torch.ones_like(labels[:, :-1], dtype=mask.dtype)], dim=1),
+                    position_ids=positions[:, -1:] + steps,
+                    past_key_values=copy.deepcopy(read.past_key_values),  # the model writes into it
+                    use_cache=True,
+                )
+                logits = torch.cat([logits, outputs.logits], dim=1)
+            losses.append(token_losses(logits, labels))
+        return torch.stack(losses, dim=1)
 
     def generation_inputs(self, inputs: Inputs) -> dict[str, Any]:
         """Prompt and text; the answer ends where a target would, or where the model ends by itself."""

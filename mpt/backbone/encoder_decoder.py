@@ -3,10 +3,13 @@
 Shape legend: B examples in a batch, S input tokens, L target tokens.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 
+from mpt.backbone.cross_entropy import token_losses
 from mpt.backbone.frozen import FrozenModel
 from mpt.backbone.interface import Outputs
 from mpt.inputs import Inputs
@@ -30,6 +33,21 @@ class EncoderDecoder(FrozenModel):
         """Embed the encoder's input; the decoder starts from nothing else."""
         embeds, mask = inputs.embed(self.word_embeddings)
         return {"inputs_embeds": embeds, "attention_mask": mask}
+
+    def choice_losses(self, inputs: Inputs, choices: Sequence[Sequence[int]]) -> Tensor:
+        """Run the encoder once, and the decoder on each choice."""
+        read = self.generation_inputs(inputs)
+        encoded = self.model.get_encoder()(**read)
+        losses = []
+        for ids in choices:
+            labels = torch.tensor(ids, device=self.device).expand(len(inputs), -1)  # B L
+            written = self.model.prepare_decoder_input_ids_from_labels(labels=labels)
+            mask = read["attention_mask"]
+            outputs = self.model(
+                encoder_outputs=encoded, attention_mask=mask, decoder_input_ids=written, use_cache=False
+            )
+            losses.append(token_losses(outputs.logits, labels))
+        return torch.stack(losses, dim=1)
 
     def outputs(self, inputs: Inputs, labels: Tensor, hidden: bool = False) -> Outputs:
         """Run the encoder on prompt and input, the decoder on the target."""

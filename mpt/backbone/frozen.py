@@ -138,15 +138,34 @@ class FrozenModel(Backbone):
         """Compute the gradients."""
         torch.autograd.backward(loss)
 
+    @abstractmethod
+    def choice_losses(self, inputs: Inputs, choices: Sequence[Sequence[int]]) -> Tensor:
+        """Negative log likelihood of each of C choices, with what is read of the input computed once.
+
+        Args:
+            inputs: B examples.
+            choices: The token ids of each, with its end.
+
+        Returns:
+            float32, ``(B, C)``, in nats.
+        """
+
     @torch.no_grad()
     def generate(
-        self, inputs: Inputs, choices: Sequence[str] | None = None, seed: int = 0, **generation: Any
+        self,
+        inputs: Inputs,
+        choices: Sequence[str] | None = None,
+        seed: int = 0,
+        answers: str = "generation",
+        **generation: Any,
     ) -> list[str]:
         """Answer each example, without dropout."""
         training = self.model.training
         recompute = any(layer.training for layer in self._layers)
         self.set_mode(dropout=False, recompute=False)
         try:
+            if answers != "generation":
+                return self._likeliest(inputs, choices or (), per_token=answers == "likelihood_per_token")
             settings = {"do_sample": False, "num_beams": 1} | generation
             if choices is not None:
                 settings["prefix_allowed_tokens_fn"] = self._restrict(choices)
@@ -157,10 +176,19 @@ class FrozenModel(Backbone):
                     texts = [ids[mask.bool()].tolist() for ids, mask in rows]
                     settings = sample_by_row(settings, texts, seed)
                     inputs = inputs.repeat(settings.pop("num_return_sequences", 1))
-                answers = self.model.generate(**(self.generation_inputs(inputs) | settings))
+                written = self.model.generate(**(self.generation_inputs(inputs) | settings))
         finally:
             self.set_mode(dropout=training, recompute=recompute)
-        return self.tokenization.decode(answers)
+        return self.tokenization.decode(written)
+
+    def _likeliest(self, inputs: Inputs, choices: Sequence[str], *, per_token: bool) -> list[str]:
+        """The choice of each example with the highest likelihood, as the tokenizer gives it back."""
+        ids, _ = self.tokenization.encode_targets(choices)
+        losses = self.choice_losses(inputs, ids)  # B C
+        if per_token:
+            losses = losses / torch.tensor([len(each) for each in ids], device=losses.device)
+        texts = self.tokenization.decode(ids)
+        return [texts[choice] for choice in losses.argmin(1).tolist()]
 
     def _restrict(self, choices: Sequence[str]) -> Callable[[int, Tensor], list[int]]:
         """Build what ``generate`` asks for the tokens that may come next in a row."""

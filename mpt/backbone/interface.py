@@ -94,7 +94,12 @@ class Backbone(nn.Module, ABC):
 
     @abstractmethod
     def generate(
-        self, inputs: Inputs, choices: Sequence[str] | None = None, seed: int = 0, **generation: Any
+        self,
+        inputs: Inputs,
+        choices: Sequence[str] | None = None,
+        seed: int = 0,
+        answers: str = "generation",
+        **generation: Any,
     ) -> list[str]:
         """Answer each example; greedy unless ``generation`` says otherwise.
 
@@ -105,6 +110,8 @@ class Backbone(nn.Module, ABC):
             inputs: B examples.
             choices: The texts that an answer may be, such as label words; None: any.
             seed: Seed of sampled answers.
+            answers: generation; likelihood: the choice that is likeliest as a whole; likelihood_per_token: by the mean
+                over its tokens. Of equal ones the first.
             generation: Arguments of transformers' ``generate``.
 
         Returns:

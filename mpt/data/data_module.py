@@ -19,6 +19,8 @@ def generation_settings(config: TaskConfig, seed: int = 0) -> dict[str, Any]:
     settings = {"max_new_tokens": config.max_target_tokens} | dict(config.generation)
     if settings.get("do_sample"):
         settings["seed"] = seed
+    if config.answers != "generation":
+        return settings | {"choices": label_words(config), "answers": config.answers}
     return settings | ({"choices": label_words(config)} if config.constrained else {})
 
 

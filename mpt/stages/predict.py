@@ -5,7 +5,7 @@ from pathlib import Path
 from pkgutil import resolve_name
 from typing import Any
 
-from mpt.config import DTYPES, RunConfig
+from mpt.config import ANSWERS, DTYPES, RunConfig
 from mpt.errors import unknown
 from mpt.hub import is_on_hub
 from mpt.stages import RunArguments, Stage
@@ -39,6 +39,8 @@ class Predict(Stage):
             yield f"predict.input: no file {predict.input!r}; give one that is there, or none for standard input"
         if config.backbone.dtype not in DTYPES:
             yield unknown("backbone.dtype", config.backbone.dtype, DTYPES)
+        if predict.answers not in (None, *ANSWERS):
+            yield unknown("predict.answers", str(predict.answers), ANSWERS)
         if predict.choices is not None and not (predict.choices and all(predict.choices)):
             yield f"predict.choices: is {predict.choices}; name at least one text, and no empty one"
         for key in ("batch_size", "max_new_tokens"):

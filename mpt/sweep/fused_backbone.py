@@ -49,10 +49,15 @@ class FusedBackbone(Backbone):
         return found
 
     def generate(
-        self, inputs: Inputs, choices: Sequence[str] | None = None, seed: int = 0, **generation: Any
+        self,
+        inputs: Inputs,
+        choices: Sequence[str] | None = None,
+        seed: int = 0,
+        answers: str = "generation",
+        **generation: Any,
     ) -> list[str]:
         """Ask for answers."""
-        settings = generation | ({} if choices is None else {"choices": list(choices)})
+        settings = generation | {"answers": answers} | ({} if choices is None else {"choices": list(choices)})
         if settings.get("do_sample"):  # of what is not sampled it says nothing
             settings["seed"] = seed
         key = json.dumps(settings, sort_keys=True, default=str)

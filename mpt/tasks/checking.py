@@ -8,7 +8,7 @@ from difflib import get_close_matches
 from importlib.util import find_spec
 
 from mpt import world
-from mpt.config import PAPER_SPLITS, PREPROCESSINGS, QUOTINGS, RowsConfig, TaskConfig
+from mpt.config import ANSWERS, PAPER_SPLITS, PREPROCESSINGS, QUOTINGS, RowsConfig, TaskConfig
 from mpt.errors import UserError, unknown
 from mpt.metrics import METRICS, TOKENIZERS
 from mpt.metrics.words import PACKAGES
@@ -87,6 +87,15 @@ def _errors(config: TaskConfig) -> Iterator[str]:
             ".constrained: restricts answers to label words, and there are none; give labels for the one column that "
             "target names, or set it to false"
         )
+    if config.answers not in ANSWERS:
+        yield unknown(".answers", config.answers, ANSWERS)
+    elif config.answers != "generation" and well_formed and not label_words(config):
+        yield (
+            f".answers: is {config.answers}, which compares label words, and there are none; give labels for the one "
+            "column that target names, or set it to generation"
+        )
+    elif config.answers != "generation" and config.generation:
+        yield f".generation: is {dict(config.generation)}, and answers={config.answers} writes no text; leave it out"
     if not config.metrics:
         yield f".metrics: there are none; choose from {', '.join(METRICS)}"
     for metric in config.metrics:

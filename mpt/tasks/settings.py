@@ -45,6 +45,7 @@ class AnswerSettings:
         max_target_tokens: Longest answer in tokens.
         generation: Arguments of ``generate`` beyond greedy search.
         choices: The texts that an answer may be; None: any.
+        answers: One of :data:`mpt.config.ANSWERS`.
         before: Text before every input.
         after: Text after it.
     """
@@ -57,6 +58,7 @@ class AnswerSettings:
     max_target_tokens: int = DEFAULT_NEW_TOKENS
     generation: Mapping[str, Any] = field(default_factory=dict)
     choices: tuple[str, ...] | None = None
+    answers: str = "generation"
     before: str = ""
     after: str = ""
 
@@ -73,7 +75,8 @@ class AnswerSettings:
             max_source_tokens=config.max_source_tokens if longest is None else longest,
             max_target_tokens=config.max_target_tokens,
             generation=dict(config.generation),
-            choices=tuple(label_words(config)) if config.constrained else None,
+            choices=tuple(label_words(config)) if config.constrained or config.answers != "generation" else None,
+            answers=config.answers,
             before=before,
             after=after,
         )
@@ -102,7 +105,8 @@ class AnswerSettings:
     def key(self) -> str:
         """The same for two tasks whose inputs may be answered in one batch."""
         return json.dumps(
-            [self.max_source_tokens, self.max_target_tokens, dict(self.generation), self.choices], sort_keys=True
+            [self.max_source_tokens, self.max_target_tokens, dict(self.generation), self.choices, self.answers],
+            sort_keys=True,
         )
 
     def write_input(self, values: Mapping[str, Any], where: str, name: str) -> str:
