@@ -13,7 +13,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 
+from mpt.backbone import FrozenModel
 from mpt.config import FusedConfig
+from mpt.inputs import Inputs
 from mpt.run.interrupt import Interrupted
 from mpt.run.record import read_metrics
 from mpt.sweep import group
@@ -259,7 +261,34 @@ class TestStopping:
 
 class TestComputation:
     def test_equal_questions_are_asked_once(self):
-        assert unique_rows(torch.tensor([[1, 2], [3, 4], [1, 2], [1, 2]])) == ([0, 1], [0, 1, 0, 0])
+        ids = torch.tensor([[1, 2], [3, 4], [1, 2], [1, 2]])
+        assert unique_rows(Inputs(ids, torch.ones_like(ids))) == ([0, 1], [0, 1, 0, 0])
+        prompts = torch.zeros(4, 3, 5)
+        prompts[2, 1, 1] = 1e-7
+        assert unique_rows(Inputs(ids, torch.ones_like(ids), prompts)) == ([0, 1, 2], [0, 1, 2, 0])
+        assert unique_rows(Inputs(ids, torch.ones_like(ids), None, prompts)) == ([0, 1, 2], [0, 1, 2, 0])
+
+    def test_prompts_that_start_alike_are_scored_once(self, make, tmp_path, monkeypatch):
+        rows = []
+        generate = FrozenModel.generate
+
+        def count(self, inputs, *arguments, **settings):
+            rows.append(len(inputs))
+            return generate(self, inputs, *arguments, **settings)
+
+        monkeypatch.setattr(FrozenModel, "generate", count)
+        configs = [make(optim__lr_prompt=rate, evaluation__oracle=False) for rate in (0.1, 0.2, 0.3)]
+        separately = []
+        for position, config in enumerate(configs):
+            train(config, tmp_path / f"alone-{position}")
+            separately.append(sum(rows))
+            rows.clear()
+        together(configs, [tmp_path / f"fused-{position}" for position in range(3)])
+        (before,) = {sum(read_metrics(tmp_path / "fused-0")["test"][task]["n"] for task in ("one", "two"))}
+        assert sum(rows) <= sum(separately) - 2 * before
+        for position in range(3):
+            alone, fused = (read_metrics(tmp_path / f"{kind}-{position}")["test"] for kind in ("alone", "fused"))
+            assert alone == fused
 
     def test_steps_of_all_runs_are_computed_together(self, make, tmp_path, monkeypatch):
         sizes = []

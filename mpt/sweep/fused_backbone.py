@@ -3,6 +3,7 @@
 Shape legend: B examples in a batch, S input tokens, L target tokens.
 """
 
+import hashlib
 import json
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -166,9 +167,9 @@ class Computation:
         several = int(settings.get("num_return_sequences", 1))
         inputs = self._join(requests)
         places = list(range(len(inputs)))
-        # Without a prompt, as for the oracle, the runs ask the same questions.
-        if inputs.prompts is None and inputs.shifts is None and not settings.get("do_sample"):
-            kept, places = unique_rows(inputs.input_ids)
+        # Runs ask the same questions of the oracle, and of prompts that start alike.
+        if not settings.get("do_sample"):
+            kept, places = unique_rows(inputs)
             inputs = inputs.pick(torch.tensor(kept, device=inputs.input_ids.device))
         answers: list[str] = []
         for rows in torch.split(torch.arange(len(inputs), device=inputs.input_ids.device), self.max_rows):
@@ -181,18 +182,28 @@ class Computation:
         return found
 
 
-def unique_rows(input_ids: Tensor) -> tuple[list[int], list[int]]:
-    """Find the inputs that differ.
+def unique_rows(inputs: Inputs) -> tuple[list[int], list[int]]:
+    """Find the inputs that differ, in their tokens or in a number of what a prompt adds to them.
 
     Returns:
         Positions of the first of each, and for every row its place among them.
     """
-    places: dict[tuple[int, ...], int] = {}
+    places: dict[tuple[Any, ...], int] = {}
     kept: list[int] = []
     inverse: list[int] = []
-    for row, tokens in enumerate(map(tuple, input_ids.tolist())):
-        if tokens not in places:
-            places[tokens] = len(kept)
+    added = [_digests(each) for each in (inputs.prompts, inputs.shifts)]
+    for row, tokens in enumerate(map(tuple, inputs.input_ids.tolist())):
+        key = (tokens, *(digests[row] if digests else None for digests in added))
+        if key not in places:
+            places[key] = len(kept)
             kept.append(row)
-        inverse.append(places[tokens])
+        inverse.append(places[key])
     return kept, inverse
+
+
+def _digests(tensor: Tensor | None) -> list[bytes]:
+    """A hash of each row's numbers; none of nothing."""
+    if tensor is None:
+        return []
+    rows = tensor.detach().float().cpu().contiguous().numpy()
+    return [hashlib.blake2b(row.tobytes(), digest_size=16).digest() for row in rows]
