@@ -122,14 +122,18 @@ def predict(
         Task to predictions, in the order of the examples; a task without a batch is left out.
     """
     names = list(examples)
-    predictions: Predictions = {}
+    texts: dict[str, list[str]] = {}
     for each in answer(adapter, backbone, batches):
-        name = names[each.task_id]
-        example = examples[name][each.example_index]
-        predictions.setdefault(name, []).append(
-            Prediction(name, example.row_id, example.input, example.references, each.text)
-        )
-    return predictions
+        texts.setdefault(names[each.task_id], []).append(each.text)
+    return {name: put_beside(name, examples[name], of_task) for name, of_task in texts.items()}
+
+
+def put_beside(name: str, examples: Sequence[Example], texts: Sequence[str]) -> list[Prediction]:
+    """Put each answer of a task beside its example; both in the same order."""
+    return [
+        Prediction(name, example.row_id, example.input, example.references, text)
+        for example, text in zip(examples, texts, strict=True)
+    ]
 
 
 def rules_of(config: TaskConfig, references: Sequence[tuple[str, ...]], classes: Sequence[str] = ()) -> metrics.Rules:

@@ -1,5 +1,6 @@
 """Keep what a run needs later, the best prompt and the last checkpoint, and show how far it is."""
 
+import copy
 import math
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,7 @@ class BestPrompt(Callback):
         losses: Validation loss at that step.
         last: Steps at the last validation.
         steps: Optimizer steps that each part has behind it.
+        texts: Task to the answers to its validation examples at the step that is kept.
     """
 
     def __init__(self, path: Path, per_task: bool = False) -> None:
@@ -44,6 +46,7 @@ class BestPrompt(Callback):
         self.losses: dict[str, float] = {}
         self.last = -1
         self.steps: dict[str, int] = {}
+        self.texts: dict[str, list[str]] = {}
         self._tensors: dict[str, Tensor] = {}
 
     def on_validation_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
@@ -72,6 +75,9 @@ class BestPrompt(Callback):
         return loss < self.losses.get(part, -math.inf)
 
     def _keep(self, module: MPTModule, parts: list[str]) -> None:
+        for task_id, name in enumerate(module.task_names):
+            if not self.per_task or name in parts:
+                self.texts[name] = [each.text for each in module.validated if each.task_id == task_id]
         now = module.adapter.snapshot()
         if not self._tensors or not self.per_task:
             self._tensors = now
@@ -91,7 +97,8 @@ class BestPrompt(Callback):
 
     def state_dict(self) -> dict[str, Any]:
         """For the checkpoint; the tensors are in the file."""
-        return {"scores": dict(self.scores), "losses": dict(self.losses), "steps": dict(self.steps)}
+        kept = {"scores": self.scores, "losses": self.losses, "steps": self.steps, "texts": self.texts}
+        return copy.deepcopy(kept)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on with the best of an interrupted run.
@@ -102,6 +109,7 @@ class BestPrompt(Callback):
         """
         self.scores, self.steps = dict(state_dict["scores"]), dict(state_dict["steps"])
         self.losses = dict(state_dict.get("losses", {}))
+        self.texts = dict(state_dict.get("texts", {}))
         if not self.scores:
             return
         if not self.path.is_file():

@@ -72,6 +72,7 @@ class MPTModule(lightning.LightningModule):
         self.strict_loading = False
         self._step_losses: dict[str, Tensor] = {}
         self._answers: list[Answer] = []
+        self.validated: list[Answer] = []
 
     task_weights: Tensor
 
@@ -199,7 +200,7 @@ class MPTModule(lightning.LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         """Score the answers of all processes, and log them task by task."""
-        answers = gather_answers(self._answers)
+        answers = self.validated = gather_answers(self._answers)
         scores, losses = [], []
         for task_id, name in enumerate(self.task_names):
             of_task = [each for each in answers if each.task_id == task_id]

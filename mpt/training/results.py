@@ -7,7 +7,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
 from mpt.adapter import Adapter
-from mpt.answering.answers import Predictions, predict, score_answers
+from mpt.answering.answers import Predictions, predict, put_beside, score_answers
 from mpt.answering.predictions import sample_predictions, write_predictions
 from mpt.artifact import save
 from mpt.loggers import log_results
@@ -35,13 +35,27 @@ def answer_splits(run: Run, module: MPTModule) -> SplitPredictions:
     began = run.clock()
     # Outside of the Trainer's loops the model lies on the CPU.
     module.to(run.parts.trainer.strategy.root_device)
-    found = []
-    for split, doing in (("test", "testing"), ("validation", "validating")):
-        loader = module.data.eval_loader(split, shared_out=True)
-        batches = track_batches(loader, doing, len(loader))
-        found.append(predict(module.adapter, module.backbone, batches, module.data.examples_of(split)))
+    test = _answer(module, "test", "testing")
+    validation = kept_answers(run, module) or _answer(module, "validation", "validating")
     run.seconds["test"] = run.clock() - began
-    return SplitPredictions(*found)
+    return SplitPredictions(test, validation)
+
+
+def kept_answers(run: Run, module: MPTModule) -> Predictions | None:
+    """The answers that the validation of the kept step has given; None where they have to be given again.
+
+    Outside of the Trainer's loops nothing is computed in mixed precision, so there the answers may be others.
+    """
+    texts, examples = run.parts.best.texts, module.data.examples_of("validation")
+    if run.config.trainer.precision not in ("32-true", "32") or texts.keys() != examples.keys():
+        return None
+    return {name: put_beside(name, examples[name], texts[name]) for name in examples}
+
+
+def _answer(module: MPTModule, split: str, doing: str) -> Predictions:
+    loader = module.data.eval_loader(split, shared_out=True)
+    batches = track_batches(loader, doing, len(loader))
+    return predict(module.adapter, module.backbone, batches, module.data.examples_of(split))
 
 
 def measure(
