@@ -324,6 +324,8 @@ class EvaluationConfig:
     same for every run, method and draw; it does not follow ``seed``."""
     before: bool = True
     """Also score the test rows with the prompt as it starts (``before`` in metrics.json)."""
+    keep_answers: bool = True
+    """Keep the answers of the oracle, and of methods that train nothing, in the cache, and take them from there."""
     oracle: bool = True
     """Also score the test rows with the natural prefix, where the task has one."""
     best: str = "average"

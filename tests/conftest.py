@@ -1,12 +1,17 @@
 """Shared fixtures: no network, no account, a tiny random T5 and small runs made on the spot."""
 
+import atexit
 import json
 import os
+import shutil
+import tempfile
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["OMP_NUM_THREADS"] = "1"  # the workers of pytest-xdist share the cores
 os.environ["WANDB_MODE"] = "offline"
 os.environ["WANDB_SILENT"] = "true"
+os.environ["MPT_CACHE"] = tempfile.mkdtemp(prefix="mpt-tests-")  # what is kept is of this session
+atexit.register(shutil.rmtree, os.environ["MPT_CACHE"], ignore_errors=True)
 
 from collections.abc import Callable, Sequence
 from pathlib import Path

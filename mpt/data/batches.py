@@ -287,7 +287,7 @@ class EvalLoader:
         rank: int = 0,
         world_size: int = 1,
     ) -> None:
-        self.tokenized, self.pad_token_id = tokenized, pad_token_id
+        self.tokenized, self.pad_token_id, self.world_size = tokenized, pad_token_id, world_size
         alike: dict[str, list[int]] = {}
         for task, settings in enumerate(generation):
             alike.setdefault(json.dumps(dict(settings), sort_keys=True, default=str), []).append(task)
@@ -300,6 +300,11 @@ class EvalLoader:
                 self._batches.append((generation[tasks[0]], picked[start : start + size]))
         once_more = [(settings, picked[:1]) for settings, picked in self._batches[:1]]
         self._batches = self._batches[rank::world_size] or once_more
+
+    def questions(self) -> Iterator[tuple[dict[str, Any], list[tuple[int, int, list[int]]]]]:
+        """What each batch asks: its generation settings; and of each row its task, its place and its tokens."""
+        for generation, picked in self._batches:
+            yield dict(generation), [(task, index, self.tokenized[task].inputs[index]) for task, index in picked]
 
     def __len__(self) -> int:
         return len(self._batches)

@@ -19,6 +19,7 @@ INCIDENTAL = {
     "trainer.progress_bar",
     "trainer.threads",
     "distillation.cache",
+    "evaluation.keep_answers",
     "optimized_metric",
     "predict",
     "fused",

@@ -8,9 +8,11 @@ from torch import Tensor
 
 from mpt.adapter import Adapter
 from mpt.answering.answers import Predictions, predict, put_beside, score_answers
+from mpt.answering.kept import predict_once
 from mpt.answering.predictions import sample_predictions, write_predictions
 from mpt.artifact import save
 from mpt.loggers import log_results
+from mpt.methods import find_method
 from mpt.prompt import MultitaskPromptEmbedding
 from mpt.run import console
 from mpt.run.progress import track_batches
@@ -35,8 +37,9 @@ def answer_splits(run: Run, module: MPTModule) -> SplitPredictions:
     began = run.clock()
     # Outside of the Trainer's loops the model lies on the CPU.
     module.to(run.parts.trainer.strategy.root_device)
-    test = _answer(module, "test", "testing")
-    validation = kept_answers(run, module) or _answer(module, "validation", "validating")
+    keep = run.config.evaluation.keep_answers and not find_method(run.config.method.name).learns
+    test = _answer(module, "test", "testing", keep)
+    validation = kept_answers(run, module) or _answer(module, "validation", "validating", keep)
     run.seconds["test"] = run.clock() - began
     return SplitPredictions(test, validation)
 
@@ -52,10 +55,12 @@ def kept_answers(run: Run, module: MPTModule) -> Predictions | None:
     return {name: put_beside(name, examples[name], texts[name]) for name in examples}
 
 
-def _answer(module: MPTModule, split: str, doing: str) -> Predictions:
+def _answer(module: MPTModule, split: str, doing: str, keep: bool) -> Predictions:
     loader = module.data.eval_loader(split, shared_out=True)
-    batches = track_batches(loader, doing, len(loader))
-    return predict(module.adapter, module.backbone, batches, module.data.examples_of(split))
+    batches, examples = track_batches(loader, doing, len(loader)), module.data.examples_of(split)
+    if keep:
+        return predict_once(module.adapter, module.backbone, loader, batches, examples)
+    return predict(module.adapter, module.backbone, batches, examples)
 
 
 def measure(

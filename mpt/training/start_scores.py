@@ -9,6 +9,7 @@ import lightning
 
 from mpt.adapter import Adapter
 from mpt.answering.answers import Scores, predict, score_answers
+from mpt.answering.kept import predict_once
 from mpt.config import EvaluationConfig, TaskConfig
 from mpt.errors import UserError
 from mpt.run.checkpoint import RESUME_NEVER
@@ -75,6 +76,10 @@ class StartScores:
         loader = module.data.eval_loader("test", prefixed=adapter is None, shared_out=True)
         doing = "scoring the start" if adapter is not None else "scoring the oracle"
         batches = track_batches(loader, doing, len(loader))
-        predictions = predict(adapter, module.backbone, batches, module.data.examples_of("test"))
+        examples = module.data.examples_of("test")
+        if adapter is None and self.evaluation.keep_answers:
+            predictions = predict_once(adapter, module.backbone, loader, batches, examples)
+        else:
+            predictions = predict(adapter, module.backbone, batches, examples)
         for name, of_task in score_answers(self.tasks, predictions, module.data.classes).items():
             self.scores[name][key] = of_task["score"]

@@ -1,0 +1,73 @@
+"""Answers that follow from the frozen backbone and the rows only, kept on the disk.
+
+Those of the oracle, and of a method that trains nothing: a sweep asks for them once for each backbone, task, rows and
+way to answer, and not once a run.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from importlib import metadata
+from pathlib import Path
+
+import platformdirs
+from lightning.pytorch.utilities import rank_zero_warn
+
+from mpt.answering.answers import Conditioner, Predictions, predict, put_beside
+from mpt.atomic import write_atomically
+from mpt.backbone import Backbone
+from mpt.data.batches import Batch, EvalLoader
+from mpt.tasks import Example
+
+LIBRARIES = ("torch", "transformers", "tokenizers")
+"""Libraries whose versions decide an answer, in its last digits."""
+
+
+def predict_once(
+    adapter: Conditioner | None,
+    backbone: Backbone,
+    loader: EvalLoader,
+    batches: Iterable[Batch],
+    examples: Mapping[str, Sequence[Example]],
+) -> Predictions:
+    """Answer as :func:`mpt.answering.answers.predict`, or take the answers that are kept.
+
+    Args:
+        adapter: Adds no numbers: None, or a method that trains nothing.
+        backbone: The frozen model.
+        loader: The examples, tokenized; its share of several processes is not kept.
+        batches: The loader's, with whatever shows how far they are.
+        examples: As of :func:`mpt.answering.answers.predict`.
+    """
+    if loader.world_size > 1:
+        return predict(adapter, backbone, batches, examples)
+    path = folder_of_kept() / f"{digest_of_questions(backbone, loader)}.json"
+    if path.is_file():
+        try:
+            texts: dict[str, list[str]] = json.loads(path.read_text(encoding="utf-8"))
+            return {name: put_beside(name, examples[name], of_task) for name, of_task in texts.items()}
+        except (ValueError, KeyError, AttributeError) as error:
+            rank_zero_warn(f"{path}: damaged ({error}), so the answers are given again")
+    predictions = predict(adapter, backbone, batches, examples)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with write_atomically(path) as temporary:
+        kept = {name: [each.prediction for each in of_task] for name, of_task in predictions.items()}
+        temporary.write_text(json.dumps(kept, ensure_ascii=False), encoding="utf-8")
+    return predictions
+
+
+def folder_of_kept() -> Path:
+    """Return where answers are kept: in ``MPT_CACHE``, or else in the user's cache."""
+    return Path(os.environ.get("MPT_CACHE") or platformdirs.user_cache_path("mpt")) / "answers"
+
+
+def digest_of_questions(backbone: Backbone, loader: EvalLoader) -> str:
+    """Hash what the answers follow from: weights, device, libraries, tokens, and how they are searched for."""
+    digest = hashlib.sha256()
+    about = [backbone.fingerprint, str(backbone.word_embeddings.weight.dtype), backbone.device.type]
+    about += [metadata.version(library) for library in LIBRARIES]
+    digest.update(json.dumps(about).encode())
+    for settings, inputs in loader.questions():
+        digest.update(json.dumps([settings, inputs], sort_keys=True, default=str).encode())
+    return digest.hexdigest()[:32]
