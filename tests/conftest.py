@@ -11,7 +11,6 @@ os.environ["OMP_NUM_THREADS"] = "1"  # the workers of pytest-xdist share the cor
 os.environ["WANDB_MODE"] = "offline"
 os.environ["WANDB_SILENT"] = "true"
 os.environ["MPT_CACHE"] = tempfile.mkdtemp(prefix="mpt-tests-")  # what is kept is of this session
-atexit.register(shutil.rmtree, os.environ["MPT_CACHE"], ignore_errors=True)
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -31,6 +30,8 @@ from transformers import (
 
 from mpt.config import RunConfig
 from mpt.world import rows
+
+atexit.register(shutil.rmtree, os.environ["MPT_CACHE"], ignore_errors=True)
 
 
 def make_t5(folder: Path, texts: list[str], **shape: float) -> Path:
