@@ -71,7 +71,7 @@ def cache(tmp_path, monkeypatch):
 
 
 class TestOnTheDisk:
-    def test_the_oracle_is_asked_once_for_the_same_questions(self, make_config, tmp_path, cache, monkeypatch):
+    def test_the_oracle_is_asked_once_for_the_same_questions(self, make_config, tmp_path, cache, monkeypatch, capsys):
         rows = []
         generate = FrozenModel.generate
 
@@ -86,6 +86,7 @@ class TestOnTheDisk:
         again = train(make_config("source", ["one"], seed=1), tmp_path / "again")
         assert sum(rows) == first["test"]["one"]["n"]
         assert again["test"]["one"]["oracle"] == first["test"]["one"]["oracle"]
+        assert "oracle: answers as kept in " in capsys.readouterr().out
         # Other rows, another way to answer, another prefix: other questions.
         for number, changes in enumerate(({"evaluation__test_rows": 2}, {}, {})):
             config = make_config("source", ["one"], **changes)

@@ -554,6 +554,7 @@ def test_words_that_the_backbone_does_not_know_are_warned_about(make_config, tmp
 
 def test_progress_without_a_terminal_is_lines(make_config, tmp_path, monkeypatch, capfd):
     monkeypatch.setattr("mpt.run.progress.SECONDS_BETWEEN_LINES", 0.0)
+    monkeypatch.setenv("MPT_CACHE", str(tmp_path / "cache"))
     train(make_config(trainer__progress_bar=True), tmp_path / "run")
     err = capfd.readouterr().err
     for line in (

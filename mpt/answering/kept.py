@@ -18,6 +18,7 @@ from mpt.answering.answers import Conditioner, Predictions, predict, put_beside
 from mpt.atomic import write_atomically
 from mpt.backbone import Backbone
 from mpt.data.batches import Batch, EvalLoader
+from mpt.run.console import say
 from mpt.tasks import Example
 
 LIBRARIES = ("torch", "transformers", "tokenizers")
@@ -30,6 +31,7 @@ def predict_once(
     loader: EvalLoader,
     batches: Iterable[Batch],
     examples: Mapping[str, Sequence[Example]],
+    of_what: str,
 ) -> Predictions:
     """Answer as :func:`mpt.answering.answers.predict`, or take the answers that are kept.
 
@@ -39,6 +41,7 @@ def predict_once(
         loader: The examples, tokenized; its share of several processes is not kept.
         batches: The loader's, with whatever shows how far they are.
         examples: As of :func:`mpt.answering.answers.predict`.
+        of_what: What to call the answers where they are taken from the disk.
     """
     if loader.world_size > 1:
         return predict(adapter, backbone, batches, examples)
@@ -46,7 +49,9 @@ def predict_once(
     if path.is_file():
         try:
             texts: dict[str, list[str]] = json.loads(path.read_text(encoding="utf-8"))
-            return {name: put_beside(name, examples[name], of_task) for name, of_task in texts.items()}
+            found = {name: put_beside(name, examples[name], of_task) for name, of_task in texts.items()}
+            say(f"{of_what}: answers as kept in {path.parent} (evaluation.keep_answers=false asks again)")
+            return found
         except (ValueError, KeyError, AttributeError) as error:
             rank_zero_warn(f"{path}: damaged ({error}), so the answers are given again")
     predictions = predict(adapter, backbone, batches, examples)

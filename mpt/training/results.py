@@ -59,7 +59,7 @@ def _answer(module: MPTModule, split: str, doing: str, keep: bool) -> Prediction
     loader = module.data.eval_loader(split, shared_out=True)
     batches, examples = track_batches(loader, doing, len(loader)), module.data.examples_of(split)
     if keep:
-        return predict_once(module.adapter, module.backbone, loader, batches, examples)
+        return predict_once(module.adapter, module.backbone, loader, batches, examples, split)
     return predict(module.adapter, module.backbone, batches, examples)
 
 

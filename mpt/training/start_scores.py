@@ -78,7 +78,7 @@ class StartScores:
         batches = track_batches(loader, doing, len(loader))
         examples = module.data.examples_of("test")
         if adapter is None and self.evaluation.keep_answers:
-            predictions = predict_once(adapter, module.backbone, loader, batches, examples)
+            predictions = predict_once(adapter, module.backbone, loader, batches, examples, "oracle")
         else:
             predictions = predict(adapter, module.backbone, batches, examples)
         for name, of_task in score_answers(self.tasks, predictions, module.data.classes).items():
