@@ -281,8 +281,8 @@ BAD = {
     ),
     "a method that is not there": (
         ["+tasks=[one]", "method.name=lorra"],
-        "method.name: unknown 'lorra'; choose one of adept, attempt, dept, full, in_context, instruction, lora, prompt, "
-        "ulpt (did you mean 'lora'?)",
+        "method.name: unknown 'lorra'; choose one of adept, attempt, dept, full, in_context, instruction, lora, "
+        "prompt, ulpt (did you mean 'lora'?)",
     ),
     "a method without its rank": (
         ["+tasks=[one]", "method=dept", "method.num_ranks=null"],
