@@ -17,7 +17,7 @@ from mpt.report.figures import KINDS, draw_figure
 from mpt.report.gather import Line, default_groups
 from mpt.report.labels import Labels
 from mpt.report.page import write_page
-from mpt.report.pairs import compare, judge, show_p
+from mpt.report.pairs import compare, judge, show_needed, show_p
 from mpt.report.runs import Runs, read_runs
 from mpt.report.tables import latex, markdown, pivot
 from mpt.run.record import write_csv
@@ -73,7 +73,7 @@ def report(arguments: argparse.Namespace) -> str:
                 found.tested,
                 show_p(verdicts[pair].p),
                 verdicts[pair].reading,
-                found.needed or "–",
+                show_needed(found.needed),
             ]
             for pair, found in pairs.items()
         ]

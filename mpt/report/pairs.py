@@ -42,6 +42,10 @@ class Difference(Estimate):
         return draws_needed(self.by_draw, self.mean)
 
 
+MOST_DRAWS = 1000
+"""Draws above which it is of no use how many a difference needs."""
+
+
 class Verdict(NamedTuple):
     """What a difference shows."""
 
@@ -79,6 +83,11 @@ def judge(differences: Mapping[tuple[Any, ...], Difference]) -> dict[tuple[Any, 
         group: Verdict(adjusted.get(group, math.nan), _read(found, adjusted.get(group)))
         for group, found in differences.items()
     }
+
+
+def show_needed(needed: int | None) -> str:
+    """Write how many draws a difference needs; a dash where that is not known."""
+    return "–" if needed is None else f"{needed:,d}" if needed <= MOST_DRAWS else f"> {MOST_DRAWS:,d}"
 
 
 def show_p(p: float) -> str:

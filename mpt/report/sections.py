@@ -10,7 +10,7 @@ from mpt.report.classes import read_classes
 from mpt.report.estimate import Estimate, bounds, order, show_sampled, summarize
 from mpt.report.gather import Line, read_curve
 from mpt.report.labels import Labels
-from mpt.report.pairs import compare, judge, show_p
+from mpt.report.pairs import compare, judge, show_needed, show_p
 from mpt.report.runs import Runs, read_similarities
 from mpt.report.section import Cell, Chart, Section, Table, interval_cell, number_cell, value_cell
 from mpt.report.style import MARKERS, PALETTE
@@ -213,7 +213,7 @@ def _differences_to(lines: Sequence[Line], key: str, base: str, metric: str, lab
             Cell(found.tested, found.rows[0] if found.rows else -1),
             Cell(show_p(verdicts[group].p), -1.0 if math.isnan(verdicts[group].p) else verdicts[group].p),
             Cell(verdicts[group].reading, verdicts[group].reading),
-            number_cell(found.needed, "d"),
+            Cell(show_needed(found.needed), found.needed or -1),
         ]
         for group, found in pairs.items()
     ]

@@ -11,7 +11,7 @@ from mpt.report.estimate import Estimate, show_sampled
 from mpt.report.figures import KINDS, draw_figure
 from mpt.report.labels import Labels
 from mpt.report.page import render_page, sample_answers
-from mpt.report.pairs import show_p
+from mpt.report.pairs import MOST_DRAWS, show_p
 from mpt.report.runs import Origin, Runs
 from mpt.report.section import Chart, Section, Table
 from mpt.report.sections import build_classes, legend_of
@@ -138,7 +138,8 @@ def say(compared: Compared, answer: Answer) -> str:
     few = {0: "", 1: ", of this source"}.get(compared.sources, f", of these {compared.sources} sources")
     needed = ""
     if verdict.reading == "not distinguished" and found.needed is not None:
-        needed = f"; about {found.needed:,} {unit} would show a difference of this size"
+        draws = f"more than {MOST_DRAWS:,}" if found.needed > MOST_DRAWS else f"about {found.needed:,}"
+        needed = f"; {draws} {unit} would show a difference of this size"
     numbers = " ".join(filter(None, (f"{found.mean:+.3f}", found.spread)))
     names = reading.format(first=compared.first, second=compared.second)
     return f"{names}{where}: {numbers} over {found.runs} {unit}{p}{few}{needed}."

@@ -4,7 +4,7 @@ import math
 import statistics
 from collections.abc import Sequence
 
-from mpt.report.pairs import show_p
+from mpt.report.pairs import show_needed, show_p
 from mpt.report.section import Cell as Shown
 from mpt.report.section import Table, interval_cell, number_cell
 from mpt.study.answer import Answer
@@ -77,7 +77,7 @@ def comparisons_table(answer: Answer) -> Table:
                     Shown(f"{found.runs} {answer.unit([compared.first, compared.second])}", found.runs),
                     Shown(show_p(p), -1.0 if math.isnan(p) else p),
                     text_cell(reading),
-                    number_cell(found.needed, ",d"),
+                    Shown(show_needed(found.needed), found.needed or -1),
                 ]
             )
     header = ["level", "difference", "target", "mean", "95 % interval", "replicates", "p (Holm)", "reading"]
