@@ -118,3 +118,9 @@ class TestOnTheDisk:
             again = train(make_config("source", ["one"], seed=1), tmp_path / "again")
         assert again["test"]["one"]["oracle"] == first["test"]["one"]["oracle"]
         assert json.loads(path.read_text())["one"]
+
+    def test_a_cache_that_cannot_be_written_costs_no_run(self, make_config, tmp_path, monkeypatch):
+        (tmp_path / "cache").write_text("a file")
+        monkeypatch.setenv("MPT_CACHE", str(tmp_path / "cache"))
+        with pytest.warns(UserWarning, match=r"answers cannot be kept there .*MPT_CACHE names another folder"):
+            assert "oracle" in train(make_config("source", ["one"]), tmp_path / "run")["test"]["one"]

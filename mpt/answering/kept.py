@@ -55,10 +55,13 @@ def predict_once(
         except (ValueError, KeyError, AttributeError) as error:
             rank_zero_warn(f"{path}: damaged ({error}), so the answers are given again")
     predictions = predict(adapter, backbone, batches, examples)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with write_atomically(path) as temporary:
-        kept = {name: [each.prediction for each in of_task] for name, of_task in predictions.items()}
-        temporary.write_text(json.dumps(kept, ensure_ascii=False), encoding="utf-8")
+    kept = {name: [each.prediction for each in of_task] for name, of_task in predictions.items()}
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with write_atomically(path) as temporary:
+            temporary.write_text(json.dumps(kept, ensure_ascii=False), encoding="utf-8")
+    except OSError as error:  # a cache that cannot be written costs time, and no run
+        rank_zero_warn(f"{path.parent}: answers cannot be kept there ({error}); MPT_CACHE names another folder")
     return predictions
 
 
