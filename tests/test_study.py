@@ -122,6 +122,17 @@ class TestFile:
         assert "small.yaml: targets: topix: tasks: unknown 'topix'" in printed
         assert not (tmp_path / "runs").exists()
 
+    def test_a_source_learns_from_few_examples_only_where_it_says_so(
+        self, tmp_path: Path, monkeypatch: Any, capsys: Any
+    ) -> None:
+        monkeypatch.chdir(tmp_path)
+        text = SMALL.replace("vary: {few_shot.k: [4]}\n", "").replace("common: [", "common: [few_shot.k=4, ")
+        with open_jobs() as jobs, pytest.raises(UserError, match=r"sources: kin: learns from few_shot.k=4 examples"):
+            plan_study(load_study(write(tmp_path, text)), jobs)
+        meant = text.replace("mixture=equal,", "mixture=equal, few_shot.k=4,")
+        with open_jobs() as jobs:
+            assert plan_study(load_study(write(tmp_path, meant)), jobs).max_steps
+
     def test_a_method_that_trains_nothing_needs_a_grid(self, tmp_path: Path, monkeypatch: Any, capsys: Any) -> None:
         monkeypatch.chdir(tmp_path)
         text = SMALL.replace("overrides: [prompt.init=AVERAGE_SOURCE_TASKS]", "overrides: [method=in_context]")

@@ -83,6 +83,12 @@ def plan_study(study: Study, jobs: Jobs) -> Planned:
     for job in source_jobs(study):
         composed = compose(job, f"sources: {job.method}")
         sources[job.method, job.draw] = composed.folder.as_posix() if composed else ""
+        k = composed.config.few_shot.k if composed else None
+        if k is not None and not any("few_shot.k=" in text for text in study.sources[job.method].overrides):
+            errors[
+                f"{study.path}: sources: {job.method}: learns from few_shot.k={k} examples, since common is of the "
+                "sources too; put few_shot.k under vary, or under the source if it is meant"
+            ] = None
     rates: dict[tuple[str, Level], dict[str, float]] = {}
     steps: dict[tuple[str, Level], int] = {}
     start = Start(sources, rates)
