@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import json
 import statistics
+from bisect import bisect_left
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -234,7 +235,9 @@ def cuts(study: Study, finished: Collection[tuple[Any, ...]], costs: Costs, seco
         return costs.total(remaining(smaller, finished)) <= seconds
 
     def largest(values: Sequence[Any], cut: Any) -> Any:
-        return next((value for value in values if fits(cut(value))), None)
+        # The values fall, and what a smaller one needs is less: by halves.
+        first = bisect_left(values, True, key=lambda value: fits(cut(value)))
+        return values[first] if first < len(values) else None
 
     fewest = max([1, *(source.seeds for source in study.sources.values())])
     draws = largest(range(study.draws - 1, fewest - 1, -1), lambda n: _with_draws(study, n))
