@@ -225,9 +225,6 @@ def test_a_report_counts_test_rows_where_every_run_has_the_same(tmp_path: Path) 
     assert found.has_rows
     assert found.interval == pytest.approx(cross(MATRIX).interval((0, 1)))
     write_lines(tmp_path / "2" / "predictions" / "a.jsonl", [*lines[:3], {**lines[3], "row_id": "another"}])
-    import mpt.report.row_scores
-
-    mpt.report.row_scores.read_answers.cache_clear()
     (found,) = summarize(gather([tmp_path])[0], ["task"], "exact_match").values()
     assert not found.has_rows
     assert found.interval == pytest.approx(of_draws(MATRIX.mean(1)).interval((0, 1)))

@@ -1,7 +1,7 @@
 """What writes around the inputs and trains nothing: a backbone reads its tokens, and no number is added."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from torch import Tensor, nn
 
@@ -9,9 +9,17 @@ from mpt.adapter.baseline import TensorBaseline
 from mpt.adapter.learner import LearnerGroup
 from mpt.inputs import Inputs
 
+if TYPE_CHECKING:
+    from mpt.methods import Start
+
 
 class WrittenAround(TensorBaseline):
     """No numbers at all; the text is saved with the settings of each task's answers."""
+
+    @classmethod
+    def build(cls, start: "Start") -> Self:
+        """Train nothing; ``start.prompt`` is just the size that it is compared with."""
+        return cls(list(start.tasks), start.prompt.prompts()[0].numel())
 
     @property
     def num_virtual_tokens(self) -> int:

@@ -2,12 +2,11 @@
 
 import random
 from collections.abc import Iterator, Sequence
-from typing import Self
 
 from mpt.adapter.written import WrittenAround
 from mpt.config import RunConfig
 from mpt.errors import UserError
-from mpt.methods import Method, Start, Written
+from mpt.methods import Method, Written
 from mpt.tasks import Example, Surround
 
 FIELDS = ("{input}", "{target}")
@@ -25,11 +24,6 @@ class InContext(WrittenAround, Method):
     learns = False
     tasks_are_separate = True
     own = {"example": "{input}\n{target}\n\n", "max_tokens": 1024}  # noqa: RUF012
-
-    @classmethod
-    def build(cls, start: Start) -> Self:
-        """Train nothing; ``start.prompt`` is just the size that it is compared with."""
-        return cls(list(start.tasks), start.prompt.prompts()[0].numel())
 
     @classmethod
     def check(cls, config: RunConfig) -> Iterator[str]:

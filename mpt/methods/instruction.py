@@ -1,11 +1,10 @@
 """A written instruction around every input, and nothing that is trained."""
 
 from collections.abc import Iterator
-from typing import Self
 
 from mpt.adapter.written import WrittenAround
 from mpt.config import RunConfig
-from mpt.methods import Method, Start, Written
+from mpt.methods import Method, Written
 from mpt.tasks import Surround
 
 
@@ -20,11 +19,6 @@ class Instruction(WrittenAround, Method):
     learns = False
     tasks_are_separate = True
     own = {"template": "{prefix}{input}"}  # noqa: RUF012
-
-    @classmethod
-    def build(cls, start: Start) -> Self:
-        """Train nothing; ``start.prompt`` is just the size that it is compared with."""
-        return cls(list(start.tasks), start.prompt.prompts()[0].numel())
 
     @classmethod
     def check(cls, config: RunConfig) -> Iterator[str]:

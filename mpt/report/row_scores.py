@@ -37,7 +37,6 @@ class RowScores(NamedTuple):
     values: Matrix  # (m,)
 
 
-@lru_cache(maxsize=4096)
 def read_answers(run: Path, task: str, split: str = "test") -> Answered | None:
     """Read what a run answered to a task; None where it left no predictions.
 
@@ -47,6 +46,12 @@ def read_answers(run: Path, task: str, split: str = "test") -> Answered | None:
     path = RunFolder(run).predictions_of(split) / f"{task}.jsonl"
     if not path.is_file():
         return None
+    return _read(path, path.stat().st_mtime_ns)
+
+
+@lru_cache(maxsize=4096)
+def _read(path: Path, changed: int) -> Answered | None:
+    """Read a file of predictions, anew where it has changed: several tables of a page ask for the same ones."""
     found: list[Any] = []
     with path.open(encoding="utf-8") as file:
         for number, text in enumerate(file, start=1):
