@@ -13,7 +13,7 @@ target_folder = $$($(BIN)/python train.py experiment=demo_target source="$(sourc
 real_data = $(if $(DATA),data_root="'$(DATA)'")
 real_folder = $$($(BIN)/python train.py experiment=real_source $(real_data) --cfg all --package hydra.run.dir)
 
-.PHONY: help setup train real benchmarks test docs lint format list clean
+.PHONY: help setup train real benchmarks test catalog docs lint format list clean
 
 help:  ## Print this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -40,6 +40,9 @@ real: setup  ## A real language model on real tasks, from the hub or DATA=FOLDER
 
 test: setup  ## All tests
 	$(BIN)/python -m pytest
+
+catalog: setup  ## The catalog of bad inputs: each refused in one line before anything is trained; 3 minutes
+	$(BIN)/python -m pytest -m catalog --dist load tests/test_bad_inputs.py
 
 benchmarks: setup  ## What a step and a whole sweep cost, beside PEFT and otherwise: 20 minutes on 2 cores
 	$(BIN)/python experiments/benchmarks/step.py

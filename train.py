@@ -1,3 +1,3 @@
-from mpt.cli.main import main
+from mpt.__main__ import main
 
 main()

@@ -19,7 +19,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from mpt import __version__  # noqa: E402
-from mpt.report import gather  # noqa: E402
+from mpt.report.gather import gather  # noqa: E402
 
 Line = dict[str, Any]
 """One task of one cell: what the cell is called, ``task``, and its numbers."""

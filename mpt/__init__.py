@@ -9,7 +9,19 @@ PUBLIC = {
     "MultitaskPromptTuningConfig": "mpt.prompt",
     "MultitaskPromptTuningInit": "mpt.prompt",
     "PromptedModel": "mpt.answering.prompted",
+    "Run": "mpt.api",
+    "RunConfig": "mpt.config",
+    "Task": "mpt.tasks.held",
     "TaskType": "mpt.prompt",
+    "UserError": "mpt.errors",
+    "callback": "mpt.own_callbacks",
+    "compose": "mpt.api",
+    "evaluate": "mpt.api",
+    "method": "mpt.methods",
+    "metric": "mpt.metrics.metric",
+    "reader": "mpt.tasks.readers",
+    "train": "mpt.api",
+    "train_many": "mpt.api",
 }
 """Public name to its module."""
 __all__ = list(PUBLIC)

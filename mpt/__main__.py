@@ -3,19 +3,28 @@
 import sys
 from importlib import import_module
 
-from mpt.cli.main import main as run_train
+from mpt.command import run_command
 
-COMMANDS = ("study", "report", "export", "dashboard")
+COMMANDS = {
+    "study": "mpt.study.__main__",
+    "report": "mpt.report.__main__",
+    "export": "mpt.export.__main__",
+    "dashboard": "mpt.dashboard",
+}
 """Commands of their own: ``mpt study FILE`` is ``python -m mpt.study FILE``."""
 
 
 def main() -> None:
-    """Run the command that the first word names; a run of ``train.py`` where it names none."""
+    """Run the command that the first word names, a run of ``train.py`` where it names none, and exit."""
+    sys.exit(run_command(_run))
+
+
+def _run() -> int | None:
+    """Run it; its imports take seconds, and a signal may come before they end."""
     if len(sys.argv) > 1 and sys.argv[1] in COMMANDS:
-        name = f"mpt.{sys.argv[1]}"
-        command = import_module(f"{name}.__main__" if sys.argv[1] != "dashboard" else name)
-        sys.exit(command.main(sys.argv[2:]))
-    run_train()
+        return int(import_module(COMMANDS[sys.argv[1]]).main(sys.argv[2:]))
+    import_module("mpt.cli.main").main()
+    return 0
 
 
 if __name__ == "__main__":

@@ -1,8 +1,12 @@
 """Files and folders that are either whole or not there: written under a temporary name, then renamed."""
 
 import ctypes
+import glob
+import hashlib
 import os
+import re
 import shutil
+import socket
 import sys
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
@@ -164,8 +168,31 @@ def _exchange(one: Path, other: Path) -> None:
 
 
 def _beside(path: Path) -> Path:
-    """A hidden name that nothing else uses, in the same folder and with the same suffix."""
-    return path.with_name(f".{uuid4().hex[:12]}.{path.name}")
+    """A hidden name that nothing else uses, in the same folder and with the same suffix.
+
+    Twelve hexadecimal digits: this machine, this process, chance. What a killed process left of the same name is
+    removed.
+    """
+    machine = hashlib.sha256(socket.gethostname().encode()).hexdigest()[:4]
+    if path.parent.is_dir():
+        for left in path.parent.glob(f".{machine}*.{glob.escape(path.name)}"):
+            digits = re.fullmatch(r"\.[0-9a-f]{4}([0-9a-f]{6})[0-9a-f]{2}", left.name.removesuffix(f".{path.name}"))
+            if digits is not None and not _is_alive(int(digits[1], 16)):
+                shutil.rmtree(left, ignore_errors=True) if left.is_dir() else left.unlink(missing_ok=True)
+    while True:
+        found = path.with_name(f".{machine}{os.getpid() & 0xFFFFFF:06x}{uuid4().hex[:2]}.{path.name}")
+        if not found.exists():
+            return found
+
+
+def _is_alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:  # of another user
+        return True
+    return True
 
 
 def _sync(path: Path) -> None:

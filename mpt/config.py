@@ -58,7 +58,7 @@ PREPROCESSINGS = ("multirc", "record", "wsc")
 
 @dataclass
 class RowsConfig:
-    """The source of a task's rows; exactly one of ``world``, ``files`` and ``hub``.
+    """The source of a task's rows; exactly one of ``world``, ``files``, ``hub``, ``reader`` and ``held``.
 
     ``root``, and ``data_root=FOLDER`` on the command line for all tasks without one, override ``files`` and ``hub``:
     the rows are then read from ``FOLDER/<task>/{train,validation,test}.jsonl``.
@@ -80,6 +80,12 @@ class RowsConfig:
     """Encoding of the files; a byte-order mark is skipped."""
     hub: str | None = None
     """A data set id for ``datasets.load_dataset``."""
+    reader: str | None = None
+    """Name of a source of rows that a plugin or an installed package brings."""
+    options: dict[str, Any] = field(default_factory=dict)
+    """Arguments of the reader."""
+    held: str | None = None
+    """Digest of rows that a Python program handed over in memory; set by ``mpt.Task``."""
     subset: str | None = None
     """The configuration of the hub data set, such as ``sst2`` of ``glue``."""
     revision: str | None = None
@@ -88,9 +94,9 @@ class RowsConfig:
     """The paper's split of a hub data set without public test labels. large: 1,000 training rows validate, the official
     validation split tests; small: the official validation split is halved. ``splits`` overrides either."""
     splits: dict[str, str] = field(default_factory=dict)
-    """Our split (train, validation, test) to the hub's split, or to a file's name without its ending; a slice such as
-    ``train[1000:]`` or ``tickets[:10%]`` is fine. Slices of a file are of its shuffled rows, each class in its
-    proportion; of one file they must not overlap."""
+    """Our split (train, validation, test) to the hub's or a reader's split, or to a file's name without its ending; a
+    slice such as ``train[1000:]`` or ``tickets[:10%]`` is fine. Slices of a file are of its shuffled rows, each class
+    in its proportion; of one file they must not overlap."""
     split_seed: int = 0
     """Seed of the order in which slices are cut."""
     rename: dict[str, str] = field(default_factory=dict)
@@ -359,6 +365,9 @@ class TrainerConfig:
     """Show progress: a bar on a terminal, elsewhere a line every ten seconds."""
     threads: int | None = None
     """CPU threads of torch; None: torch's own choice."""
+    deterministic: bool = False
+    """Let torch use only algorithms that give the same numbers in every run, and fail where there is none; on a CPU
+    they do anyway."""
 
 
 @dataclass
@@ -375,6 +384,8 @@ class LoggerConfig:
     """W&B's entity; None: the account's own."""
     group: str | None = None
     """W&B's group of the run; None: the sweep that it is a job of."""
+    tags: list[str] = field(default_factory=list)
+    """W&B's tags of the run, beside its tasks, method and k."""
     tensorboard: bool = False
     """Log to TensorBoard, into the run folder."""
     samples: int = 20
@@ -453,6 +464,13 @@ class RunConfig:
     fused: FusedConfig = field(default_factory=FusedConfig)
     logger: LoggerConfig = field(default_factory=LoggerConfig)
     seeds: SeedsConfig = field(default_factory=SeedsConfig)
+    plugins: list[str] = field(default_factory=list)
+    """Python modules that bring methods, metrics, callbacks or readers of rows, such as ``my_lab.prompts``; imported
+    before anything is composed. Only the command line, a study and an experiment may name them."""
+    callbacks: list[str] = field(default_factory=list)
+    """Callbacks of Lightning's that plugins bring, by name."""
+    objects: list[str] = field(default_factory=list)
+    """Callbacks and Trainer arguments that ``mpt.train`` was handed as Python objects, by class or name; set by it."""
     seed: int = 0
     """Seed of every stream of random numbers that ``seeds`` does not set; the few-shot draw follows it."""
     data_root: str | None = None

@@ -11,6 +11,9 @@ from omegaconf import DictConfig
 
 from mpt.errors import UserError
 
+MOST_NODES = 100_000
+"""Values that a YAML file of the user may stand for."""
+
 
 def named_by(arguments: Sequence[str]) -> list[Path]:
     """List the folders that ``--config-dir`` names on a command line."""
@@ -35,7 +38,7 @@ def check_files(arguments: Sequence[str], selected: Sequence[str]) -> None:
     Raises:
         UserError: Everything that is wrong, each with its file and line.
     """
-    folders = [*named_by(arguments), *_search_path(arguments)]
+    folders = searched_by_command(arguments)
     errors: list[str] = []
     for folder in folders:
         for path in sorted((folder / "tasks").rglob("*.yaml")):
@@ -46,6 +49,11 @@ def check_files(arguments: Sequence[str], selected: Sequence[str]) -> None:
                 errors += [f"{path}:{error}" for error in _reread(_at(root, "predict", "choices"), "predict.choices")]
     if errors:
         raise UserError("\n".join(errors))
+
+
+def searched_by_command(arguments: Sequence[str]) -> list[Path]:
+    """List the user's own folders that a command line names, by ``--config-dir`` and ``hydra.searchpath``."""
+    return [*named_by(arguments), *_search_path(arguments)]
 
 
 def _search_path(arguments: Sequence[str]) -> list[Path]:
@@ -65,8 +73,16 @@ def _task_file_errors(path: Path, is_selected: bool) -> Iterator[str]:
         return
     root = _parse(path)
     if root is None:
-        return  # Hydra says what is wrong with it
+        try:
+            found = type(yaml.safe_load(text)).__name__
+        except yaml.YAMLError:
+            return  # Hydra says what is wrong with it
+        if found not in ("NoneType", "dict"):
+            yield f"{path}: is a {found}; a task's file is a mapping of its keys, such as 'input: \"{{text}}\"'"
+        return
     for key, value in root.value:
+        if key.value == "rows" and not isinstance(value, yaml.MappingNode):
+            yield f"{path}:{key.start_mark.line + 1}: rows is no mapping; write 'rows: {{files: FOLDER}}' or the like"
         if key.value == "defaults":
             yield f"{path}:{key.start_mark.line + 1}: has defaults, and a task's file composes nothing else; leave "
             "them out"
@@ -86,7 +102,24 @@ def _parse(path: Path) -> yaml.MappingNode | None:
         root = yaml.compose(path.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
     except (yaml.YAMLError, UnicodeDecodeError):
         return None
+    if root is not None and count_nodes(root, {}) > MOST_NODES:
+        raise UserError(f"{path}: its anchors stand for more than {MOST_NODES:,} values; write out what is meant")
     return root if isinstance(root, yaml.MappingNode) else None
+
+
+def count_nodes(node: yaml.Node, counted: dict[int, int]) -> int:
+    """Count the values that a YAML file stands for, those behind an anchor wherever it is named.
+
+    Args:
+        node: The file's root.
+        counted: Of nodes that have been met.
+    """
+    if id(node) not in counted:
+        counted[id(node)] = MOST_NODES  # where a node holds itself
+        below = [part for pair in node.value for part in pair] if isinstance(node, yaml.MappingNode) else []
+        below = list(node.value) if isinstance(node, yaml.SequenceNode) else below
+        counted[id(node)] = 1 + sum(count_nodes(each, counted) for each in below)
+    return counted[id(node)]
 
 
 def _at(node: yaml.Node | None, *keys: str) -> yaml.Node | None:

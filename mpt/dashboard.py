@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from mpt.atomic import check_file_replaceable, write_atomically
+from mpt.command import run_command
 from mpt.errors import UserError
 
 NAME = "mpt"
@@ -148,4 +149,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_command(main))

@@ -278,7 +278,10 @@ def test_saved_and_read_back(make: type, backbone: Backbone, inputs: dict[str, T
     with pytest.raises(ValueError, match="format_version is 9; this program reads 1"):
         load_baseline(tmp_path / "run")
     about.write_text(json.dumps(json.loads(about.read_text()) | {"format_version": 1, "method": "other"}))
-    with pytest.raises(ValueError, match=r"adapter.json: no method 'other' that holds its own tensors"):
+    with pytest.raises(
+        ValueError,
+        match=r"adapter.json: the method 'other' is not known here; name the module that brings it in plugins=",
+    ):
         load_baseline(tmp_path / "run")
     with pytest.raises(FileNotFoundError, match=r"no adapter.json"):
         load_baseline(tmp_path)

@@ -17,6 +17,7 @@ from mpt.cli import job
 from mpt.cli import main as cli
 from mpt.cli.compose import CONF, register_schema, typed
 from mpt.cli.help import describe_keys
+from mpt.command import is_known
 from mpt.errors import UserError
 from mpt.run.folder import read_config
 from mpt.run.identity import flatten, run_name
@@ -649,8 +650,8 @@ class TestDefects:
             mpt("+tasks=[one]", *TestWholeRuns().small(tiny_t5_folder))
 
     def test_only_errors_for_the_user_are_known(self):
-        assert job.is_known(UserError("a: is wrong; give b"))
-        assert not job.is_known(ValueError("zip() argument 2 is shorter"))
+        assert is_known(UserError("a: is wrong; give b"))
+        assert not is_known(ValueError("zip() argument 2 is shorter"))
         assert issubclass(UserError, ValueError)
 
 

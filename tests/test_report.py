@@ -12,12 +12,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import ttest_1samp
 
-from mpt.report import compare, estimate, gather, summarize
 from mpt.report.__main__ import main
 from mpt.report.charts import dodge
 from mpt.report.classes import read_classes
-from mpt.report.gather import default_groups, find_failures
-from mpt.report.pairs import estimate_difference, judge
+from mpt.report.estimate import estimate, summarize
+from mpt.report.gather import default_groups, find_failures, gather
+from mpt.report.pairs import compare, estimate_difference, judge
 from mpt.run.folder import RunFolder
 from mpt.run.record import add_average, write_csv, write_lines, write_metrics
 from mpt.sweep.sweep_record import Outcome

@@ -15,7 +15,8 @@ from scipy import stats
 from scipy.stats import false_discovery_control, permutation_test
 
 from mpt.metrics import METRICS, Rules
-from mpt.report import gather, summarize
+from mpt.report.estimate import summarize
+from mpt.report.gather import gather
 from mpt.report.row_scores import Answered, row_scores
 from mpt.report.statistics import (
     average_tasks,

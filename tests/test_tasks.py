@@ -180,14 +180,14 @@ def test_template_is_the_plain_replacement(values: dict[str, str]) -> None:
         ({"weight": float("nan")}, "tasks.t.weight: is nan"),
         ({"input": "{a.b}"}, "tasks.t.input: '{a.b}': '{a.b}' is not the name of a column"),
         ({"target": "fixed"}, "tasks.t.target: 'fixed' names no column"),
-        ({"rows": RowsConfig()}, "tasks.t.rows: has no source; give exactly one of world, files and hub"),
+        ({"rows": RowsConfig()}, "tasks.t.rows: has no source; give exactly one of world, files, hub and reader"),
         ({"rows": RowsConfig(files="a", hub="b")}, "tasks.t.rows: has files, hub; give exactly one"),
         (
             {"rows": RowsConfig(world="summ")},
             "tasks.t.rows.world: no task 'summ' in the embedded world (did you mean 'sum'?)",
         ),
         ({"rows": RowsConfig(files="a", splits={"dev": "x"})}, "tasks.t.rows.splits: unknown split 'dev'"),
-        ({"max_target_tokens": 1}, "tasks.t.max_target_tokens: is 1; it must be at least 2"),
+        ({"max_target_tokens": 1}, "tasks.t.max_target_tokens: is 1; it must be from 2"),
     ],
 )
 def test_every_error_of_a_configuration_is_found(changes: dict[str, Any], message: str) -> None:

@@ -14,7 +14,9 @@ sys.path[:0] = [str(HERE.parent), str(HERE.parent / "few_shot")]
 from few_shot import MIXTURES, ROWS, STEPS, TEST_ROWS, VALIDATE_EVERY  # noqa: E402
 from study import Cell, Line, Source, run_study  # noqa: E402
 
-from mpt.report import compare, estimate, markdown  # noqa: E402
+from mpt.report.estimate import estimate  # noqa: E402
+from mpt.report.pairs import compare  # noqa: E402
+from mpt.report.tables import markdown  # noqa: E402
 from mpt.world.tasks import TARGET_TASKS  # noqa: E402
 
 RUNS = Path("runs") / "ablations"

@@ -18,7 +18,7 @@ HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 sys.path.insert(0, str(ROOT))
 
-from mpt.report import markdown  # noqa: E402
+from mpt.report.tables import markdown  # noqa: E402
 
 KS = (4, 16, 32)
 TASK = "reply_polite"

@@ -23,7 +23,7 @@ from mpt.backbone import Tokenization, buckets, frozen  # noqa: E402
 from mpt.backbone.encoder_decoder import EncoderDecoder  # noqa: E402
 from mpt.inputs import Inputs  # noqa: E402
 from mpt.prompt import MultitaskPromptEmbedding, MultitaskPromptTuningConfig  # noqa: E402
-from mpt.report import markdown  # noqa: E402
+from mpt.report.tables import markdown  # noqa: E402
 from mpt.training.optim import PerLearnerAdamW  # noqa: E402
 
 NEVER = 10**12

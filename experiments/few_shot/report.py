@@ -11,7 +11,9 @@ import matplotlib
 from few_shot import HERE, METHODS
 from study import Line, read_lines
 
-from mpt.report import Estimate, compare, estimate, markdown
+from mpt.report.estimate import Estimate, estimate
+from mpt.report.pairs import compare
+from mpt.report.tables import markdown
 
 matplotlib.use("Agg")
 from matplotlib import pyplot

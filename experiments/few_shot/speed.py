@@ -10,7 +10,8 @@ import json
 from few_shot import HERE, METHODS, RUNS, adaptation, best_settings, source_of
 from study import ROOT, train
 
-from mpt.report import estimate, markdown
+from mpt.report.estimate import estimate
+from mpt.report.tables import markdown
 from mpt.run.record import write_csv
 
 BASE = "plain"

@@ -9,7 +9,7 @@ sys.path.insert(0, str(HERE.parent))
 
 from study import Cell, run_study  # noqa: E402
 
-from mpt.report import markdown  # noqa: E402
+from mpt.report.tables import markdown  # noqa: E402
 
 RUNS = Path("runs") / "oracle"
 CELLS = [

@@ -9,7 +9,9 @@ sys.path.insert(0, str(HERE.parent))
 
 from study import Cell, Source, run_study  # noqa: E402
 
-from mpt.report import compare, estimate, markdown  # noqa: E402
+from mpt.report.estimate import estimate  # noqa: E402
+from mpt.report.pairs import compare  # noqa: E402
+from mpt.report.tables import markdown  # noqa: E402
 
 RUNS = Path("runs") / "real"
 TEXT = ("prompt.init=TEXT", "prompt.init_text='Read the text and choose the right label for it.'")

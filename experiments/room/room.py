@@ -9,7 +9,9 @@ sys.path.insert(0, str(HERE.parent))
 
 from study import Cell, Source, run_study, table_of  # noqa: E402
 
-from mpt.report import compare, estimate, markdown  # noqa: E402
+from mpt.report.estimate import estimate  # noqa: E402
+from mpt.report.pairs import compare  # noqa: E402
+from mpt.report.tables import markdown  # noqa: E402
 from mpt.world.tasks import TARGET_TASKS  # noqa: E402
 
 RUNS = Path("runs") / "room"

@@ -10,7 +10,7 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
 from mpt import PromptedModel  # noqa: E402
-from mpt.export import embed  # noqa: E402
+from mpt.export.bake import embed  # noqa: E402
 
 
 def serve(model: PromptedModel, texts: list[str], task: str, max_new_tokens: int, dtype: str) -> list[str]:

@@ -5,7 +5,7 @@ import io
 import json
 import sys
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -14,8 +14,10 @@ from typing import Any, TextIO
 from mpt.answering.prompted import PromptedModel
 from mpt.config import PredictConfig
 from mpt.errors import UserError
+from mpt.lock import hold_file
 from mpt.run.progress import Pace, print_line
 from mpt.tasks import Template, read_csv
+from mpt.tasks.files import parse_json, read_lines
 
 LINE = b'{"index": '
 """Start of each line of the output."""
@@ -60,9 +62,11 @@ def answer_inputs(config: PredictConfig, source: str, dtype: str, backbone: str 
     made_by = digest_of(config, model, dtype, seed)
     with _open_input(config.input) as (name, file):
         inputs = read_inputs(file, name, config, model)
-        if config.output is not None:
-            began = skip_answered(Path(config.output), inputs, made_by)
-        with _open_output(config.output) as output:
+        output_lock = nullcontext() if config.output is None else hold_file(Path(config.output))
+        with output_lock, ExitStack() as opened:
+            if config.output is not None:
+                began = skip_answered(Path(config.output), inputs, made_by)
+            output = opened.enter_context(_open_output(config.output))
             while chunk := list(islice(inputs, config.batch_size * BATCHES_AT_ONCE)):
                 answers = model.generate(
                     [each.text for each in chunk],
@@ -123,7 +127,10 @@ def read_inputs(file: TextIO, name: str, config: PredictConfig, model: PromptedM
         rows = read_csv(file, name, "\t" if name.endswith(".tsv") else ",", None)
         values: Iterator[tuple[str, Any]] = ((row.where, row.values) for row in rows)
     else:
-        lines = ((number, line.rstrip("\n").removesuffix("\r")) for number, line in enumerate(file, start=1))
+        lines = (
+            (number, line.rstrip("\n").removesuffix("\r"))
+            for number, line in enumerate(read_lines(file, name), start=1)
+        )
         values = ((f"{name}:{number}", line) for number, line in lines if line.strip())
     for where, value in values:
         if isinstance(value, str):
@@ -160,10 +167,7 @@ def _parse(line: str, where: str, *, json_lines: bool) -> dict[str, Any]:
     """A line as an object: JSON where it is, or has to be, one; otherwise the line is the text."""
     if not json_lines and not line.lstrip().startswith("{"):
         return {"text": line}
-    try:
-        value = json.loads(line)
-    except ValueError as error:
-        raise UserError(f"{where}: not JSON ({error}); each line is one object") from error
+    value = parse_json(line, where)
     if not isinstance(value, dict):
         raise UserError(f"{where}: is a {type(value).__name__}; each line is one object with 'text'")
     return value
@@ -228,6 +232,5 @@ def _open_output(name: str | None) -> Iterator[TextIO]:
     if name is None:
         yield sys.stdout
         return
-    Path(name).parent.mkdir(parents=True, exist_ok=True)
     with Path(name).open("a", encoding="utf-8") as file:
         yield file

@@ -60,9 +60,17 @@ def load_baseline(folder: str | Path) -> tuple[TensorBaseline, dict[str, Any]]:
             f"{place}: format_version is {about.get('format_version')!r}; this program reads {BASELINE_VERSION}"
         )
     name = about.get("method")
-    method = find_method(name) if name in METHODS else None
-    if method is None or not issubclass(method, TensorBaseline):
+    if not isinstance(name, str) or name not in METHODS:
+        raise UserError(
+            f"{place / 'adapter.json'}: the method {name!r} is not known here; name the module that brings it in "
+            "plugins=, or import it before"
+        )
+    method = find_method(name)
+    if not issubclass(method, TensorBaseline):
         raise UserError(f"{place / 'adapter.json'}: no method {name!r} that holds its own tensors; give a run's folder")
+    kinds = {"task_names": list, "settings": dict, "backbone": dict}
+    if missing := [key for key, kind in kinds.items() if not isinstance(about.get(key), kind)]:
+        raise UserError(f"{place / 'adapter.json'}: {missing[0]} is missing or damaged; give a folder as it was saved")
     tensors = read_tensors(place / "adapter.safetensors")
     with torch.random.fork_rng(devices=[]):  # the drawn values are replaced, so no number is used up
         loaded = method.from_saved(about["task_names"], tensors, about["settings"])

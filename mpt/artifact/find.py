@@ -53,7 +53,7 @@ def read_json(path: Path) -> dict[str, Any]:
     """
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path}: not JSON ({error}); give a folder as it was saved") from error
     if not isinstance(value, dict):
         raise UserError(f"{path}: not a JSON object; give a folder as it was saved")

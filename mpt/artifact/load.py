@@ -251,6 +251,8 @@ def _config(
         if not isinstance(about.get(key), kind):
             raise UserError(f"{where}: {key} is {about.get(key)!r}; it must be a {kind.__name__}")
     names = about["task_names"]
+    if not all(isinstance(name, str) for name in names):
+        raise UserError(f"{where}: task_names is {names!r}; each must be a text")
     if len(names) != len(cols) or set(about["task_weights"]) != set(names):
         raise UserError(f"{where}: names the tasks {names}; the tensors have {len(cols)}, each with one weight")
     if not {"name", "fingerprint"} <= set(about["backbone"]):

@@ -1,8 +1,11 @@
 """Everything in a configuration that is wrong by itself, found before a model is loaded."""
 
 import math
+import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from mpt.config import (
     BEST,
@@ -24,9 +27,15 @@ from mpt.config import (
 from mpt.errors import unknown
 from mpt.hub import is_on_hub
 from mpt.methods import METHODS, find_method
-from mpt.metrics import METRICS
+from mpt.metrics import METRICS, Rules
+from mpt.own_callbacks import CALLBACKS
 from mpt.stages import STAGES, Stage, find_stage
 from mpt.tasks import check_task
+
+AVERAGED = ("score", "before", "oracle", "loss", "n")
+"""Numbers of an average in metrics.json."""
+OF_TASK = (*AVERAGED, "n_available")
+"""Those of a task besides those of its metrics."""
 
 
 def check(config: RunConfig) -> list[str]:
@@ -68,6 +77,11 @@ def _choices(config: RunConfig) -> Iterator[str]:
     for key, (value, options) in words.items():
         if value not in options:
             yield unknown(key, value, options)
+
+    for name in config.callbacks:
+        if name not in CALLBACKS:
+            known = f"choose one of {', '.join(CALLBACKS)}" if len(CALLBACKS) else "there are none"
+            yield f"callbacks: unknown {name!r}; {known}, or name the module that brings it in plugins="
 
 
 def _ranges(config: RunConfig) -> Iterator[str]:
@@ -112,15 +126,34 @@ def _ranges(config: RunConfig) -> Iterator[str]:
         "distillation.weight_hidden": config.distillation.weight_hidden,
         "optim.warmup": config.optim.warmup,
     }
+    seeds = {
+        "seed": config.seed,
+        "few_shot.seed": config.few_shot.seed,
+        "evaluation.rows_seed": config.evaluation.rows_seed,
+        "seeds.first_values": config.seeds.first_values,
+        "seeds.order": config.seeds.order,
+        "seeds.dropout": config.seeds.dropout,
+    }
     for key, count in at_least_one.items():
         if count is not None and count < 1:
             yield f"{key}: is {count}; it must be at least 1"
     for key, number in positive.items():
-        if number is not None and not number > 0:
-            yield f"{key}: is {number}; it must be above 0"
+        if number is not None and not 0 < number < math.inf:
+            yield f"{key}: is {number}; it must be a number above 0"
     for key, number in not_negative.items():
-        if not number >= 0:
-            yield f"{key}: is {number}; it must not be negative"
+        if not 0 <= number < math.inf:
+            yield f"{key}: is {number}; it must be a number, and not negative"
+    for key, seed in seeds.items():
+        if seed is not None and not 0 <= seed < 2**32:
+            yield f"{key}: is {seed}; a seed is a whole number from 0 to {2**32 - 1}"
+    threads, most = config.trainer.threads or 0, max(64, 4 * (os.cpu_count() or 1))
+    if threads > most:
+        yield f"trainer.threads: is {threads}, and this machine has {os.cpu_count()} CPUs; take at most {most}"
+    if config.prompt.form not in PLAIN and config.prompt.num_ranks > max(1, config.prompt.num_virtual_tokens):
+        yield (
+            f"prompt.num_ranks: is {config.prompt.num_ranks}, and cols @ rows over {config.prompt.num_virtual_tokens} "
+            "tokens has at most that rank; take a smaller one"
+        )
     parts = config.trainer.accumulate_grad_batches
     if isinstance(config.trainer.devices, int):
         parts *= max(1, config.trainer.devices) * config.trainer.num_nodes
@@ -129,6 +162,35 @@ def _ranges(config: RunConfig) -> Iterator[str]:
             f"trainer.batch_size: is {config.trainer.batch_size}, for {parts} processes and micro-batches; it is the "
             "size of a whole step, so give each at least one row"
         )
+    yield from _devices(config.trainer.devices)
+    yield from _optimized(config)
+    if any(word in config.trainer.strategy for word in ("fork", "spawn", "notebook")):
+        yield (
+            f"trainer.strategy: is {config.trainer.strategy}, whose processes do not hand back what they trained; "
+            "use ddp"
+        )
+    if config.logger.samples < 0:
+        yield f"logger.samples: is {config.logger.samples}; it must not be negative"
+    if config.logger.wandb and not config.logger.project:
+        yield "logger.project: is empty; W&B's runs are of a project, such as mpt"
+    if config.optim.warmup > 1:
+        yield f"optim.warmup: is {config.optim.warmup}; it is a share of max_steps, at most 1"
+    if len(config.optim.betas) != 2 or not all(0 <= beta < 1 for beta in config.optim.betas):
+        yield f"optim.betas: is {config.optim.betas}; it must be two numbers from 0 to below 1"
+
+
+def _devices(devices: Any) -> Iterator[str]:
+    """Check the number or the list of devices, which a command line writes as texts too."""
+    listed = devices if isinstance(devices, (list, tuple)) else str(devices).split(",")
+    numbers = [text for each in listed if re.fullmatch(r"\d+", text := str(each).strip())]
+    alone = len(listed) == 1 and not isinstance(devices, (list, tuple))
+    is_count = alone and (str(devices) in ("auto", "-1") or (len(numbers) == 1 and int(numbers[0]) > 0))
+    if not is_count and (alone or not listed or len(set(numbers)) < len(listed)):
+        yield f"trainer.devices: is {devices!r}; it must be a number from 1, auto, or a list of different ones, [0,1]"
+
+
+def _optimized(config: RunConfig) -> Iterator[str]:
+    """Check that the run will have the number that a sweeper looks for."""
     split, _, rest = config.optimized_metric.partition("/")
     task, _, metric = rest.partition("/")
     splits = find_stage(config.stage).scored_splits(config)
@@ -137,15 +199,14 @@ def _ranges(config: RunConfig) -> Iterator[str]:
             f"optimized_metric: is {config.optimized_metric!r}; it must be a path in metrics.json such as "
             f"{[*splits, 'test'][0]}/average/score or test/TASK/score"
         )
-    if any(word in config.trainer.strategy for word in ("fork", "spawn", "notebook")):
-        yield (
-            f"trainer.strategy: is {config.trainer.strategy}, whose processes do not hand back what they trained; "
-            "use ddp"
-        )
-    if config.optim.warmup > 1:
-        yield f"optim.warmup: is {config.optim.warmup}; it is a share of max_steps, at most 1"
-    if len(config.optim.betas) != 2 or not all(0 <= beta < 1 for beta in config.optim.betas):
-        yield f"optim.betas: is {config.optim.betas}; it must be two numbers from 0 to below 1"
+    elif task == "average" and metric not in AVERAGED:
+        yield unknown("optimized_metric", metric, AVERAGED, "an average has no")
+    elif task in config.tasks and metric not in OF_TASK:
+        names = [name for name in config.tasks[task].metrics if name in METRICS]
+        # What a metric counts does not depend on the rows.
+        numbers = [key for name in names for key in METRICS[name].compute(["1", "2"], [("1",), ("2",)], Rules())]
+        if metric not in numbers:
+            yield unknown("optimized_metric", metric, [*OF_TASK, *numbers], f"{task} has no")
 
 
 def _tasks(config: RunConfig) -> Iterator[str]:
@@ -266,6 +327,9 @@ def _places(config: RunConfig) -> Iterator[str]:
                 yield f"backbone.path: no file {folder!r}; give one that is there"
         elif folder is not None and not Path(folder).is_dir():
             yield f"{key}: no folder {folder!r}; give one that is there"
+    revision, is_local = config.backbone.revision, config.backbone.path is not None or config.backbone.name == "tiny"
+    if revision is not None and is_local:
+        yield f"backbone.revision: is {revision!r}, and only models of the hub have revisions; leave it out"
     if not config.output_root:
         yield "output_root: is empty; give the folder that holds the runs, such as runs"
     if config.source is not None and not is_on_hub(config.source) and not Path(config.source).exists():

@@ -8,6 +8,7 @@ import hydra
 from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import QuotedString
 from omegaconf import DictConfig, OmegaConf
 
 from mpt.config import OLD_FORMS, RunConfig
@@ -86,7 +87,10 @@ def tasks_of(arguments: Sequence[str]) -> list[str]:
         swept = override.is_sweep_override()
         choices = list(override.sweep_iterator()) if swept else [override.value()]
         for choice in choices:
-            names = [str(name) for name in choice] if isinstance(choice, list) else [str(choice)]
+            listed = choice if isinstance(choice, list) else [choice]
+            if wrong := [name for name in listed if not isinstance(name, (str, QuotedString))]:
+                raise UserError(f"{override.input_line}: {wrong[0]!r} is no name of a task; write '+tasks=[sum,mt]'")
+            names = [str(name) for name in listed]
             if not choice:
                 raise UserError(f"{override.input_line}: no tasks; name at least one, as in '+tasks=[sum,mt,dlg]'")
             if twice := sorted({name for name in names if names.count(name) > 1}):

@@ -7,9 +7,12 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from hydra._internal.utils import get_args_parser
 from omegaconf import DictConfig, OmegaConf
 
 from mpt import config
+from mpt.errors import UserError, unknown
+from mpt.methods import METHODS
 
 USAGE = """Multitask prompt tuning: one shared soft prompt and a low-rank factor per task, on a frozen model.
 
@@ -39,7 +42,8 @@ def render(choices: Path, composed: DictConfig) -> str:
     lines = [USAGE, "Choices (group=option):"]
     groups = (path for path in choices.iterdir() if path.is_dir() and path.name not in ("hydra", "tasks"))
     for group in sorted(groups):
-        options = ", ".join(sorted(path.stem for path in group.glob("*.yaml")))
+        found = {path.stem for path in group.glob("*.yaml")} | (set(METHODS) if group.name == "method" else set())
+        options = ", ".join(sorted(found))
         lines.append(textwrap.fill(f"{group.name}: {options}", WIDTH, initial_indent="  ", subsequent_indent="      "))
     lines.append("\nKeys (key=value):")
     values = _flatten(OmegaConf.to_container(composed, resolve=False))
@@ -113,7 +117,11 @@ def _flatten(values: Any, prefix: str = "") -> dict[str, Any]:
 
 
 def arrange(arguments: Sequence[str]) -> list[str]:
-    """Put flags before overrides: Hydra takes ``--config-dir FOLDER`` nowhere else."""
+    """Put flags before overrides: Hydra takes ``--config-dir FOLDER`` nowhere else.
+
+    Raises:
+        UserError: A flag is unknown, or a word sets no key.
+    """
     flags, overrides = [], []
     waiting = False
     for argument in arguments:
@@ -122,6 +130,13 @@ def arrange(arguments: Sequence[str]) -> list[str]:
             waiting = not waiting and argument in WITH_VALUE
         else:
             overrides.append(argument)
+    known = [flag for action in get_args_parser()._actions for flag in action.option_strings]
+    for flag in flags:
+        if flag.startswith("-") and flag.partition("=")[0] not in known and flag != "--help=markdown":
+            raise UserError(unknown(flag.partition("=")[0], flag, known, "no flag").partition(": ")[2])
+    for word in overrides:
+        if word.startswith("=") or ("=" not in word and not word.startswith("~")):
+            raise UserError(f"{word!r}: sets no key; write key=value, as in seed=1 (a sweep is -m seed=0,1)")
     return [*flags, *overrides]
 
 

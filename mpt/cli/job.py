@@ -10,17 +10,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig
-from omegaconf.errors import OmegaConfBaseException
 
 from mpt import config_dirs
 from mpt.cli.check import check
 from mpt.cli.compose import refuse_unquoted, typed
-from mpt.cli.phrase import phrase
+from mpt.command import is_known, print_errors
 from mpt.config import RunConfig
 from mpt.errors import UserError, unknown
+from mpt.lock import hold_folder
+from mpt.phrase import phrase
 from mpt.run.folder import RunFolder
 from mpt.run.identity import flatten
 from mpt.stages import STAGES, RunArguments, find_stage
@@ -29,6 +29,7 @@ from mpt.tasks import SPLITS, digest_examples, load_split, stamp_rows
 
 if TYPE_CHECKING:  # seconds of imports
     from mpt.run.group_member import GroupMember
+    from mpt.training.own_objects import OwnObjects
 
 
 class FailedJobError(Exception):
@@ -117,7 +118,11 @@ def sweep_job(
 
 
 def run_job(
-    composed: DictConfig, folder: Path, member: "GroupMember | None" = None, overrides: Sequence[str] = ()
+    composed: DictConfig,
+    folder: Path,
+    member: "GroupMember | None" = None,
+    overrides: Sequence[str] = (),
+    own: "OwnObjects | None" = None,
 ) -> dict[str, Any]:
     """Run the stage that a composed configuration names, or print the table of a run that is finished.
 
@@ -126,6 +131,7 @@ def run_job(
         folder: The run folder.
         member: The group that the run is a part of; None: none.
         overrides: Its part of the command line.
+        own: Callbacks and arguments of the Trainer that a program hands over; None: none.
 
     Returns:
         What ``metrics.json`` holds; empty in all but the main process.
@@ -141,22 +147,51 @@ def run_job(
     if config.stage not in STAGES:
         raise UserError(unknown("task", config.stage, STAGES))
     stage = find_stage(config.stage)
-    if stage.leaves_folder and (done := RunFolder(folder).finished(dataclasses.asdict(config))):
-        check_same_rows(config, folder)
-        from mpt.run import console  # takes a second to import
-
-        if member is None:
-            print(f"{folder}: finished already; overwrite=true runs it again")
-        if stage.trains:
-            console.say(console.results_table(done))
-        else:
-            console.say_tables(done)
+    if stage.leaves_folder and folder.resolve() == Path.cwd():
+        raise UserError(f"hydra.run.dir: is the working folder; give a folder in it, such as {Path('runs') / 'my_run'}")
+    if stage.leaves_folder and (done := show_finished(config, folder, member)):
         return done
     if errors := check(config):
         raise UserError("\n".join(errors))
+    arguments = RunArguments(config, folder, member, explicit, own)
     if not stage.leaves_folder:
         _remove_if_empty(folder)
-    return stage.run(RunArguments(config, folder, member, explicit))
+        return stage.run(arguments)
+    from mpt.run.console import is_main  # takes seconds to import
+
+    if not is_main():  # of several processes the first one holds the lock
+        return stage.run(arguments)
+    try:
+        with hold_folder(folder):
+            # Another process may have finished it while this one composed.
+            return show_finished(config, folder, member) or stage.run(arguments)
+    except BaseException:
+        _remove_if_empty(folder)
+        raise
+
+
+def show_finished(config: RunConfig, folder: Path, member: "GroupMember | None") -> dict[str, Any] | None:
+    """Print the table of a run that is finished already.
+
+    Returns:
+        What ``metrics.json`` holds; None where the run is still to be run.
+
+    Raises:
+        UserError: The folder holds another run, or is none.
+    """
+    done = RunFolder(folder).finished(dataclasses.asdict(config))
+    if done is None:
+        return None
+    check_same_rows(config, folder)
+    from mpt.run import console  # takes a second to import
+
+    if member is None:
+        print(f"{folder}: finished already; overwrite=true runs it again")
+    if find_stage(config.stage).trains:
+        console.say(console.results_table(done))
+    else:
+        console.say_tables(done)
+    return done
 
 
 def optimized(metrics: Mapping[str, Any], config: RunConfig) -> float:
@@ -203,22 +238,6 @@ def check_same_rows(config: RunConfig, folder: Path) -> None:
     RunFolder(folder).check_rows(digests, "overwrite=true runs it again")
 
 
-def print_errors(message: str, where: str | None = None) -> None:
-    """Print a message on stderr, each of its lines as an error of its own."""
-    for line in message.splitlines():
-        print(f"error: {f'{where}: ' if where else ''}{line}", file=sys.stderr)
-
-
-def is_known(error: BaseException) -> bool:
-    """Tell whether an error's message is written for the user: ours, Hydra's, or the file system's.
-
-    Every other error is a defect and keeps its traceback; with MPT_TRACEBACK=1 all do.
-    """
-    if os.environ.get("MPT_TRACEBACK") == "1":
-        return False
-    return isinstance(error, (UserError, HydraException, OmegaConfBaseException, OSError))
-
-
 def _make_other_processes_run_this_job(folder: Path) -> None:
     """Let Lightning start further processes of a job by this command line, which gives the same folder again.
 
@@ -235,6 +254,7 @@ def _make_other_processes_run_this_job(folder: Path) -> None:
 
 def _remove_if_empty(folder: Path) -> None:
     """Remove the folder that Hydra made for a refused job, and the empty ones above it."""
+    folder = folder.absolute()
     for path in (folder, *folder.parents):
         if path == Path.cwd() or not path.is_dir() or any(path.iterdir()):
             return

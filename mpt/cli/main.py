@@ -6,18 +6,27 @@ from collections.abc import Sequence
 
 import hydra
 
-from mpt import __version__, config_dirs
+from mpt import __version__, config_dirs, plugins
 from mpt.cli import help, task_commands
 from mpt.cli.compose import CONF, compose_shipped, register_schema, tasks_of, typed
-from mpt.cli.job import FailedJobError, hydra_job, is_known, print_errors, sweep_job
-from mpt.cli.phrase import phrase
+from mpt.cli.job import FailedJobError, hydra_job, sweep_job
+from mpt.command import run_command
 from mpt.config import RunConfig
 from mpt.sweep import launcher
 from mpt.sweep import sweep_record as sweep
 
 
 def main() -> None:
-    """Run what the command line asks for; exit with 2 and one message where it asks for something wrong."""
+    """Run what the command line asks for, and exit; with 2 and one message where it asks for something wrong."""
+    try:
+        code = run_command(_run)
+    except FailedJobError as error:
+        code = error.code
+    if code:
+        sys.exit(code)
+
+
+def _run() -> None:
     os.environ["HYDRA_FULL_ERROR"] = "1"  # otherwise Hydra shortens errors before we see them
     # OpenMP's threads wait for each other in a loop: beside one other busy process a step on two cores took ten
     # times as long, and with this bound twice (experiments/LOG.md). Read when torch is imported, so before.
@@ -25,34 +34,25 @@ def main() -> None:
     register_schema()
     launcher.register(typed, sweep_job)
     sys.argv[1:] = help.arrange(sys.argv[1:])
-    try:
-        if "--version" in sys.argv:
-            print(f"mpt {__version__}")
-        elif "--help=markdown" in sys.argv:
-            print(help.render_reference(compose_shipped([])), end="")
-        elif {"--help", "-h"} & set(sys.argv):
-            print_help(sys.argv[1:])
-        elif (named := tasks_of(sys.argv[1:])) and named[0] in task_commands.COMMANDS and len(named) == 1:
-            shown = [text.partition("=")[2] for text in sys.argv[1:] if text.startswith("name=")]
-            config_dirs.check_files(sys.argv[1:], shown)
-            run_task_command(named[0], sys.argv[1:])
-        else:
-            config_dirs.check_files(sys.argv[1:], named)
-            sweep.begin(sys.argv[1:])
-            try:
-                hydra.main(version_base="1.3", config_path=str(CONF), config_name="train")(hydra_job)()
-            finally:
-                sweep.finish()
-    except FailedJobError as error:
-        sys.exit(error.code)
-    except KeyboardInterrupt:
-        print("stopped", file=sys.stderr)
-        sys.exit(130)
-    except Exception as error:
-        if not is_known(error):
-            raise
-        print_errors(phrase(error))
-        sys.exit(2)
+    if "--version" in sys.argv:
+        print(f"mpt {__version__}")
+        return
+    plugins.begin(sys.argv[1:], [*config_dirs.searched_by_command(sys.argv[1:]), CONF])
+    if "--help=markdown" in sys.argv:
+        print(help.render_reference(compose_shipped([])), end="")
+    elif {"--help", "-h"} & set(sys.argv):
+        print_help(sys.argv[1:])
+    elif (named := tasks_of(sys.argv[1:])) and named[0] in task_commands.COMMANDS and len(named) == 1:
+        shown = [text.partition("=")[2] for text in sys.argv[1:] if text.startswith("name=")]
+        config_dirs.check_files(sys.argv[1:], shown)
+        run_task_command(named[0], sys.argv[1:])
+    else:
+        config_dirs.check_files(sys.argv[1:], named)
+        sweep.begin(sys.argv[1:])
+        try:
+            hydra.main(version_base="1.3", config_path=str(CONF), config_name="train")(hydra_job)()
+        finally:
+            sweep.finish()
 
 
 def print_help(arguments: Sequence[str]) -> None:

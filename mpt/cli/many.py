@@ -14,7 +14,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.plugins import Plugins
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.types import HydraContext, RunMode
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
 from mpt import config_dirs
 from mpt.cli.compose import CONF, register_schema, typed
@@ -62,6 +62,18 @@ class Jobs:
         composed = self.hydra.config_loader.load_configuration("train", list(overrides), RunMode.MULTIRUN)
         sweep = composed.hydra.sweep
         return Composed(typed(launcher.task_part(composed)), Path(str(sweep.dir)) / str(sweep.subdir))
+
+    def compose_run(self, overrides: Sequence[str]) -> tuple[DictConfig, Path]:
+        """Compose a run by itself, as the command does without ``-m``.
+
+        Returns:
+            The configuration, resolved, and its run folder.
+
+        Raises:
+            HydraException: An override fits nothing.
+        """
+        composed = self.hydra.config_loader.load_configuration("train", list(overrides), RunMode.RUN)
+        return launcher.task_part(composed), Path(str(composed.hydra.run.dir))
 
     def train_many(self, jobs: Sequence[Sequence[str]], name: str, options: Sequence[str] = ()) -> list[Done]:
         """Run jobs as those of one sweep; a finished one is not run again.
@@ -127,8 +139,10 @@ def open_jobs(folders: Sequence[Path] = ()) -> Iterator[Jobs]:
     for folder in folders:
         search_path.prepend(provider="command-line", path=f"file://{folder.absolute()}")
     os.environ["HYDRA_FULL_ERROR"] = "1"
+    # A program that uses Hydra itself, and calls this, has its own back afterwards.
+    before, GlobalHydra.instance().hydra = GlobalHydra.instance().hydra, None
     hydra = Hydra.create_main_hydra2("mpt", search_path)
     try:
         yield Jobs(hydra)
     finally:
-        GlobalHydra.instance().clear()
+        GlobalHydra.instance().hydra = before

@@ -55,11 +55,11 @@ def _has_key() -> bool:
         return False
 
 
-def tags(tasks: Iterable[str], method: str, k: int | None) -> list[str]:
-    """Tag a run with its tasks, method and k, by which W&B finds it again, and with those of ``WANDB_TAGS``."""
+def tags(tasks: Iterable[str], method: str, k: int | None, more: Iterable[str] = ()) -> list[str]:
+    """Tag a run with its tasks, method and k, by which W&B finds it again, and with more, as with ``WANDB_TAGS``."""
     own = [*list(tasks)[:MOST_TASK_TAGS], method, *([f"k={k}"] if k is not None else [])]
     others = [tag for tag in os.environ.get("WANDB_TAGS", "").split(",") if tag]
-    return list(dict.fromkeys(tag[:LONGEST_TAG] for tag in (*own, *others)))
+    return list(dict.fromkeys(tag[:LONGEST_TAG] for tag in (*own, *more, *others)))
 
 
 class SafeWandbLogger(WandbLogger):

@@ -1,16 +1,16 @@
 """The methods: multitask prompt tuning and its baselines, one file each.
 
-Each file holds its method's facts beside its code, as a :class:`Method` called ``METHOD``, and is named as ``method=``
-names it. Only the file of the chosen method is imported, so that a mistake is answered before torch is.
+Each file holds its method's facts beside its code, as a :class:`Method` that ``@method`` enters, and is named as
+``method=`` names it. Only the file of the chosen method is imported, so that a mistake is answered before torch is.
 """
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from importlib import import_module
 from pkgutil import iter_modules
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, TypeVar
 
 from mpt.config import OF_SOURCE, MethodConfig, RunConfig, TaskConfig
+from mpt.registry import Registry
 
 if TYPE_CHECKING:
     from mpt.adapter import Adapter
@@ -18,8 +18,6 @@ if TYPE_CHECKING:
     from mpt.prompt import MultitaskPromptEmbedding
     from mpt.tasks import Example, Surround
 
-METHODS = tuple(sorted(module.name for module in iter_modules(__path__)))
-"""The names that ``method.name`` takes."""
 KEYS = ("num_ranks", "temperature", "alpha", "modules")
 """Keys of :class:`MethodConfig` that only some methods have a use for."""
 
@@ -66,6 +64,9 @@ class Method(ABC):
     """Those of them that must have a value."""
     own: ClassVar[Mapping[str, Any]] = {}
     """Keys of its own with their defaults; ``method.own.KEY=VALUE`` sets them."""
+    defaults: ClassVar[Mapping[str, Any]] = {}
+    """Dotted keys that ``method=NAME`` sets, such as ``{"prompt.num_virtual_tokens": 10}``, for a method from outside;
+    one that ships has a file in ``conf/method/``."""
     source: ClassVar[Literal["always", "to start", "never"]] = "to start"
     """When it reads ``source`` in a target run; to start: where ``prompt.init`` or ``prompt.extend`` asks."""
     has_factors: ClassVar[bool] = False
@@ -131,13 +132,44 @@ class Method(ABC):
             yield f"prompt.extend: method.name={cls.name} cannot be extended; set it to false"
 
 
+METHODS: Registry[type[Method]] = Registry(
+    "method", "mpt.methods", {module.name: f"{__name__}.{module.name}" for module in iter_modules(__path__)}
+)
+"""What ``method.name`` takes, each a :class:`Method`."""
+Entered = TypeVar("Entered", bound=type[Method])
+
+
+def method(entered: Entered) -> Entered:
+    """Enter a :class:`Method` under its name.
+
+    Raises:
+        UserError: The name is another method's.
+    """
+    METHODS.enter(entered.name, entered, entered)
+    return entered
+
+
 def find_method(name: str) -> type[Method]:
-    """Import a method's file.
+    """Import a method.
 
     Raises:
         KeyError: There is none; ``mpt.cli.check`` refuses such a name before.
+        UserError: The package that offers it cannot be imported.
     """
-    if name not in METHODS:
-        raise KeyError(name)
-    method: type[Method] = import_module(f"{__name__}.{name}").METHOD
-    return method
+    return METHODS[name]
+
+
+def choice_of(entered: type[Method]) -> dict[str, Any]:
+    """Build what ``method=NAME`` sets for a method from outside, which has no file in ``conf/method/``."""
+    chosen: dict[str, Any] = {"method": {"name": entered.name}}
+    if entered.own:
+        chosen["method"]["own"] = dict(entered.own)
+    if not entered.has_factors:
+        chosen["prompt"] = {"form": "independent", "init": "VOCABULARY"}
+    for key, value in entered.defaults.items():
+        *sections, last = key.split(".")
+        place = chosen
+        for section in sections:
+            place = place.setdefault(section, {})
+        place[last] = value
+    return chosen

@@ -13,9 +13,10 @@ from torch import Tensor, nn
 
 from mpt.adapter import LearnerGroup, TensorBaseline
 from mpt.inputs import Inputs
-from mpt.methods import Method, Start
+from mpt.methods import Method, Start, method
 
 
+@method
 class ADePT(TensorBaseline, Method):
     """A short prompt and ``e + ReLU(e A_t + a_t) B_t + b_t`` for every embedding (ADePT, Tang et al. 2025, section 3).
 
@@ -78,6 +79,3 @@ class ADePT(TensorBaseline, Method):
         """Start the prompts as ``start.prompt``."""
         assert start.settings.num_ranks is not None
         return cls(list(start.tasks), start.prompt.prompts().detach(), start.settings.num_ranks)
-
-
-METHOD = ADePT

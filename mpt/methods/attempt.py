@@ -16,9 +16,10 @@ from mpt.adapter import LearnerGroup, TensorBaseline
 from mpt.config import RunConfig
 from mpt.errors import UserError
 from mpt.inputs import Inputs
-from mpt.methods import Method, Start
+from mpt.methods import Method, Start, method
 
 
+@method
 class Attempt(TensorBaseline, Method):
     """Attend over frozen source prompts by the input (ATTEMPT, Asai et al. 2022, section 3).
 
@@ -127,6 +128,3 @@ class Attempt(TensorBaseline, Method):
         yield from super().check(config)
         if config.source is None:
             yield "source: is missing, and method=attempt attends to the prompts of a source run; add source=RUN_FOLDER"
-
-
-METHOD = Attempt

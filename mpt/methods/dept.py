@@ -14,9 +14,10 @@ from torch import Tensor, nn
 from mpt.adapter import LearnerGroup, TensorBaseline
 from mpt.errors import UserError
 from mpt.inputs import Inputs
-from mpt.methods import Method, Start
+from mpt.methods import Method, Start, method
 
 
+@method
 class DePT(TensorBaseline, Method):
     """A short prompt and a low-rank update of the input embeddings (DePT, Shi and Lipani 2024, section 2.2).
 
@@ -94,6 +95,3 @@ class DePT(TensorBaseline, Method):
         longest = max(task.max_source_tokens for task in start.tasks.values())
         alpha = 8.0 if start.settings.alpha is None else start.settings.alpha
         return cls(list(start.tasks), start.prompt.prompts().detach(), start.settings.num_ranks, longest, alpha)
-
-
-METHOD = DePT

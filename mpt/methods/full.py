@@ -9,9 +9,10 @@ from torch import nn
 from mpt.adapter import LearnerGroup, WithinBackbone
 from mpt.backbone import Backbone
 from mpt.config import RunConfig
-from mpt.methods import Method, Start
+from mpt.methods import Method, Start, method
 
 
+@method
 class FullFineTuning(WithinBackbone, Method):
     """All weights of the backbone are trained; all tasks of a run share them.
 
@@ -61,6 +62,3 @@ class FullFineTuning(WithinBackbone, Method):
                 f"backbone.dtype: is {config.backbone.dtype}, in which small updates of all weights are lost; use "
                 "backbone.dtype=float32 with method=full"
             )
-
-
-METHOD = FullFineTuning

@@ -6,12 +6,13 @@ from collections.abc import Iterator, Sequence
 from mpt.adapter.written import WrittenAround
 from mpt.config import RunConfig
 from mpt.errors import UserError
-from mpt.methods import Method, Written
+from mpt.methods import Method, Written, method
 from mpt.tasks import Example, Surround
 
 FIELDS = ("{input}", "{target}")
 
 
+@method
 class InContext(WrittenAround, Method):
     """The k examples before every input (Brown et al. 2020), as many as fit, in the order of ``seeds.order``.
 
@@ -81,6 +82,3 @@ class InContext(WrittenAround, Method):
             ["".join(texts[:count]) + longest_input for count in range(1, len(texts) + 1)]
         )
         return sum(len(each) <= longest for each in whole)
-
-
-METHOD = InContext

@@ -4,10 +4,11 @@ from collections.abc import Iterator
 
 from mpt.adapter.written import WrittenAround
 from mpt.config import RunConfig
-from mpt.methods import Method, Written
+from mpt.methods import Method, Written, method
 from mpt.tasks import Surround
 
 
+@method
 class Instruction(WrittenAround, Method):
     """A text with ``{input}`` in it, in which ``{prefix}`` stands for the task's natural prefix.
 
@@ -46,6 +47,3 @@ class Instruction(WrittenAround, Method):
                 start, end, task.max_source_tokens + len(ids[0]), f"reads {start + '{input}' + end!r}"
             )
         return found
-
-
-METHOD = Instruction

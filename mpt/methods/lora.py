@@ -10,9 +10,10 @@ from mpt.adapter import LearnerGroup, WithinBackbone
 from mpt.backbone import Backbone
 from mpt.config import MethodConfig
 from mpt.errors import UserError
-from mpt.methods import Method, Start
+from mpt.methods import Method, Start, method
 
 
+@method
 class LoRA(WithinBackbone, Method):
     """Low-rank updates of the backbone's weights (Hu et al. 2022), through peft; all tasks of a run share them.
 
@@ -90,6 +91,3 @@ def _attention_modules(backbone: Backbone) -> list[str] | None:
         f"method.modules: peft has no choice for a {settings.model_type!r} model; name some of "
         f"{', '.join(sorted(names))}"
     )
-
-
-METHOD = LoRA

@@ -3,12 +3,13 @@
 from typing import TYPE_CHECKING
 
 from mpt.config import RunConfig
-from mpt.methods import Method, Start
+from mpt.methods import Method, Start, method
 
 if TYPE_CHECKING:
     from mpt.adapter import Adapter
 
 
+@method
 class Prompt(Method):
     """A prompt as ``prompt.*`` says (Wang et al. 2023)."""
 
@@ -26,6 +27,3 @@ class Prompt(Method):
         prompt = config.prompt
         own_group = prompt.groups is not None and len(prompt.groups) == len(config.tasks)
         return prompt.form == "independent" or prompt.freeze_shared or own_group
-
-
-METHOD = Prompt

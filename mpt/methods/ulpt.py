@@ -13,9 +13,10 @@ from torch import Tensor, nn
 
 from mpt.adapter import LearnerGroup, TensorBaseline
 from mpt.inputs import Inputs
-from mpt.methods import Method, Start
+from mpt.methods import Method, Start, method
 
 
+@method
 class ULPT(TensorBaseline, Method):
     """A prompt ``(Z_t @ R) * s_t + b_t`` (ULPT, Wu et al. 2025, arXiv 2502.04501, section 3).
 
@@ -78,6 +79,3 @@ class ULPT(TensorBaseline, Method):
         own = torch.Generator().manual_seed(torch.initial_seed())
         projection = torch.empty(R, D).uniform_(-1, 1, generator=own) * math.sqrt(6 / (R + D))
         return cls(list(start.tasks), N, projection)
-
-
-METHOD = ULPT

@@ -12,12 +12,10 @@ from mpt.errors import UserError
 from mpt.metrics.metric import METRICS, Metric, References, Rules, Scores, Texts
 from mpt.metrics.words import TOKENIZERS, choose_tokenizer
 
-__all__ = ["METRICS", "TOKENIZERS", "Metric", "Rules", "choose_tokenizer", "score"]
+__all__ = ["METRICS", "TOKENIZERS", "Metric", "References", "Rules", "Scores", "Texts", "choose_tokenizer", "score"]
 
 for _module in iter_modules(__path__):
     import_module(f"{__name__}.{_module.name}")
-for _name in sorted(METRICS):  # as messages list them
-    METRICS[_name] = METRICS.pop(_name)
 
 
 def score(names: Sequence[str], predictions: Texts, references: References, rules: Rules | None = None) -> Scores:

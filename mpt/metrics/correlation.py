@@ -8,7 +8,7 @@ from mpt.errors import UserError
 from mpt.metrics.metric import References, Rules, Scores, Texts, metric
 
 
-@metric(range=(-1.0, 1.0))
+@metric(range=(-1.0, 1.0), needs_numbers=True)
 def pearson(predictions: Texts, references: References, rules: Rules) -> Scores:
     """Pearson correlation, -1 to 1; see :func:`_numbers` for answers that are no number."""
     from scipy.stats import pearsonr
@@ -16,7 +16,7 @@ def pearson(predictions: Texts, references: References, rules: Rules) -> Scores:
     return {"pearson": _correlation(pearsonr, predictions, references)}
 
 
-@metric(range=(-1.0, 1.0))
+@metric(range=(-1.0, 1.0), needs_numbers=True)
 def spearman(predictions: Texts, references: References, rules: Rules) -> Scores:
     """Spearman rank correlation, -1 to 1; see :func:`_numbers` for answers that are no number."""
     from scipy.stats import spearmanr
@@ -43,19 +43,20 @@ def _numbers(predictions: Texts, references: References) -> tuple[list[float], l
     """
     wanted = []
     for accepted in references:
-        number = _number(accepted[0])
+        number = read_number(accepted[0])
         if number is None:
             raise UserError(f"metrics: the target {accepted[0]!r} is no number; pearson and spearman need numbers")
         wanted.append(number)
     low, high = min(wanted), max(wanted)
     predicted = []
     for text, right in zip(predictions, wanted, strict=True):
-        number = _number(text)
+        number = read_number(text)
         predicted.append(number if number is not None else (high if right - low < high - right else low))
     return predicted, wanted
 
 
-def _number(text: str) -> float | None:
+def read_number(text: str) -> float | None:
+    """Read a text as a finite number; None where it is none."""
     if not re.fullmatch(r"\s*[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?\s*", text):
         return None
     number = float(text)

@@ -3,6 +3,8 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from mpt.registry import Registry
+
 Texts = Sequence[str]
 References = Sequence[tuple[str, ...]]
 Scores = dict[str, float]
@@ -33,6 +35,7 @@ class Metric:
         higher_is_better: Whether more is better; otherwise it cannot be a task's first metric.
         needs_classes: Whether a task of which it is the first metric has classes: few-shot draws and carved splits keep
             them in proportion.
+        needs_numbers: Whether every target has to be a number.
         scores_one_example: Whether its value over one example says something of that example.
     """
 
@@ -42,10 +45,11 @@ class Metric:
     higher_is_better: bool = True
     needs_classes: bool = False
     scores_one_example: bool = False
+    needs_numbers: bool = False
 
 
-METRICS: dict[str, Metric] = {}
-"""Name to metric; each file of this folder enters its own."""
+METRICS: Registry[Metric] = Registry("metric", "mpt.metrics")
+"""Name to metric; each file of this folder enters its own, and so do plugins."""
 
 
 def metric(
@@ -54,13 +58,18 @@ def metric(
     higher_is_better: bool = True,
     needs_classes: bool = False,
     scores_one_example: bool = False,
+    needs_numbers: bool = False,
 ) -> Callable[[Callable[[Texts, References, Rules], Scores]], Callable[[Texts, References, Rules], Scores]]:
-    """Enter a function under its name, with the facts of :class:`Metric`."""
+    """Enter a function under its name, with the facts of :class:`Metric`.
+
+    Raises:
+        UserError: The name is another metric's.
+    """
 
     def enter(compute: Callable[[Texts, References, Rules], Scores]) -> Callable[[Texts, References, Rules], Scores]:
-        METRICS[compute.__name__] = Metric(
-            compute.__name__, compute, range, higher_is_better, needs_classes, scores_one_example
-        )
+        name = compute.__name__
+        entered = Metric(name, compute, range, higher_is_better, needs_classes, scores_one_example, needs_numbers)
+        METRICS.enter(name, entered, compute)
         return compute
 
     return enter

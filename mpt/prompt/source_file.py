@@ -7,7 +7,6 @@ import pickle
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -29,14 +28,43 @@ def read_tensors(path: str | Path) -> dict[str, Tensor]:
         raise FileNotFoundError(f"{path}: no such file; give the adapter_model.safetensors of a saved prompt")
     try:
         if path.suffix == ".safetensors":
-            return load_file(path)
-        tensors = torch.load(path, map_location="cpu", weights_only=True)
-    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
+            tensors = load_file(path)
+        else:
+            tensors = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        reason = "it would run code when it is read" if is_pickle(path) else "it is none of torch's"
+        raise UserError(f"{path}: not a file of tensors ({reason}); give one that a run has written") from error
+    # What a file that is none makes torch's reader raise is of many kinds.
+    except Exception as error:
+        if isinstance(error, OSError) and not isinstance(error, EOFError):
+            raise
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise UserError(f"{path}: not a file of tensors ({reason}); give one that a run has written") from error
     if not isinstance(tensors, dict) or not all(isinstance(value, Tensor) for value in tensors.values()):
         raise UserError(f"{path}: holds {type(tensors).__name__}, not named tensors; give a state dict")
+    for name, tensor in tensors.items():
+        refuse_unusable(tensor, f"{path}: {name}")
     return tensors
+
+
+def is_pickle(path: Path) -> bool:
+    """Tell whether a file is a pickle, or torch's archive of one."""
+    start = path.open("rb").read(2)
+    return start[:1] == b"\x80" or start == b"PK"
+
+
+def refuse_unusable(tensor: Tensor, where: str) -> None:
+    """Refuse numbers that nothing can be trained from.
+
+    Raises:
+        UserError: They are no real floating-point numbers, not all there, or not all finite.
+    """
+    if not tensor.is_floating_point() or tensor.layout != torch.strided or tensor.is_meta:
+        kind = "meta" if tensor.is_meta else str(tensor.dtype if tensor.layout == torch.strided else tensor.layout)
+        raise UserError(f"{where} is {kind.removeprefix('torch.')}; a prompt has dense floating-point numbers")
+    if not tensor.isfinite().all():
+        bad = int((~tensor.isfinite()).sum())
+        raise UserError(f"{where} has {bad:,} numbers that are not finite; train it again with smaller learning rates")
 
 
 def open_source(config: MultitaskPromptTuningConfig) -> Source:

@@ -15,7 +15,7 @@ from typing import Any
 import yaml
 from omegaconf import OmegaConf
 
-from mpt import __version__
+from mpt import __version__, lock
 from mpt.atomic import write_atomically
 from mpt.errors import UserError
 from mpt.run.identity import identity, reads_source
@@ -113,7 +113,8 @@ class RunFolder:
                 "give hydra.run.dir a folder that is new, empty, or a run's"
             )
         # What a run that was killed while it wrote its config.yaml leaves.
-        others = [path.name for path in self.path.iterdir() if not re.match(r"\.[0-9a-f]{12}\.", path.name)]
+        names = [path.name for path in self.path.iterdir()]
+        others = [name for name in names if name != lock.NAME and not re.match(r"\.[0-9a-f]{12}\.", name)]
         if others:
             raise UserError(
                 f"{self.path}: is not the folder of a run (it has {', '.join(sorted(others)[:3])}, but no "

@@ -24,6 +24,18 @@ INCIDENTAL = {
     "predict",
     "fused",
     "experiment_name",
+    "plugins",
+}
+# Keys that are younger than some runs, which keep their names: at their defaults they decide nothing.
+YOUNGER = {
+    "callbacks": [],
+    "objects": [],
+    "method.own": {},
+    "trainer.deterministic": False,
+    "rows.reader": None,
+    "rows.options": {},
+    "rows.held": None,
+    "answers": "generation",
 }
 LONGEST_NAME = 80
 
@@ -47,8 +59,7 @@ def identity(config: Mapping[str, Any]) -> dict[str, Any]:
     decisive = {
         key: value
         for key, value in flatten(config).items()
-        if (key, value) != ("method.own", {})  # most methods have no keys of their own
-        and not (key.endswith(".answers") and value == "generation")  # what every run did before there was another way
+        if not _is_younger(key, value)
         and not (key.startswith("seeds.") and value in (None, config.get("seed")))
         and key not in INCIDENTAL
         and key.split(".", 1)[0] not in INCIDENTAL
@@ -57,6 +68,12 @@ def identity(config: Mapping[str, Any]) -> dict[str, Any]:
     if not reads_source(config):
         decisive["source"] = None
     return decisive
+
+
+def _is_younger(key: str, value: Any) -> bool:
+    """Tell whether a key is one of :data:`YOUNGER` at its default; those of a task are named without its name."""
+    own = key.split(".", 2)[2] if key.startswith("tasks.") and key.count(".") > 1 else key
+    return own in YOUNGER and value == YOUNGER[own] and type(value) is type(YOUNGER[own])
 
 
 def reads_source(config: Mapping[str, Any]) -> bool:

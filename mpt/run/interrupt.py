@@ -1,8 +1,11 @@
 """Stop a run on Ctrl-C or SIGTERM: between two training steps, so that it resumes exactly."""
 
+import math
 import os
 import signal
 import sys
+import threading
+import time
 from types import FrameType, TracebackType
 from typing import Any
 
@@ -10,6 +13,8 @@ import torch
 from torch import distributed
 
 CAUGHT = (signal.SIGINT, signal.SIGTERM)
+REPEATED_WITHIN = 1.0
+"""Seconds within which a second SIGTERM is the first one once more."""
 
 
 class Interrupted(SystemExit):
@@ -23,7 +28,8 @@ class StopSignals:
     """Turn SIGINT and SIGTERM into :class:`Interrupted`, raised where nothing is lost.
 
     While a step may be under way, a signal is only noted, and :meth:`check`, which the training loader calls between
-    steps, raises. Anywhere else it raises at once. A second Ctrl-C ends the process on the spot.
+    steps, raises. Anywhere else it raises at once. A second Ctrl-C ends the process on the spot, and so
+    does a SIGTERM that comes more than a second after the first: launchers send the first one twice.
 
     Attributes:
         received: The signal's number; 0 before there is one.
@@ -33,9 +39,12 @@ class StopSignals:
     def __init__(self) -> None:
         self.received = 0
         self.training = False
+        self._since = math.inf
         self._previous: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> "StopSignals":
+        if threading.current_thread() is not threading.main_thread():
+            return self  # Python gives signals to the main thread alone, which stops what it has started
         self._previous = {signum: signal.getsignal(signum) for signum in CAUGHT}
         self.install()
         return self
@@ -48,15 +57,19 @@ class StopSignals:
 
     def install(self) -> None:
         """Handle the signals from here on; Lightning puts its own handler of SIGTERM in place of ours as it starts."""
+        if threading.current_thread() is not threading.main_thread():
+            return
         for signum in CAUGHT:
             signal.signal(signum, self._handle)
 
     def _handle(self, signum: int, frame: FrameType | None) -> None:
-        if self.received and signum == signal.SIGINT:
+        again = time.monotonic() - self._since > REPEATED_WITHIN
+        if self.received and (signum == signal.SIGINT or again):
             if sys.stderr.isatty():
                 os.write(2, b"\x1b[?25h")  # a progress bar hides the cursor
             os._exit(128 + signum)
-        self.received = self.received or signum
+        if not self.received:
+            self.received, self._since = signum, time.monotonic()
         if not self.training:
             raise Interrupted(signum)
         print("\nstopping after this step (or validation); Ctrl-C again stops at once", file=sys.stderr)

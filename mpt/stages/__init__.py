@@ -14,6 +14,7 @@ from mpt.config import RunConfig
 
 if TYPE_CHECKING:
     from mpt.run.group_member import GroupMember
+    from mpt.training.own_objects import OwnObjects
 
 STAGES = tuple(sorted(module.name for module in iter_modules(__path__)))
 """The names that ``task=`` takes."""
@@ -30,6 +31,8 @@ class RunArguments(NamedTuple):
     """The run's share of the group that it is a part of; None: it is by itself."""
     explicit: Collection[str] = ()
     """Dotted keys that the command line sets."""
+    own: "OwnObjects | None" = None
+    """Callbacks and arguments of the Trainer that a program hands over; None: none."""
 
 
 class Stage:
@@ -59,7 +62,7 @@ class Stage:
         """
         # By name: the code of a stage stands above what knows the facts of stages, and takes seconds to import.
         train = resolve_name("mpt.training.train:train")
-        metrics: dict[str, Any] = train(arguments.config, arguments.folder, arguments.member)
+        metrics: dict[str, Any] = train(arguments.config, arguments.folder, arguments.member, arguments.own)
         return metrics
 
     @classmethod

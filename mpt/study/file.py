@@ -72,6 +72,8 @@ class Study:
     """None: every method as it is."""
     success: float | None = None
     """Score from which a draw counts as a success."""
+    plugins: tuple[str, ...] = ()
+    """Python modules that bring parts of their own, named in every run."""
     config_dir: tuple[str, ...] = ()
     """The user's own folders of choices, from the file's folder."""
 

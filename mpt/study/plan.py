@@ -141,7 +141,8 @@ def candidate_overrides(study: Study, start: Start, method: str, level: Level, c
 def _overrides(study: Study, *words: str) -> tuple[str, ...]:
     """The words of a job: those of every run first, so that its own come after them."""
     defaults = [text for text in DEFAULTS if not any(_key(text) == _key(word) for word in (*study.common, *words))]
-    return (*defaults, f"output_root={study.runs}", f"logger.group={study.runs.name}", *study.common, *words)
+    plugins = (f"plugins=[{','.join(study.plugins)}]",) if study.plugins else ()
+    return (*defaults, *plugins, f"output_root={study.runs}", f"logger.group={study.runs.name}", *study.common, *words)
 
 
 def _key(override: str) -> str:

@@ -7,6 +7,7 @@ from typing import Any
 
 import yaml
 
+from mpt.config_dirs import MOST_NODES, count_nodes
 from mpt.errors import UserError, unknown
 from mpt.study.file import Method, Source, Study, Tune
 
@@ -21,6 +22,8 @@ def load_study(path: Path) -> Study:
     text = path.read_text(encoding="utf-8")
     try:
         node = yaml.compose(text, Loader=yaml.SafeLoader)
+        if node is not None and count_nodes(node, {}) > MOST_NODES:
+            raise UserError(f"{path}: its anchors stand for more than {MOST_NODES:,} values; write out what is meant")
         values = yaml.safe_load(text)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
@@ -87,6 +90,7 @@ class _Reader:
             compare=tuple(self.comparisons(values.get("compare") or [], methods)),
             tune=self.tune(values.get("tune"), methods),
             success=self.success(values.get("success")),
+            plugins=self.texts(("plugins",), values, distinct=True),
             config_dir=self.texts(("config_dir",), values),
         )
         for name in sources:

@@ -2,20 +2,23 @@
 
 import shlex
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
+from mpt import plugins
 from mpt.cli.check import check
 from mpt.cli.many import Composed, Jobs, open_jobs
-from mpt.cli.phrase import phrase
 from mpt.config import RunConfig
 from mpt.errors import UserError
+from mpt.lock import hold_file
 from mpt.methods import METHODS as METHOD_NAMES
 from mpt.methods import find_method
+from mpt.phrase import phrase
 from mpt.run.record import METRICS
 from mpt.study.answer import Answer
 from mpt.study.cells import Cell, Memory, failed_cell, read_cell
@@ -57,6 +60,19 @@ class Planned:
     study: Study
     start: Start
     max_steps: dict[tuple[str, Level], int]
+
+
+@contextmanager
+def open_study(study: Study) -> Iterator[Jobs]:
+    """Import a study's plugins, and initialize Hydra for its jobs.
+
+    Raises:
+        UserError: A plugin cannot be imported, or a folder is not there.
+    """
+    texts = [*study.common, *(text for method in study.methods.values() for text in method.overrides)]
+    plugins.begin([*([f"plugins=[{','.join(study.plugins)}]"] if study.plugins else []), *texts], study.folders)
+    with open_jobs(study.folders) as jobs:
+        yield jobs
 
 
 def plan_study(study: Study, jobs: Jobs) -> Planned:
@@ -266,12 +282,12 @@ def run_study(study: Study, budget: float | None = None) -> tuple[Planned, Memor
         UserError: Something is wrong with the study, its memory or its runs; see :class:`Runner`.
         Interrupted: A signal stopped it; the same call goes on.
     """
-    memory = Memory(study.results / "cells.jsonl")
-    with open_jobs(study.folders) as jobs:
-        planned = plan_study(study, jobs)
-        runner = Runner(planned, jobs, memory, budget)
-        runner.run()
-    memory.export(study.results / "cells.csv")
+    with hold_file(study.results / "cells.jsonl"):
+        memory = Memory(study.results / "cells.jsonl")
+        with open_study(study) as jobs:
+            planned = plan_study(study, jobs)
+            Runner(planned, jobs, memory, budget).run()
+        memory.export(study.results / "cells.csv")
     return planned, memory
 
 

@@ -57,9 +57,14 @@ def reason_to_run_alone(config: RunConfig) -> str | None:
 
 
 def group_of(config: RunConfig) -> tuple[Any, ...]:
-    """Build the key that jobs of one group share: weights, device and threads."""
+    """Build the key that jobs of one group share: weights, device, threads and torch's choice of algorithms."""
     weights = dataclasses.replace(config.backbone, dropout=True)
-    return (*dataclasses.astuple(weights), config.trainer.accelerator, config.trainer.threads)
+    return (
+        *dataclasses.astuple(weights),
+        config.trainer.accelerator,
+        config.trainer.threads,
+        config.trainer.deterministic,
+    )
 
 
 class RunSignals(StopSignals):

@@ -15,6 +15,7 @@ from mpt.metrics.words import PACKAGES
 from mpt.tasks.carve import parse
 from mpt.tasks.examples import label_words
 from mpt.tasks.generation import check_generation
+from mpt.tasks.readers import READERS
 from mpt.tasks.rows import SPLITS
 from mpt.tasks.template import Template
 
@@ -22,6 +23,10 @@ from mpt.tasks.template import Template
 RESERVED_NAMES = ("average", "prompt")
 
 
+SOURCES = ("world", "files", "hub", "reader", "held")
+"""Keys of ``rows`` that say where rows come from."""
+LONGEST = 1_000_000
+"""Tokens of the longest input or target that a task may ask for."""
 NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*")
 NO_NAMES = ("true", "false", "null", "none", "nan", "inf", "on", "off", "yes", "no", "y", "n")
 """Words that a command line or YAML reads as something else than a text."""
@@ -56,9 +61,14 @@ def _name_errors(name: str) -> Iterator[str]:
 
 
 def _errors(config: TaskConfig) -> Iterator[str]:
-    sources = [key for key in ("world", "files", "hub") if getattr(config.rows, key) is not None]
+    sources = [key for key in SOURCES if getattr(config.rows, key) is not None]
     if len(sources) != 1:
-        yield f".rows: has {', '.join(sources) or 'no source'}; give exactly one of world, files and hub"
+        yield f".rows: has {', '.join(sources) or 'no source'}; give exactly one of world, files, hub and reader"
+    if config.rows.reader is not None and config.rows.reader not in READERS:
+        known = f"choose one of {', '.join(READERS)}" if len(READERS) else "there are none"
+        yield f".rows.reader: unknown {config.rows.reader!r}; {known}, or name the module that brings it in plugins="
+    if config.rows.options and config.rows.reader is None:
+        yield f".rows.options: is {dict(config.rows.options)}, and there is no reader that takes it; leave it out"
     if config.rows.world is not None and config.rows.world not in world.TASKS:
         close = get_close_matches(config.rows.world, world.TASKS, n=1)
         hint = f" (did you mean {close[0]!r}?)" if close else ""
@@ -69,6 +79,10 @@ def _errors(config: TaskConfig) -> Iterator[str]:
         yield f".rows.splits: unknown split {', '.join(map(repr, others))}; choose from {', '.join(SPLITS)}"
     if config.rows.files is not None:
         yield from _file_errors(config.rows)
+    if config.rows.hub is None:  # whose own library reads slices that ours does not
+        yield from _slice_errors(config.rows)
+    if config.rows.world is not None and config.rows.splits:
+        yield f".rows.splits: is {dict(config.rows.splits)}, and the embedded world has its splits; leave it out"
     if config.rows.preprocess not in (None, *PREPROCESSINGS):
         yield unknown(".rows.preprocess", str(config.rows.preprocess), PREPROCESSINGS)
     for column, step in config.rows.round.items():
@@ -87,6 +101,11 @@ def _errors(config: TaskConfig) -> Iterator[str]:
             ".constrained: restricts answers to label words, and there are none; give labels for the one column that "
             "target names, or set it to false"
         )
+    if well_formed:
+        named = {*Template(config.input).columns, *Template(config.target).columns, config.references}
+        for column in config.labels:
+            if column not in named:
+                yield f".labels: is of the column {column!r}, which neither input, target nor references names"
     if config.answers not in ANSWERS:
         yield unknown(".answers", config.answers, ANSWERS)
     elif config.answers != "generation" and well_formed and not label_words(config):
@@ -103,6 +122,8 @@ def _errors(config: TaskConfig) -> Iterator[str]:
             close = get_close_matches(metric, METRICS, n=1)
             hint = f" (did you mean {close[0]!r}?)" if close else ""
             yield f".metrics: unknown metric {metric!r}; choose one of {', '.join(METRICS)}{hint}"
+    if twice := sorted({name for name in config.metrics if config.metrics.count(name) > 1}):
+        yield f".metrics: {', '.join(twice)} is listed twice; name each once"
     first = METRICS.get(config.metrics[0]) if config.metrics else None
     if first and not first.higher_is_better:
         yield f".metrics: {config.metrics[0]} is an error, and the first metric is the score; put another before it"
@@ -111,8 +132,8 @@ def _errors(config: TaskConfig) -> Iterator[str]:
     yield from check_generation(config.generation)
     yield from _metric_errors(config)
     for key in ("max_source_tokens", "max_target_tokens"):
-        if getattr(config, key) < 2:
-            yield f".{key}: is {getattr(config, key)}; it must be at least 2, a token and the end"
+        if not 2 <= getattr(config, key) <= LONGEST:
+            yield f".{key}: is {getattr(config, key)}; it must be from 2, a token and the end, to {LONGEST:,}"
 
 
 def _metric_errors(config: TaskConfig) -> Iterator[str]:
@@ -133,18 +154,25 @@ def _metric_errors(config: TaskConfig) -> Iterator[str]:
         )
 
 
-def _file_errors(rows: RowsConfig) -> Iterator[str]:
-    """Find what is wrong with how a task's files are read."""
+def _slice_errors(rows: RowsConfig) -> Iterator[str]:
+    """Find what is wrong with how splits are cut."""
     for split, text in rows.splits.items():
         try:
             parse(text)
         except UserError as error:
             yield f".rows.splits.{split}: {error}"
+
+
+def _file_errors(rows: RowsConfig) -> Iterator[str]:
+    """Find what is wrong with how a task's files are read."""
     if rows.quoting not in (None, *QUOTINGS):
         yield unknown(".rows.quoting", str(rows.quoting), QUOTINGS)
     if rows.delimiter is not None and (len(rows.delimiter) != 1 or rows.delimiter in '"\r\n'):
         yield f".rows.delimiter: is {rows.delimiter!r}; give one character, such as ';' or \"\\t\""
     try:
-        codecs.lookup(rows.encoding)
+        is_of_text = codecs.lookup(rows.encoding)._is_text_encoding
     except LookupError:
         yield f".rows.encoding: Python knows no {rows.encoding!r}; give one such as utf-8, utf-16 or latin-1"
+    else:
+        if not is_of_text or rows.encoding.lower() in ("undefined", "idna", "punycode"):
+            yield f".rows.encoding: {rows.encoding!r} is no encoding of texts; give one such as utf-8 or latin-1"

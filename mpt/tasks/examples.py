@@ -9,6 +9,7 @@ from typing import Any
 from mpt.config import TaskConfig
 from mpt.errors import UserError
 from mpt.metrics import METRICS
+from mpt.metrics.correlation import read_number
 from mpt.tasks.carve import spread
 from mpt.tasks.files import Row
 from mpt.tasks.rows import read_rows
@@ -47,11 +48,31 @@ def load_split(name: str, config: TaskConfig, split: str, data_root: str | None 
         UserError: A row is broken; the message says which line of which file, and what would be right.
     """
     templates = Template(config.input), Template(config.target)
-    rows = read_rows(name, config, split, data_root)
-    examples = [_example(name, config, templates, split, row) for row in rows]
+    has_references = config.references is None
+    examples = []
+    for row in read_rows(name, config, split, data_root):
+        has_references = has_references or config.references in row.values
+        examples.append(_example(name, config, templates, split, row))
     if not examples:
         raise UserError(f"tasks.{name}: the {split} split has no rows; give at least one")
+    if not has_references:
+        raise UserError(
+            f"tasks.{name}.references: no row of the {split} split has a column {config.references!r}; name one that "
+            "is there, or leave it out"
+        )
+    _check_numbers(name, config, examples)
     return examples
+
+
+def _check_numbers(name: str, config: TaskConfig, examples: Sequence[Example]) -> None:
+    """Refuse a metric of numbers over targets that are none, before anything is trained."""
+    of_numbers = [each for each in config.metrics if (found := METRICS.get(each)) and found.needs_numbers]
+    for example in examples if of_numbers else ():
+        if read_number(example.references[0]) is None:
+            raise UserError(
+                f"tasks.{name}.metrics: {of_numbers[0]} needs numbers, and the target of {example.row_id} is "
+                f"{example.references[0]!r}; choose another metric"
+            )
 
 
 def choose_rows(examples: Sequence[Example], count: int | None, seed: int) -> list[Example]:
@@ -135,7 +156,14 @@ def _fill(value: Any, column: str, template: str, join: str, where: str, values:
         raise UserError(
             f"{where}: column {column!r} of {template} {has}; the row has {', '.join(sorted(values)) or 'no columns'}"
         )
-    return to_text(value, join, f"{where}: column {column!r} of {template}")
+    text = to_text(value, join, f"{where}: column {column!r} of {template}")
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise UserError(
+            f"{where}: column {column!r} of {template} has half of a character, {text[error.start]!a}; mend the file"
+        ) from error
+    return text
 
 
 def _references(

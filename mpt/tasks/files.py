@@ -53,6 +53,10 @@ class Digits(float):
         return number
 
 
+LONGEST_LINE = 2**24
+"""Characters that a line of a file of rows may have: 16 million."""
+
+
 def stem(path: Path) -> str:
     """The name of a data file without its ending: ``tickets`` of ``tickets.csv.gz``."""
     return next((path.name.removesuffix(ending) for ending in ENDINGS if path.name.endswith(ending)), path.name)
@@ -214,13 +218,10 @@ def _read_jsonl(path: Path, encoding: str) -> Iterator[Row]:
     with _open(path, encoding, newline="\n") as file:
         number, line = 0, 0
         try:
-            for line, text in enumerate(file, start=1):
+            for line, text in enumerate(read_lines(file, str(path)), start=1):
                 if not text.strip():
                     continue
-                try:
-                    values = json.loads(text, parse_float=Digits)
-                except ValueError as error:
-                    raise UserError(f"{path}:{line}: not JSON ({error}); each line is one object") from error
+                values = parse_json(text, f"{path}:{line}", parse_float=Digits)
                 if not isinstance(values, dict):
                     raise UserError(
                         f"{path}:{line}: is a {type(values).__name__}; each line is one object with columns"
@@ -229,6 +230,34 @@ def _read_jsonl(path: Path, encoding: str) -> Iterator[Row]:
                 number += 1
         except UnicodeError as error:
             raise _wrong_encoding(path, encoding, error) from error
+
+
+def read_lines(file: IO[str], path: str) -> Iterator[str]:
+    """Read lines of a bounded length, so that a file without line ends does not fill the memory.
+
+    Raises:
+        UserError: A line is longer than :data:`LONGEST_LINE`.
+    """
+    number = 0
+    while text := file.readline(LONGEST_LINE + 1):
+        number += 1
+        if len(text) > LONGEST_LINE:
+            raise UserError(f"{path}:{number}: is longer than {LONGEST_LINE:,} characters; write each row on a line")
+        yield text
+
+
+def parse_json(text: str, where: str, **options: Any) -> Any:
+    """Parse a line of JSON.
+
+    Raises:
+        UserError: It is none, or too deep.
+    """
+    try:
+        return json.loads(text, **options)
+    except ValueError as error:
+        raise UserError(f"{where}: not JSON ({error}); each line is one object") from error
+    except RecursionError as error:
+        raise UserError(f"{where}: lists or objects lie too deep in each other; flatten them") from error
 
 
 def _wrong_encoding(path: Path, encoding: str, error: UnicodeError) -> UserError:

@@ -1,4 +1,4 @@
-"""Read the rows of a task from the embedded world, files or the hub, each with its place for error messages."""
+"""Read the rows of a task, from the embedded world to the hub, each with its place for error messages."""
 
 import hashlib
 from collections.abc import Hashable, Iterable, Iterator, Mapping
@@ -12,7 +12,9 @@ from mpt.errors import UserError
 from mpt.metrics import METRICS
 from mpt.tasks.carve import Part, carve, parse
 from mpt.tasks.files import Row, find_file, list_files, read_file
+from mpt.tasks.held import read_held
 from mpt.tasks.preprocess import preprocess
+from mpt.tasks.readers import read_own
 from mpt.tasks.template import Template
 
 SPLITS = ("train", "validation", "test")
@@ -38,7 +40,9 @@ def read_rows(name: str, config: TaskConfig, split: str, data_root: str | None) 
             yield Row(number, f"world task {source.world}, {split} row {number}", values)
         return
     root = source.root or data_root
-    if root is not None:
+    if source.held is not None:
+        rows = _read_python(name, config, split)
+    elif root is not None:
         path = Path(root) / name / f"{split}.jsonl"
         if not path.is_file():
             key = f"tasks.{name}.rows.root" if source.root else "data_root"
@@ -46,6 +50,8 @@ def read_rows(name: str, config: TaskConfig, split: str, data_root: str | None) 
         rows = rename_columns(source.rename, read_file(path, RowsConfig()))
     elif source.files is not None:
         rows = _read_files(name, config, split)
+    elif source.reader is not None:
+        rows = _read_python(name, config, split)
     else:
         rows = _read_hub(name, config, split)
     if source.turns is not None:
@@ -56,7 +62,7 @@ def read_rows(name: str, config: TaskConfig, split: str, data_root: str | None) 
 def list_sources(name: str, config: TaskConfig, data_root: str | None) -> list[Path]:
     """List the files of a task's rows that are there; of the embedded world and the hub there are none."""
     source = config.rows
-    if source.world is not None:
+    if source.world is not None or source.held is not None:
         return []
     if (root := source.root or data_root) is not None:
         paths = [Path(root) / name / f"{split}.jsonl" for split in SPLITS]
@@ -67,11 +73,14 @@ def list_sources(name: str, config: TaskConfig, data_root: str | None) -> list[P
 
 
 def stamp_rows(name: str, config: TaskConfig, data_root: str | None) -> str | None:
-    """Hash the sizes and times of the files of a task's rows; None of the hub, which has none here.
+    """Hash the sizes and times of the files of a task's rows; None of the hub and of readers, which have none here.
 
     While it stays the same, nobody has to read the rows to know that they are the same.
     """
-    if config.rows.hub is not None and not (config.rows.root or data_root):
+    source = config.rows
+    if source.held is not None:
+        return source.held
+    if any((source.hub, source.reader)) and not (source.root or data_root):
         return None
     found = [
         (path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in list_sources(name, config, data_root)
@@ -91,6 +100,18 @@ def _read_files(name: str, config: TaskConfig, split: str) -> Iterator[Row]:
     except UserError as error:
         raise UserError(f"tasks.{name}.rows.files: {error}") from error
     return _carved(name, config, split, parts, rename_columns(source.rename, read_file(path, source)))
+
+
+def _read_python(name: str, config: TaskConfig, split: str) -> Iterator[Row]:
+    """Read a split from a plugin's reader, or of rows in memory."""
+    source, where = config.rows, f"tasks.{name}"
+    parts = {each: parse(source.splits.get(each, each)) for each in SPLITS}
+    if source.reader is not None:
+        rows = read_own(source.reader, parts[split].name, source.options, f"{where}.rows.reader")
+    else:
+        assert source.held is not None
+        rows = read_held(source.held, parts[split].name, where)
+    return _carved(name, config, split, parts, rename_columns(source.rename, rows))
 
 
 def _carved(name: str, config: TaskConfig, split: str, parts: Mapping[str, Part], rows: Iterator[Row]) -> Iterator[Row]:

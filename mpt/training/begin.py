@@ -54,12 +54,13 @@ def start_loggers(run: Run, checkpoint: Path | None) -> None:
         return
     config = run.config
     values, recorded = read_config(run.folder.path) or ({}, {})
-    run.loggers = open_loggers(
+    run.loggers = [*run.own.loggers]
+    run.loggers += open_loggers(
         config.logger,
         run.folder.path,
         run_id=recorded["id"],
         stage=config.stage,
-        tags=tags(config.tasks, config.method.name, config.few_shot.k),
+        tags=tags(config.tasks, config.method.name, config.few_shot.k, config.logger.tags),
         values=values | {"run": recorded},
         step=0 if checkpoint is None else int(read_checkpoint(checkpoint)["global_step"]),
         clock=run.parts.stopwatch.elapsed,

@@ -9,10 +9,12 @@ from pathlib import Path
 from lightning.pytorch.loggers import Logger
 
 from mpt.config import RunConfig
+from mpt.errors import UserError
 from mpt.loggers import close_loggers
 from mpt.run.folder import RunFolder
 from mpt.run.group_member import GroupMember
 from mpt.run.interrupt import StopSignals
+from mpt.training.own_objects import NONE, OwnObjects, make_callbacks
 from mpt.training.start_scores import StartScores
 from mpt.training.trainer import TrainerParts, build_trainer, supervise
 
@@ -29,6 +31,7 @@ class Run:
         signals: Stop it between two steps.
         start: Scores the start, when all processes are up.
         parts: The Trainer and the callbacks that are asked things.
+        own: What the user adds.
         loggers: Those that are open.
         seconds: How long each part took, as ``metrics.json`` says it.
     """
@@ -40,16 +43,18 @@ class Run:
     signals: StopSignals
     start: StartScores
     parts: TrainerParts
+    own: OwnObjects = NONE
     loggers: list[Logger] = dataclasses.field(default_factory=list)
     seconds: dict[str, float] = dataclasses.field(default_factory=dict)
 
 
 @contextmanager
-def running(config: RunConfig, folder: Path, member: GroupMember | None) -> Iterator[Run]:
+def running(config: RunConfig, folder: Path, member: GroupMember | None, own: OwnObjects = NONE) -> Iterator[Run]:
     """Set a run up before anything long, and leave nothing open when it ends, however it does.
 
     Raises:
-        UserError: Lightning does not know a word, or the machine has no such device.
+        UserError: Lightning does not know a word, the machine has no such device, or several processes would need what
+            only this one has.
         Interrupted: A signal stopped it.
     """
     clock = time.monotonic if member is None else member.clock
@@ -57,8 +62,11 @@ def running(config: RunConfig, folder: Path, member: GroupMember | None) -> Iter
     trainer = config.trainer if member is None else dataclasses.replace(config.trainer, progress_bar=False)
     with StopSignals() if member is None else member.signals as signals:
         start = StartScores(config.tasks, config.evaluation, folder, clock)
-        parts = build_trainer(trainer, config.evaluation, folder, signals, start.compute, clock)
-        run = Run(config, RunFolder(folder), clock, began, signals, start, parts)
+        own = dataclasses.replace(own, callbacks=[*own.callbacks, *make_callbacks(config.callbacks)])
+        parts = build_trainer(trainer, config.evaluation, folder, signals, start.compute, clock, own)
+        if parts.trainer.world_size > 1:
+            refuse_several_processes(config, parts.trainer.world_size)
+        run = Run(config, RunFolder(folder), clock, began, signals, start, parts, own)
         with supervise(parts, signals, folder):
             status = "failed"
             try:
@@ -66,3 +74,22 @@ def running(config: RunConfig, folder: Path, member: GroupMember | None) -> Iter
                 status = "success"
             finally:
                 close_loggers(run.loggers, status)
+
+
+def refuse_several_processes(config: RunConfig, processes: int) -> None:
+    """Refuse what lies in the memory of this process alone.
+
+    Raises:
+        UserError: Rows or objects were handed over in Python.
+    """
+    held = [name for name, task in config.tasks.items() if task.rows.held is not None]
+    if held:
+        raise UserError(
+            f"tasks.{held[0]}: its rows lie in the memory of this process, and the run has {processes}; keep them in "
+            "files, or use trainer.devices=1"
+        )
+    if config.objects:
+        raise UserError(
+            f"{config.objects[0]}: was handed over as an object, and the run has {processes} processes, which start by "
+            "a command line; bring callbacks by a plugin, or use trainer.devices=1"
+        )

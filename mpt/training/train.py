@@ -16,18 +16,23 @@ from mpt.seeds import seeds_of
 from mpt.training import build
 from mpt.training.begin import announce, begin_run, start_loggers, warn_of_other_rows
 from mpt.training.loading import Loaded, load
+from mpt.training.memory import refuse_what_cannot_fit
 from mpt.training.module import MPTModule
+from mpt.training.own_objects import NONE, OwnObjects
 from mpt.training.results import answer_splits, measure, record_run, show
 from mpt.training.running import Run, running
 
 
-def train(config: RunConfig, folder: Path, member: GroupMember | None = None) -> dict[str, Any]:
+def train(
+    config: RunConfig, folder: Path, member: GroupMember | None = None, own: OwnObjects | None = None
+) -> dict[str, Any]:
     """Train a prompt or a baseline, test it, and leave its run folder; a signal stops it where it can go on.
 
     Args:
         config: The checked configuration.
         folder: The run folder; made where it is not there.
         member: What the run takes from the group that it is a part of; None: it is alone.
+        own: Callbacks and arguments of the Trainer that a program adds; None: none.
 
     Returns:
         What ``metrics.json`` holds; empty in all but the main process.
@@ -40,8 +45,9 @@ def train(config: RunConfig, folder: Path, member: GroupMember | None = None) ->
     wandb_mode(config.logger)
     check_tensorboard(config.logger)
     console.silence_libraries()
-    with running(config, folder, member) as run:
+    with running(config, folder, member, own or NONE) as run:
         loaded = load(config, member)
+        refuse_what_cannot_fit(config, loaded.backbone, run.parts.trainer.strategy.root_device)
         module, weights = build_module(config, loaded)
         checkpoint = begin_run(run, loaded)
         start_loggers(run, checkpoint)

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import lightning
 import torch
@@ -23,6 +24,7 @@ from mpt.run.folder import RunFolder
 from mpt.run.interrupt import Interrupted, StopSignals
 from mpt.run.progress import on_terminal
 from mpt.training.callbacks import BestPrompt, EarlyStop, LastCheckpoint, build_progress
+from mpt.training.own_objects import NONE, OwnObjects, as_list
 from mpt.training.stopwatch import Stopwatch
 
 
@@ -50,6 +52,7 @@ def build_trainer(
     signals: StopSignals,
     at_start: Callable[[lightning.Trainer, lightning.LightningModule], None],
     clock: Callable[[], float] = time.monotonic,
+    own: OwnObjects = NONE,
 ) -> TrainerParts:
     """Build the Trainer of a run, before anything long or written: Lightning refuses what the machine lacks.
 
@@ -60,6 +63,7 @@ def build_trainer(
         signals: The run's.
         at_start: Called when every process is up and before the first step.
         clock: Seconds that the run has used.
+        own: What the user adds: callbacks, and arguments of the Trainer.
 
     Raises:
         UserError: Lightning does not know a word, or the machine has no such device.
@@ -73,12 +77,12 @@ def build_trainer(
         callbacks.append(build_progress())
     if evaluation.patience is not None:
         callbacks.append(EarlyStop("validation/average/score", mode="max", patience=evaluation.patience))
+    others = {key: value for key, value in own.trainer.items() if key not in ("plugins", "logger")}
+    settings: dict[str, Any] = {"accelerator": config.accelerator, "strategy": config.strategy, **others}
     try:
         trainer = lightning.Trainer(
-            accelerator=config.accelerator,
             devices=config.devices,
             num_nodes=config.num_nodes,
-            strategy=config.strategy,
             precision=config.precision,  # type: ignore[arg-type]  # Lightning checks the word
             max_steps=config.max_steps,
             accumulate_grad_batches=config.accumulate_grad_batches,
@@ -88,14 +92,16 @@ def build_trainer(
             num_sanity_val_steps=0,
             log_every_n_steps=1,
             logger=False,
-            callbacks=callbacks,
+            callbacks=[*callbacks, *own.callbacks],
             default_root_dir=folder,
             enable_progress_bar=config.progress_bar and on_terminal(),  # elsewhere our own lines
             enable_model_summary=False,
             use_distributed_sampler=False,
-            plugins=[AtomicCheckpointIO()],
+            deterministic=config.deterministic,
+            plugins=[AtomicCheckpointIO(), *as_list(own.trainer.get("plugins"))],
+            **settings,
         )
-    except (ValueError, MisconfigurationException) as error:
+    except (ImportError, TypeError, ValueError, MisconfigurationException) as error:
         wants_gpu = config.accelerator in ("gpu", "cuda", "mps") or "gpu" in str(error).lower()
         way_out = "; without a GPU use trainer=cpu" if wants_gpu and not torch.cuda.is_available() else ""
         raise UserError(f"trainer: {' '.join(str(error).split()).rstrip('.')}{way_out}") from error

@@ -6,6 +6,7 @@ from pathlib import Path
 from hydra.errors import MissingConfigException, OverrideParseException
 from omegaconf import OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
+from yaml import MarkedYAMLError
 
 from mpt.config import RunConfig, TaskConfig
 from mpt.errors import unknown
@@ -45,6 +46,9 @@ def phrase(error: BaseException) -> str:
         return _bad_key(cause)
     if isinstance(error, OmegaConfBaseException):
         return _bad_key(error)
+    if isinstance(error, MarkedYAMLError) and error.problem_mark is not None:
+        mark = error.problem_mark
+        return f"{mark.name}:{mark.line + 1}: not YAML ({error.problem})"
     if isinstance(error, OSError) and error.strerror:
         return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
     return str(error) or type(error).__name__
@@ -66,7 +70,7 @@ def _unknown_choice(error: MissingConfigException) -> str:
             folder = found[0].parents[1].relative_to(Path.cwd())
             return f"tasks: {name!r} lies in {folder}/tasks, which is not searched; add --config-dir {folder}"
         return f"{message}; a task of your own lies in FOLDER/tasks/{name}.yaml, and --config-dir FOLDER finds it"
-    return message
+    return f"{message}; one of your own needs plugins=[MODULE]" if group == "method" else message
 
 
 def _bad_key(error: OmegaConfBaseException) -> str:
@@ -79,6 +83,8 @@ def _bad_key(error: OmegaConfBaseException) -> str:
             return f"{key}: {last!r} is not among the tasks of this run; add it to '+tasks=[...]'"
         if options := _keys_at(parent):
             return unknown(parent or "configuration", last, options, what="no key")
+    if key and what.endswith("is not in struct"):
+        return f"{key}: is not there yet; a new key needs a plus, +{key}=VALUE"
     if "is not Optional" in what:
         what = "is null; give it a value"
     return f"{key}: {what}" if key else what

@@ -1,0 +1,96 @@
+"""The end of a command: its exit code, its one line where it was stopped, its errors in the user's words."""
+
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from importlib import import_module
+from types import FrameType
+
+from mpt.errors import UserError
+
+
+class Terminated(SystemExit):
+    """SIGTERM, where nothing else listens for it: exit code 143."""
+
+    def __init__(self) -> None:
+        super().__init__(128 + signal.SIGTERM)
+
+
+@contextmanager
+def listening() -> Iterator[None]:
+    """Turn SIGTERM into :class:`Terminated`, so that what is open is closed and nothing half-written stays.
+
+    Entered as the first thing, so that the seconds of imports are covered as well.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield  # Python gives signals to the main thread alone
+        return
+
+    def end(signum: int, frame: FrameType | None) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a second one would break the clean-up off
+        raise Terminated
+
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def run_command(run: Callable[[], int | None], hint: str = "") -> int:
+    """Run a command to its exit code: 2 and one line for each error, 130 or 143 and one line where it was stopped.
+
+    Args:
+        run: The command; None is 0.
+        hint: What follows "stopped", such as how it goes on.
+
+    Raises:
+        Exception: A defect, which keeps its traceback.
+    """
+    try:
+        with listening():
+            return run() or 0
+    except KeyboardInterrupt:
+        print(f"stopped{hint}", file=sys.stderr)
+        return 128 + signal.SIGINT
+    except Terminated as end:
+        print(f"stopped{hint}", file=sys.stderr)
+        return int(end.code or 0)
+    except BrokenPipeError:  # who reads has enough, as head has
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except Exception as error:
+        if not is_known(error):
+            raise
+        from mpt.phrase import phrase  # after the imports that it explains errors of
+
+        print_errors(phrase(error))
+        return 2
+
+
+def print_errors(message: str, where: str | None = None) -> None:
+    """Print a message on stderr, each of its lines as an error of its own."""
+    for line in message.splitlines():
+        print(f"error: {f'{where}: ' if where else ''}{line}", file=sys.stderr)
+
+
+def is_known(error: BaseException) -> bool:
+    """Tell whether an error's message is written for the user: ours, Hydra's, YAML's, or the file system's.
+
+    Every other error is a defect and keeps its traceback; with MPT_TRACEBACK=1 all do.
+    """
+    if os.environ.get("MPT_TRACEBACK") == "1":
+        return False
+    from hydra.errors import HydraException
+    from omegaconf.errors import OmegaConfBaseException
+    from yaml import YAMLError
+
+    return isinstance(error, (UserError, HydraException, OmegaConfBaseException, YAMLError, OSError))
+
+
+def run_module(name: str, argv: Sequence[str] | None, hint: str = "") -> int:
+    """Run the ``main`` of a module, whose imports take seconds, as a command."""
+    return run_command(lambda: int(import_module(name).main(argv)), hint)
