@@ -74,7 +74,9 @@ def run_command(run: Callable[[], int | None], hint: str = "") -> int:
 def print_errors(message: str, where: str | None = None) -> None:
     """Print a message on stderr, each of its lines as an error of its own."""
     for line in message.splitlines():
-        print(f"error: {f'{where}: ' if where else ''}{line}", file=sys.stderr)
+        # What data and names bring must not steer the terminal.
+        whole = f"{where}: {line}" if where else line
+        print("error:", "".join(each if each.isprintable() else repr(each)[1:-1] for each in whole), file=sys.stderr)
 
 
 def is_known(error: BaseException) -> bool:

@@ -17,7 +17,7 @@ from mpt.cli import job
 from mpt.cli import main as cli
 from mpt.cli.compose import CONF, register_schema, typed
 from mpt.cli.help import describe_keys
-from mpt.command import is_known
+from mpt.command import is_known, print_errors
 from mpt.errors import UserError
 from mpt.run.folder import read_config
 from mpt.run.identity import flatten, run_name
@@ -648,6 +648,12 @@ class TestDefects:
         monkeypatch.setattr("mpt.training.train.load", fail)
         with pytest.raises(ValueError, match="zip"):
             mpt("+tasks=[one]", *TestWholeRuns().small(tiny_t5_folder))
+
+    def test_errors_do_not_steer_the_terminal(self, capsys):
+        print_errors("tasks.\x1b[31mred\x07: is wrong\nñ: is fine", "a\x1b[0m")
+        assert capsys.readouterr().err == (
+            "error: a\\x1b[0m: tasks.\\x1b[31mred\\x07: is wrong\nerror: a\\x1b[0m: ñ: is fine\n"
+        )
 
     def test_only_errors_for_the_user_are_known(self):
         assert is_known(UserError("a: is wrong; give b"))

@@ -276,3 +276,34 @@ def test_ctrl_c_of_the_command_line(tiny_t5_folder, rows_folder, tmp_path):
     assert whole.returncode == 0, whole.stderr
     for name, tensor in load_file(prompt).items():
         assert torch.equal(tensor, resumed[name])
+
+
+@pytest.mark.ddp
+@pytest.mark.slow
+def test_a_lost_process_ends_the_run_in_one_line(tmp_path):
+    command = [
+        sys.executable, str(ROOT / "train.py"), "task=source", "+tasks=[sum]", "logger=csv", "trainer.accelerator=cpu",
+        "trainer.devices=2", "trainer.strategy=ddp", "trainer.threads=1", "trainer.max_steps=100000",
+        "evaluation.validate_every=100000", "evaluation.before=false", "evaluation.oracle=false", "hydra.run.dir=run",
+    ]  # fmt: skip
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    process = subprocess.Popen(
+        command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    try:
+        log, until = tmp_path / "run" / "metrics.csv", time.monotonic() + 200
+        while not log.is_file() or len(log.read_text().splitlines()) < 3:
+            assert process.poll() is None
+            assert time.monotonic() < until
+            time.sleep(0.2)
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+        workers = [pid for pid in children if b"train.py" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+        os.kill(int(workers[0]), signal.SIGKILL)
+        _, err = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert process.returncode == 2, err
+    errors = [line for line in err.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 1
+    assert f"another process of the run ended (process {workers[0]} with -9), and the rest was stopped" in errors[0]
+    assert "Traceback" not in err

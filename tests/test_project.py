@@ -12,6 +12,7 @@ import pytest
 import yaml
 from omegaconf import OmegaConf
 
+import mpt
 from mpt.config import RunConfig
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -93,6 +94,13 @@ def test_ci_runs_the_tests_then_lint():
     script = ROOT / ".ci" / "run"
     assert os.access(script, os.X_OK)
     assert re.findall(r"^make (\w+)$", script.read_text(), re.MULTILINE) == ["test", "catalog", "lint"]
+
+
+def test_no_public_name_is_that_of_a_module():
+    modules = {path.stem for path in (ROOT / "mpt").glob("*.py")} | {path.name for path in (ROOT / "mpt").iterdir()}
+    assert not set(mpt.PUBLIC) & modules
+    for name in mpt.PUBLIC:
+        assert getattr(mpt, name) is not None
 
 
 def test_every_module_has_its_layer():

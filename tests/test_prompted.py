@@ -94,6 +94,27 @@ class TestWhatItRefuses:
         with pytest.raises(ValueError, match=message):
             model.generate(texts, tasks)
 
+    @pytest.mark.parametrize(
+        ("arguments", "message"),
+        [
+            ({"batch_size": -1}, "batch_size: is -1; it must be a whole number from 1"),
+            ({"batch_size": 0}, "batch_size: is 0"),
+            ({"batch_size": 2.5}, r"batch_size: is 2\.5"),
+            ({"batch_size": True}, "batch_size: is True"),
+            ({"max_new_tokens": 0}, "max_new_tokens: is 0"),
+            ({"num_return_sequences": 0}, "num_return_sequences: is 0"),
+            ({"choices": "ab"}, "choices: is 'ab'; give a list of texts, none of them empty"),
+            ({"choices": ["a", ""]}, "choices: is "),
+            ({"choices": [1]}, "choices: is "),
+            ({"texts": {"a"}}, "texts: is a set, which has no order; give a list"),
+            ({"texts": None}, "texts: is a NoneType"),
+            ({"texts": {"text": "a"}}, "texts: is a dict"),
+        ],
+    )
+    def test_arguments_of_the_wrong_kind(self, model, arguments, message):
+        with pytest.raises(ValueError, match=message):
+            model.generate(**{"texts": ["a"], "tasks": "one", **arguments})
+
     def test_targets_that_are_too_few(self, model):
         with pytest.raises(ValueError, match="targets: are 1 for 2 texts"):
             model.score(["a", "b"], ["c"], "one")

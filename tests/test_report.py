@@ -412,3 +412,11 @@ class TestClasses:
         with (tmp_path / "out" / "confusion.csv").open() as file:
             assert [line["rows"] for line in csv.DictReader(file)] == ["3", "1", "3", "1"]
         assert (tmp_path / "out" / "classes.csv").read_text().splitlines()[1].startswith("a,cat,4,1.0,0.75,")
+
+
+@pytest.mark.parametrize("text", ["=1+1", "+cmd", "-x", "@SUM(A1)", "\t=1", "=HYPERLINK(1)"])
+def test_text_that_a_spreadsheet_would_compute_is_quoted_and_numbers_are_not(text, tmp_path):
+    write_csv(tmp_path / "a.csv", ["name", text], [[text, "-0.25"], ["-", -0.25], ["+1e-5", "–"]])
+    with (tmp_path / "a.csv").open(newline="") as file:
+        rows = list(csv.reader(file))
+    assert rows == [["name", f"'{text}"], [f"'{text}", "-0.25"], ["-", "-0.25"], ["+1e-5", "–"]]

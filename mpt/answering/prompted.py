@@ -137,13 +137,16 @@ class PromptedModel:
             each text, as transformers returns them.
 
         Raises:
-            UserError: An unknown task, not one task for each text, a column that is missing, or no room for a text in
-                the model's positions.
+            UserError: An unknown task, not one task for each text, a column that is missing, no room for a text in the
+                model's positions, or a count below 1.
 
         Warns:
             UserWarning: Texts were too long for the model or the task and lost their end; it says how many.
         """
-        several = int(generation.get("num_return_sequences", 1))
+        several = generation.get("num_return_sequences", 1)
+        check_counts(batch_size=batch_size, max_new_tokens=max_new_tokens, num_return_sequences=several)
+        if isinstance(choices, str) or not all(isinstance(each, str) and each for each in choices or ()):
+            raise UserError(f"choices: is {choices!r}; give a list of texts, none of them empty")
         names = self._names(texts, tasks)
         if answers not in (None, *ANSWERS):
             raise UserError(unknown("answers", str(answers), ANSWERS))
@@ -199,6 +202,7 @@ class PromptedModel:
         """
         if len(targets) != len(texts):
             raise UserError(f"targets: are {len(targets)} for {len(texts)} texts; give one for each")
+        check_counts(batch_size=batch_size)
         names = self._names(texts, tasks)
         ids, _ = self.backbone.tokenization.encode_targets(targets)
         scores = [0.0] * len(texts)
@@ -264,6 +268,8 @@ class PromptedModel:
 
     def _names(self, texts: Sequence[Any], tasks: str | Sequence[str]) -> list[str]:
         """The task of each text."""
+        if isinstance(texts, (set, frozenset, Mapping)) or not hasattr(texts, "__getitem__"):
+            raise UserError(f"texts: is a {type(texts).__name__}, which has no order; give a list")
         if isinstance(texts, str):
             raise UserError(f"texts: is one text, {texts[:40]!r}; give a list of them")
         names = [tasks] * len(texts) if isinstance(tasks, str) else list(tasks)
@@ -315,6 +321,17 @@ class PromptedModel:
                 "task_ids": torch.tensor([self.task_names.index(names[position]) for position in positions]),
             }
             yield positions, {key: value.to(self.backbone.device) for key, value in batch.items()}
+
+
+def check_counts(**counts: Any) -> None:
+    """Refuse arguments that count something, and are no whole number from 1; None is the default.
+
+    Raises:
+        UserError: As said.
+    """
+    for name, count in counts.items():
+        if count is not None and (isinstance(count, bool) or not isinstance(count, int) or count < 1):
+            raise UserError(f"{name}: is {count!r}; it must be a whole number from 1")
 
 
 def _backbone_config(name: str, dtype: str, settings: Mapping[str, Any]) -> BackboneConfig:

@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import math
+import re
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 from mpt.atomic import write_atomically
 from mpt.errors import UserError
 
+NUMBER = re.compile(r"[-+]?[\d.,]+(e[-+]?\d+)?%?", re.IGNORECASE)
 METRICS = "metrics.json"
 Scores = dict[str, dict[str, float]]
 """Task (or ``average``) to its numbers."""
@@ -78,11 +80,18 @@ def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) 
     """Write a table, whole or not at all."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(header)
-    writer.writerows(rows)
+    writer.writerow(map(as_cell, header))
+    writer.writerows(map(as_cell, row) for row in rows)
     path.parent.mkdir(parents=True, exist_ok=True)
     with write_atomically(path) as temporary:
         temporary.write_text(text.getvalue(), encoding="utf-8")
+
+
+def as_cell(value: Any) -> Any:
+    """Put a quote before a text that a spreadsheet would compute: data bring texts such as ``=HYPERLINK(...)``."""
+    if isinstance(value, str) and len(value) > 1 and value[0] in "=+-@\t\r" and not NUMBER.fullmatch(value):
+        return f"'{value}"
+    return value
 
 
 def write_lines(path: Path, objects: Iterable[Mapping[str, Any]]) -> None:

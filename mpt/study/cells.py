@@ -19,7 +19,7 @@ from mpt.errors import UserError
 from mpt.report.row_scores import read_row_scores
 from mpt.run.folder import read_config
 from mpt.run.origin import code_digest, git_revision
-from mpt.run.record import read_metrics
+from mpt.run.record import as_cell, read_metrics
 from mpt.study.plan import Job
 
 DIGITS = 6
@@ -244,7 +244,7 @@ class Memory:
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
         writer.writerow(columns)
-        writer.writerows([_plain(getattr(cell, name)) for name in columns] for cell in self.cells.values())
+        writer.writerows([as_cell(_plain(getattr(cell, name))) for name in columns] for cell in self.cells.values())
         with write_atomically(path) as temporary:
             temporary.write_text(text.getvalue(), encoding="utf-8")
 

@@ -125,8 +125,36 @@ def supervise(parts: TrainerParts, signals: StopSignals, folder: Path) -> Iterat
         kill = not signals.training  # the others may be waiting for this one
         say_stopped(folder, parts.last.step)
         raise stop if isinstance(stop, Interrupted) else Interrupted(signal.SIGTERM) from stop
+    except RuntimeError as error:
+        if not _is_of_a_lost_process(error):
+            raise
+        kill = True
+        if not is_main():
+            if os.getppid() == 1:  # it is the main process that has ended, and nobody else says so
+                print("error: the main process of the run has ended; the same command goes on", file=sys.stderr)
+            sys.exit(0)
+        step = f" from step {parts.last.step}" if parts.last.step else ""
+        raise UserError(
+            f"{folder}: another process of the run ended ({_describe_dead(parts.trainer)}), and the rest was stopped; "
+            f"the same command goes on{step}"
+        ) from error
     finally:
         close_processes(parts.trainer, kill=kill)
+
+
+def _is_of_a_lost_process(error: RuntimeError) -> bool:
+    """Tell whether an error is what collective operations raise where a process of the run is gone."""
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return False
+    signs = ("Connection closed by peer", "Connection reset", "Broken pipe", "gloo", "NCCL", "Socket Timeout")
+    return isinstance(error, torch.distributed.DistError) or any(sign in str(error) for sign in signs)
+
+
+def _describe_dead(trainer: lightning.Trainer) -> str:
+    """Name the processes of this machine that have ended."""
+    others = getattr(trainer.strategy.launcher, "procs", [])
+    ended = [f"{process.pid} with {process.returncode}" for process in others if process.poll() is not None]
+    return f"process {', '.join(ended)}" if ended else "on this machine or another"
 
 
 def close_processes(trainer: lightning.Trainer, *, kill: bool) -> None:
