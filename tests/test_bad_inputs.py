@@ -252,10 +252,6 @@ CONFIGURATION = [
     ),
     (["tasks.sum.target='x'"], "tasks.sum.target: 'x' names no column; every row would be the same"),
     (
-        ["tasks.sum.references=nope"],
-        "tasks.sum.references: no row of the test split has a column 'nope'; name one that is",
-    ),
-    (
         ["tasks.sum.constrained=true"],
         "tasks.sum.constrained: restricts answers to label words, and there are none; give labels",
     ),
@@ -358,7 +354,6 @@ TASKS = [
     (HEAD, "has no value; give it one"),
     (HEAD + "rows: 3\n", "one.yaml:2: rows is no mapping"),
     (HEAD + "rows: [a]\n", "one.yaml:2: rows is no mapping"),
-    (HEAD + GOOD + "references: nope\n", "tasks.one.references: no row of the test split has a column 'nope'"),
     (HEAD + GOOD + "labels: {nope: {a: b}}\n", "tasks.one.labels: is of the column 'nope'"),
     (HEAD + GOOD + "unknown: 1\n", "tasks.one: no key 'unknown'"),
     (HEAD + GOOD.replace("[exact_match]", "exact_match"), "tasks.one.metrics: Invalid value assigned"),

@@ -421,3 +421,14 @@ def test_a_tokenizer_whose_package_is_missing_is_named_before_the_run(monkeypatc
     assert list(check_task("mt", config)) == [
         "tasks.mt.metric_tokenizer: ja-mecab needs a package that is not here; pip install 'sacrebleu[ja]'"
     ]
+
+
+def test_references_that_no_test_row_has_are_said(tmp_path):
+    for split in ("train", "validation", "test"):
+        (tmp_path / f"{split}.jsonl").write_text('{"text": "a", "target": "b"}\n')
+    config = TaskConfig(
+        rows=RowsConfig(files=str(tmp_path)), input="{text}", target="{target}", references="others", metrics=["squad"]
+    )
+    load_split("t", config, "train")
+    with pytest.warns(UserWarning, match="tasks.t.references: no row of the test split has a column 'others'"):
+        assert load_split("t", config, "test")[0].references == ("b",)
