@@ -59,8 +59,8 @@ def load_split(name: str, config: TaskConfig, split: str, data_root: str | None 
         raise UserError(f"tasks.{name}: the {split} split has no rows; give at least one")
     if not has_references:
         warnings.warn(
-            f"tasks.{name}.references: no row of the test split has a column {config.references!r}, so the targets alone "
-            "count as right",
+            f"tasks.{name}.references: no row of the test split has a column {config.references!r}, so the targets "
+            "alone count as right",
             stacklevel=2,
         )
     _check_numbers(name, config, examples)
