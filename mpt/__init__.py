@@ -14,7 +14,7 @@ PUBLIC = {
     "Task": "mpt.tasks.held",
     "TaskType": "mpt.prompt",
     "UserError": "mpt.errors",
-    "callback": "mpt.own_callbacks",
+    "callback": "mpt.training.own_callbacks",
     "compose": "mpt.api",
     "evaluate": "mpt.api",
     "method": "mpt.methods",

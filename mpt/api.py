@@ -60,8 +60,7 @@ class Run:
         Raises:
             UserError: The run failed, or is not finished.
         """
-        if self.error is not None:
-            raise UserError(f"{self.folder}: failed: {self.error}")
+        self._refuse_failed()
         metrics = read_metrics(self.folder)
         if metrics is None:
             raise UserError(f"{self.folder}: is not finished; the same call goes on")
@@ -75,8 +74,7 @@ class Run:
         """
         from mpt.answering.prompted import PromptedModel  # seconds of imports
 
-        if self.error is not None:
-            raise UserError(f"{self.folder}: failed: {self.error}")
+        self._refuse_failed()
         return PromptedModel.load(self.folder)
 
     def predictions(self, task: str) -> list[dict[str, Any]]:
@@ -88,7 +86,11 @@ class Run:
         path = self.folder / "predictions" / f"{task}.jsonl"
         if not path.is_file():
             raise FileNotFoundError(f"{path}: not there; the run has no answers to {task!r}")
-        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
+
+    def _refuse_failed(self) -> None:
+        if self.error is not None:
+            raise UserError(f"{self.folder}: failed: {self.error}")
 
 
 def compose(
@@ -146,7 +148,7 @@ def train(
         composed = OmegaConf.structured(given[0])
         composed.objects = own.names
         folder = Path(given[0].output_root) / given[0].stage / run_name(plain(composed))
-        with _saying(), _as_command([]):
+        with _saying():
             run_job(composed, folder, own=own)
         return Run(folder)
     words = write_overrides([str(each) for each in overrides], tasks, settings)

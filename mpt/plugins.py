@@ -17,6 +17,9 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from mpt.errors import UserError
 from mpt.methods import METHODS, choice_of
 
+LOADED: set[str] = set()
+"""Plugins that this process has imported."""
+
 
 def begin(arguments: Sequence[str], folders: Sequence[Path]) -> None:
     """Import the plugins that a command line names, and make their methods choices of ``method=``.
@@ -51,6 +54,21 @@ def load(names: Iterable[str]) -> None:
             raise UserError(f"plugins: {name}: {error}") from error
         except Exception as error:
             raise UserError(f"plugins: {name} cannot be imported ({type(error).__name__}: {error})") from error
+        LOADED.add(name)
+
+
+def refuse_unloaded(names: Iterable[str]) -> None:
+    """Refuse plugins that only a composed configuration names: another file than an experiment, or a RunConfig.
+
+    Raises:
+        UserError: One was not imported.
+    """
+    for name in names:
+        if name not in LOADED and name not in sys.modules:
+            raise UserError(
+                f"plugins: {name} is named where nothing is imported from; name it on the command line, in a study or "
+                "an experiment file, or import it in Python"
+            )
 
 
 def enter_choices(texts: Iterable[str] = ()) -> None:

@@ -1,6 +1,6 @@
 """The parts that a name stands for: those that ship, those that a plugin enters, those of installed packages."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any, Generic, TypeVar
@@ -8,6 +8,7 @@ from typing import Any, Generic, TypeVar
 from mpt.errors import UserError
 
 Part = TypeVar("Part")
+Defined = TypeVar("Defined", bound=Callable[..., Any])
 
 
 class Registry(Mapping[str, Part], Generic[Part]):
@@ -45,6 +46,19 @@ class Registry(Mapping[str, Part], Generic[Part]):
         if before not in (None, origin, definition.__module__):
             raise UserError(f"{self.group}: {name!r} is entered by {before}, and again by {origin}; rename one")
         self._parts[name], self._origins[name] = part, origin
+
+    def entering(self, name: str) -> Callable[[Defined], Defined]:
+        """Make a decorator that enters what it decorates under a name.
+
+        Raises:
+            UserError: The name stands for another part already.
+        """
+
+        def enter(definition: Defined) -> Defined:
+            self.enter(name, definition, definition)  # type: ignore[arg-type]  # the registry's user says of what kind
+            return definition
+
+        return enter
 
     def offered(self) -> dict[str, EntryPoint]:
         """Return what installed packages offer, by name.

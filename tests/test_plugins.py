@@ -133,6 +133,17 @@ def test_experiment_and_study_name_plugins(lab: Path, monkeypatch: pytest.Monkey
     assert all("error" not in cell or not cell["error"] for cell in cells)
 
 
+def test_plugin_that_another_file_names_is_refused_and_not_imported(lab: Path) -> None:
+    folder = lab / "theirs" / "backbone"
+    folder.mkdir(parents=True)
+    (folder / "odd.yaml").write_text("# @package _global_\nplugins: [my_lab.broken]\nbackbone:\n  name: tiny\n")
+    refused = command(lab, "--config-dir", "theirs", "task=source", "+tasks=[sum]", "backbone=odd")
+    assert refused.returncode == 2
+    assert (
+        "plugins: my_lab.broken is named where nothing is imported from; name it on the command line" in refused.stderr
+    )
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [

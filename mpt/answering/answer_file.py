@@ -5,7 +5,7 @@ import io
 import json
 import sys
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -62,9 +62,9 @@ def answer_inputs(config: PredictConfig, source: str, dtype: str, backbone: str 
     made_by = digest_of(config, model, dtype, seed)
     with _open_input(config.input) as (name, file):
         inputs = read_inputs(file, name, config, model)
-        output_lock = nullcontext() if config.output is None else hold_file(Path(config.output))
-        with output_lock, ExitStack() as opened:
+        with ExitStack() as opened:
             if config.output is not None:
+                opened.enter_context(hold_file(Path(config.output)))
                 began = skip_answered(Path(config.output), inputs, made_by)
             output = opened.enter_context(_open_output(config.output))
             while chunk := list(islice(inputs, config.batch_size * BATCHES_AT_ONCE)):

@@ -28,9 +28,9 @@ from mpt.errors import unknown
 from mpt.hub import is_on_hub
 from mpt.methods import METHODS, find_method
 from mpt.metrics import METRICS, Rules
-from mpt.own_callbacks import CALLBACKS
 from mpt.stages import STAGES, Stage, find_stage
 from mpt.tasks import check_task
+from mpt.training.own_callbacks import CALLBACKS
 
 AVERAGED = ("score", "before", "oracle", "loss", "n")
 """Numbers of an average in metrics.json."""

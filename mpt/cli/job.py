@@ -13,7 +13,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from mpt import config_dirs
+from mpt import config_dirs, plugins
 from mpt.cli.check import check
 from mpt.cli.compose import refuse_unquoted, typed
 from mpt.command import is_known, print_errors
@@ -140,6 +140,7 @@ def run_job(
         UserError: Everything that is wrong with the configuration, all of it together.
     """
     config = typed(composed)
+    plugins.refuse_unloaded(config.plugins)
     refuse_unquoted(overrides)
     explicit = [text.partition("=")[0].lstrip("+~") for text in overrides]
     if config.logger.group is None:

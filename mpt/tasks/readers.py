@@ -1,19 +1,18 @@
 """Sources of rows of the user's own, by the names that ``tasks.NAME.rows.reader`` has for them."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any, TypeVar
+from typing import Any
 
 from mpt.errors import UserError
-from mpt.registry import Registry
+from mpt.registry import Defined, Registry
 from mpt.tasks.files import Row
 
 Read = Callable[..., Iterable[Mapping[str, Any]]]
 READERS: Registry[Read] = Registry("reader", "mpt.rows")
 """What ``rows.reader`` takes: each yields the rows of a split, column to value."""
-Entered = TypeVar("Entered", bound=Read)
 
 
-def reader(name: str) -> Callable[[Entered], Entered]:
+def reader(name: str) -> Callable[[Defined], Defined]:
     """Enter a function ``read(split, **options)`` that yields the rows of a split, each a mapping of its columns.
 
     ``options`` are those of ``rows.options``. The same call has to give the same rows in the same order.
@@ -21,12 +20,7 @@ def reader(name: str) -> Callable[[Entered], Entered]:
     Raises:
         UserError: The name is another reader's.
     """
-
-    def enter(read: Entered) -> Entered:
-        READERS.enter(name, read, read)
-        return read
-
-    return enter
+    return READERS.entering(name)
 
 
 def read_own(name: str, split: str, options: Mapping[str, Any], where: str) -> Iterator[Row]:

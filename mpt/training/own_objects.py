@@ -8,7 +8,7 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import Logger
 
 from mpt.errors import UserError
-from mpt.own_callbacks import CALLBACKS
+from mpt.training.own_callbacks import CALLBACKS
 
 FREE = ("accelerator", "benchmark", "detect_anomaly", "logger", "plugins", "profiler", "strategy")
 """Arguments of Lightning's Trainer that a program may hand over; what the others do is a key or the run's own."""
