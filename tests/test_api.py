@@ -187,6 +187,7 @@ def test_many_jobs_are_those_of_the_command_alone_and_one_that_fails_says_so():
     keys = {**SMALL, "task": "target", "prompt.init": "VOCABULARY", "few_shot.k": 4}
     runs = mpt.train_many([{"seed": 0}, {"seed": 1}, {"seed": 0, "few_shot.k": 400}], tasks=[task], **keys)
     assert [each.error is None for each in runs] == [True, True, False]
+    assert "MPT_SWEEP" not in os.environ  # which would be the group of later runs
     assert "few_shot.k: is 400" in runs[2].error
     with pytest.raises(UserError, match="failed: "):
         runs[2].metrics  # noqa: B018

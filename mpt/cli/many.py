@@ -89,6 +89,7 @@ class Jobs:
         Raises:
             Interrupted: A signal stopped them; the same call goes on.
         """
+        before = os.environ.get(VARIABLE)
         os.environ[VARIABLE] = name
         arguments = list(sys.argv)
         try:
@@ -98,6 +99,9 @@ class Jobs:
             returned = launch([list(job) for job in jobs], self._launched)
         finally:
             self._launched += len(jobs)
+            os.environ.pop(VARIABLE)
+            if before is not None:
+                os.environ[VARIABLE] = before
             sys.argv[:] = arguments  # a job puts its own command line there, for processes that it may start
         return [
             Done(_folder_of(each), None if each.status == JobStatus.COMPLETED else _say(each._return_value))
