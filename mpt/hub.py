@@ -2,9 +2,6 @@
 
 from pathlib import Path
 
-import huggingface_hub
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-
 PREFIX = "hf://"
 FILES = ("*.json", "*.safetensors", "adapter_model.bin", "README.md")
 """Files of a prompt's folder; nothing else is downloaded."""
@@ -22,6 +19,9 @@ def local_copy(where: str | Path) -> Path:
     text = str(where)
     if not is_on_hub(text):
         return Path(where)
+    import huggingface_hub  # a tenth of a second, and most runs load nothing from there
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
     name, _, revision = text.removeprefix(PREFIX).partition("@")
     try:
         found = huggingface_hub.snapshot_download(name, revision=revision or None, allow_patterns=list(FILES))

@@ -2,7 +2,6 @@
 
 import json
 import os
-import resource
 import shutil
 import signal
 import subprocess
@@ -163,14 +162,13 @@ class TestRunName:
 
 
 class TestWhatItPrints:
-    def test_help_takes_less_than_a_second(self):
-        def processor_seconds():  # of a process that waits for nothing, and the same on a busy machine
-            used = resource.getrusage(resource.RUSAGE_CHILDREN)
-            return used.ru_utime + used.ru_stime
-
-        before = processor_seconds()
-        done = subprocess.run([sys.executable, ROOT / "train.py", "--help"], capture_output=True, text=True, check=True)
-        assert processor_seconds() - before < 1.0
+    def test_help_imports_nothing_that_takes_long(self):
+        command = [sys.executable, "-X", "importtime", ROOT / "train.py", "--help"]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        loaded = {line.rpartition("|")[2].strip().partition(".")[0] for line in done.stderr.splitlines()}
+        assert "omegaconf" in loaded
+        slow = {"torch", "lightning", "transformers", "numpy", "pandas", "wandb", "huggingface_hub", "torchmetrics"}
+        assert loaded & slow == set()
         assert "python train.py task=source '+tasks=[sum,mt,dlg]'" in done.stdout
         assert "trainer.max_steps=300\n" in done.stdout
 
@@ -396,6 +394,7 @@ class TestWhatItRefuses:
     def test_a_sweep_says_what_became_of_each_job(self, mpt, tiny_t5_folder):
         small = TestWholeRuns().small(tiny_t5_folder)
         code, out, err = mpt("-m", "+tasks=[one]", "few_shot.k=2,9", "optim.warmup=0.0", *small)
+        assert "MPT_SWEEP" not in os.environ  # which would be W&B's group of what this process runs next
         assert code == 2, err
         assert "2 jobs, 1 failed" in out
         rows = {

@@ -129,11 +129,14 @@ def read_record(path: Path) -> list[Outcome]:
 
 
 def finish() -> None:
-    """Print the table of the sweep that has ended, and give its files a name of their own."""
-    if _folder is None:
+    """Print the table of the sweep that has ended, and give its files a name of their own; its name is free again."""
+    global _folder
+    folder, name = _folder, os.environ.pop(VARIABLE, "sweep")
+    _folder = None
+    if folder is None:
         return
-    path = _folder / RECORDS / f"{os.environ.get(VARIABLE, 'sweep')}.jsonl"
-    configuration = _folder / "multirun.yaml"  # the next sweep's would take its place
+    path = folder / RECORDS / f"{name}.jsonl"
+    configuration = folder / "multirun.yaml"  # the next sweep's would take its place
     if path.is_file() and configuration.is_file():
         _scrub(configuration)
         configuration.replace(path.with_suffix(".yaml"))

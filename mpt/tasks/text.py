@@ -1,10 +1,9 @@
 """Values of the data as text: numbers with their own digits, nothing invented for what is missing."""
 
 import math
+import struct
 from collections.abc import Mapping
 from typing import Any
-
-import numpy as np
 
 from mpt.errors import UserError
 from mpt.tasks.files import Digits
@@ -32,7 +31,7 @@ def to_text(value: Any, join: str, where: str) -> str:
         return str(value).lower()
     if isinstance(value, Digits):
         # A float32 that went through a float64 has digits that nobody wrote: 3.799999952316284.
-        return write_number(value) if len(value.text) > 12 and float(np.float32(value)) == value else value.text
+        return write_number(value) if len(value.text) > 12 and _as_single(value) == value else value.text
     if value is None or (isinstance(value, float) and math.isnan(value)):
         raise UserError(f"{where}: has {'null' if value is None else 'NaN'} in it, a missing value; leave it out")
     if isinstance(value, float):
@@ -49,12 +48,20 @@ def to_text(value: Any, join: str, where: str) -> str:
 
 def write_number(value: float) -> str:
     """Write a number of a binary format in the fewest digits that give it back, a float32 as one."""
-    with np.errstate(over="ignore"):
-        single = np.float32(value)
-    shortest = single if float(single) == value else np.float64(value)
+    import numpy as np  # a fifth of what --help takes
+
+    is_single = _as_single(value) == value
     if value == 0 or 1e-6 <= abs(value) < 1e16:
-        return np.format_float_positional(shortest, trim="0")
-    return str(float(value)) if shortest is not single else str(single)
+        return np.format_float_positional(np.float32(value) if is_single else np.float64(value), trim="0")
+    return str(np.float32(value)) if is_single else str(float(value))
+
+
+def _as_single(value: float) -> float:
+    """Round to a float32; infinite where it has none."""
+    try:
+        return float(struct.unpack("f", struct.pack("f", value))[0])
+    except OverflowError:
+        return math.inf
 
 
 def round_to(value: Any, step: float, where: str) -> str:
