@@ -508,6 +508,126 @@ def test_saved_prompt(damage, message, command, place, refused, source_run):
     assert message in refused(f"task={command}", f"source={folder}", *words)
 
 
+MODEL, CONFIG, TOKENIZER, INDEX = (
+    "model.safetensors", "config.json", "tokenizer.json", "model.safetensors.index.json"
+)  # fmt: skip
+
+
+def cut(name, length):
+    """A file that ends too early."""
+    return lambda folder: (folder / name).write_bytes((folder / name).read_bytes()[:length])
+
+
+def settings(name=CONFIG, **changes):
+    """A JSON file with other values; None: without the key."""
+
+    def change(folder):
+        values = json.loads((folder / name).read_text()) | changes
+        (folder / name).write_text(json.dumps({key: value for key, value in values.items() if value is not None}))
+
+    return change
+
+
+def weight(change):
+    """The model's fourth tensor changed; None: taken out."""
+
+    def damage(folder):
+        tensors = load_file(folder / MODEL)
+        name = sorted(tensors)[3]
+        changed = change(tensors.pop(name))
+        save_file(tensors | ({} if changed is None else {name: changed.contiguous()}), folder / MODEL, {"format": "pt"})
+
+    return damage
+
+
+def instead(name, make):
+    """Something else in the place of a file."""
+
+    def damage(folder):
+        (folder / name).unlink()
+        make(folder / name)
+
+    return damage
+
+
+def in_its_place(make):
+    """Something else in the place of the folder."""
+
+    def damage(folder):
+        shutil.rmtree(folder)
+        make(folder)
+
+    return damage
+
+
+def vocabulary_beyond(folder):
+    whole = json.loads((folder / TOKENIZER).read_text())
+    whole["model"]["vocab"] = [[f"x{n}", 0.0] for n in range(999)] + whole["model"]["vocab"]
+    (folder / TOKENIZER).write_text(json.dumps(whole))
+
+
+DAMAGED, TORN = "not JSON (", "model.safetensors: not a whole file of tensors ("
+UNFIT = "cannot be loaded (its weights do not fit its config.json)"
+BACKBONES = [
+    ("half", cut(MODEL, 50_000), TORN),
+    ("ten bytes", cut(MODEL, 10), TORN),
+    ("empty", write(MODEL, ""), TORN),
+    ("a header that lies", write(MODEL, (10**15).to_bytes(8, "little") + b"{}"), TORN),
+    ("text as weights", write(MODEL, "these are no tensors " * 9), TORN),
+    ("a link to nothing", instead(MODEL, lambda path: path.symlink_to("/nowhere")), TORN),
+    ("a folder as weights", instead(MODEL, lambda path: path.mkdir()), TORN),
+    ("NaN", weight(lambda tensor: tensor * float("nan")), "has numbers that are not finite"),
+    ("a tensor less", weight(lambda _: None), "lacks 1 of the weights that a t5 has"),
+    ("another shape", weight(lambda tensor: tensor[..., :1]), UNFIT),
+    ("no weights", lambda folder: (folder / MODEL).unlink(), "has no *.safetensors"),
+    ("config: a list", write(CONFIG, "[]"), "config.json: holds a list, not an object"),
+    ("config: nothing in it", write(CONFIG, "{}"), "config.json: has no model_type"),
+    ("config: bytes", write(CONFIG, b"\xff\xfe"), DAMAGED),
+    ("config: cut", cut(CONFIG, 50), DAMAGED),
+    ("config: empty", write(CONFIG, ""), DAMAGED),
+    ("config: deep", write(CONFIG, "[" * 99999), DAMAGED),
+    ("no config", lambda folder: (folder / CONFIG).unlink(), "has no config.json"),
+    ("an unknown architecture", settings(model_type="nope"), "model type `nope`"),
+    ("another architecture", settings(model_type="bert"), "is a 'bert' model"),
+    ("a text as width", settings(d_model="x"), "config.json: d_model is 'x'; it must be a whole number from 1"),
+    ("negative width", settings(d_model=-1), "config.json: d_model is -1"),
+    ("huge width", settings(d_model=1 << 40), UNFIT),
+    ("huge depth", settings(num_layers=10**9), "config.json: num_layers is 1,000,000,000, and the weights are"),
+    ("small vocabulary", settings(vocab_size=1), UNFIT),
+    ("huge vocabulary", settings(vocab_size=10**12), UNFIT),
+    ("no heads", settings(num_heads=0), "config.json: num_heads is 0"),
+    ("dropout NaN", settings(dropout_rate=float("nan")), "config.json: dropout_rate is NaN"),
+    ("dropout 5", settings(dropout_rate=5), "dropout probability has to be between 0 and 1"),
+    ("code to run", settings(auto_map={"AutoConfig": "x.C"}, model_type="zzz"), "cannot be loaded ("),
+    ("tokenizer: cut", cut(TOKENIZER, 300), DAMAGED),
+    ("tokenizer: a list", write(TOKENIZER, "[]"), "tokenizer.json: holds a list"),
+    ("tokenizer: nothing in it", write(TOKENIZER, "{}"), "cannot be loaded ('added_tokens')"),
+    ("no tokenizer", lambda folder: (folder / TOKENIZER).unlink(), "has no tokenizer.json"),
+    ("tokenizer of another model", vocabulary_beyond, "the tokenizer writes ids up to "),
+    ("tokenizer's settings: a list", write("tokenizer_config.json", "[]"), "holds a list, not an object"),
+    ("tokenizer's settings: cut", write("tokenizer_config.json", "{"), DAMAGED),
+    ("no end", settings("tokenizer_config.json", eos_token=None, pad_token=None), "has no end-of-sequence token"),
+    ("generation: cut", write("generation_config.json", "{"), DAMAGED),
+    ("generation: a list", write("generation_config.json", "[]"), "holds a list, not an object"),
+    ("index: cut", write(INDEX, "{"), DAMAGED),
+    ("index: no map", write(INDEX, "{}"), "has no weight_map of file names"),
+    ("index: a shard less", write(INDEX, '{"weight_map": {"a": "a-1.safetensors"}}'), "names 'a-1.safetensors'"),
+    ("index: a way out", write(INDEX, '{"weight_map": {"a": "../../etc/passwd"}}'), "names '../../etc/passwd'"),
+    ("empty folder", in_its_place(Path.mkdir), "has no config.json"),
+    ("a file", in_its_place(Path.touch), "no folder "),
+]
+
+
+@pytest.mark.parametrize(("damage", "message"), [case[1:] for case in BACKBONES], ids=[case[0] for case in BACKBONES])
+def test_backbone(damage, message, place, refused, tiny_t5_folder):
+    folder = place / "backbone"
+    shutil.copytree(tiny_t5_folder, folder)
+    damage(folder)
+    said = refused(*SMALL, "backbone.name=t5", f"backbone.path={folder}")
+    assert message in said
+    assert said.count("\n") == 0
+
+
 FILES = [
     ("/etc/passwd", "/etc/passwd: not a file of tensors ("),
     ("/dev/null", "/dev/null"),

@@ -7,7 +7,8 @@ from typing import Any, TypeVar
 
 import huggingface_hub
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer
+from torch import nn
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
 from mpt import world
@@ -15,6 +16,7 @@ from mpt.backbone import causal, encoder_decoder, gguf
 from mpt.backbone.causal import Causal
 from mpt.backbone.encoder_decoder import EncoderDecoder
 from mpt.backbone.frozen import FrozenModel
+from mpt.backbone.saved_folder import check_folder
 from mpt.backbone.tokenization import CausalTokenization, Tokenization
 from mpt.config import DTYPES, BackboneConfig
 from mpt.errors import UserError
@@ -91,15 +93,22 @@ def _in_gguf(path: Path, name: str, config: BackboneConfig, opener: Opener[T], *
 
 
 def _in_folder(folder: Path, name: str, config: BackboneConfig, opener: Opener[T], *, weights: bool) -> T:
-    _check_folder(folder, weights=weights)
+    check_folder(folder, weights=weights)
+    verbosity = transformers_logging.get_verbosity()
+    transformers_logging.set_verbosity_error()  # it reports each weight that does not fit, in a table
     try:
         # A folder has no revision; the library would look for it on the hub.
         return opener(str(folder.resolve()), name, config, {"local_files_only": True})
-    except OSError as error:
-        raise FileNotFoundError(
-            f"backbone.path: {str(folder)!r} cannot be loaded ({_first_line(error)}); give a folder with config.json, "
-            "model.safetensors and tokenizer.json"
+    except UserError:
+        raise
+    except Exception as error:  # what a damaged file makes the library raise is of many kinds
+        reason = "its weights do not fit its config.json" if "mismatched_sizes" in str(error) else _first_line(error)
+        raise UserError(
+            f"backbone.path: {str(folder)!r} cannot be loaded ({reason}); give a folder as save_pretrained wrote it, "
+            "with config.json, model.safetensors and tokenizer.json"
         ) from error
+    finally:
+        transformers_logging.set_verbosity(verbosity)
 
 
 def _open_tokenization(where: str, name: str, config: BackboneConfig, options: dict[str, Any]) -> Tokenization:
@@ -140,25 +149,32 @@ def _open(where: str, name: str, config: BackboneConfig, options: dict[str, Any]
             f"backbone: {where} lacks {len(missing)} of the weights that a {settings.model_type} has, {missing[0]} "
             "among them; give a folder as save_pretrained wrote it"
         )
+    _check_numbers(model, where)
+    _check_vocabulary(model, tokenization, where)
     backbone = family(model, tokenization, name, config.dropout, where)
     if config.checkpointing:
         backbone.recompute_activations()
     return backbone
 
 
-def _check_folder(folder: Path, *, weights: bool) -> None:
-    """Say what a folder lacks; the library's own message speaks of the hub."""
-    if not folder.is_dir():
-        raise FileNotFoundError(f"backbone.path: no folder {str(folder)!r}; give one that is there")
-    if not (folder / "config.json").is_file():
-        raise FileNotFoundError(f"backbone.path: {folder} has no config.json; give a saved model's folder")
-    if weights and not any(folder.glob("*.safetensors")):
-        raise FileNotFoundError(
-            f"backbone.path: {folder} has no *.safetensors; save the model with save_pretrained (pickled "
-            "weights are not read)"
+def _check_numbers(model: nn.Module, where: str) -> None:
+    for name, tensor in model.state_dict().items():
+        # A sum that is finite has only finite parts; one that is not may have overflowed.
+        if tensor.is_floating_point() and not tensor.sum().isfinite() and not tensor.isfinite().all():
+            raise UserError(f"backbone: {where}: {name} has numbers that are not finite; give weights that are whole")
+
+
+def _check_vocabulary(model: PreTrainedModel, tokenization: Tokenization, where: str) -> None:
+    tokenizer, rows = tokenization.tokenizer, len(model.get_input_embeddings().weight)
+    # Tokens that were added may have none on purpose: Gemma 3's stands for an image.
+    largest = max(
+        (i for token, i in tokenizer.get_vocab().items() if token not in tokenizer.added_tokens_encoder), default=0
+    )
+    if largest >= rows:
+        raise UserError(
+            f"backbone: {where}: the tokenizer writes ids up to {largest:,}, and the model has embeddings for {rows:,} "
+            "tokens; give the tokenizer that was saved with the model"
         )
-    if not any((folder / name).is_file() for name in ("tokenizer.json", "spiece.model", "tokenizer.model")):
-        raise FileNotFoundError(f"backbone.path: {folder} has no tokenizer.json; save the tokenizer there too")
 
 
 def _family(where: str, settings: Any) -> type[EncoderDecoder] | type[Causal]:

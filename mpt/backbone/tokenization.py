@@ -15,16 +15,22 @@ class Tokenization:
     Attributes:
         tokenizer: As passed in.
         settings: What a saved prompt records, so that its inputs are always written as in its training.
+
+    Raises:
+        UserError: The tokenizer has no end-of-sequence token.
     """
 
     def __init__(self, tokenizer: Any) -> None:
+        if tokenizer.eos_token_id is None:
+            raise UserError("backbone: its tokenizer has no end-of-sequence token, so no target could end")
         self.tokenizer = tokenizer
         self.settings: dict[str, Any] = {}
 
     @property
     def pad_token_id(self) -> int:
-        """Token that pads a batch; the attention mask hides it."""
-        return int(self.tokenizer.pad_token_id)
+        """Token that pads a batch; the attention mask hides it, so any will do where the tokenizer has none."""
+        pad = self.tokenizer.pad_token_id
+        return int(self.tokenizer.eos_token_id if pad is None else pad)
 
     def encode_inputs(self, texts: Sequence[str], longest: int | None = None) -> tuple[list[list[int]], list[int]]:
         """Write inputs as token ids; what is too long loses its end, but keeps what has to stand before the answer.
@@ -96,8 +102,6 @@ class CausalTokenization(Tokenization):
 
     def __init__(self, tokenizer: Any, separator: str = "\n", chat_template: bool = False) -> None:
         super().__init__(tokenizer)
-        if tokenizer.eos_token_id is None:
-            raise UserError("backbone: its tokenizer has no end-of-sequence token, so no target could end")
         if chat_template and not tokenizer.chat_template:
             raise UserError(
                 "backbone.chat_template: the tokenizer has none; set it to false, or take an instruction-tuned model"
@@ -111,12 +115,6 @@ class CausalTokenization(Tokenization):
         alike = next((i for i, pair in enumerate(zip(whole, cut, strict=False)) if pair[0] != pair[1]), len(cut))
         self._ending = whole[alike:] if after else []
         self._shortest = len(self._encode([self._surround("")], special=not chat_template)[0])
-
-    @property
-    def pad_token_id(self) -> int:
-        """Token that pads a batch; many of these tokenizers have none, and any will do."""
-        pad = self.tokenizer.pad_token_id
-        return int(self.tokenizer.eos_token_id if pad is None else pad)
 
     def encode_inputs(self, texts: Sequence[str], longest: int | None = None) -> tuple[list[list[int]], list[int]]:
         """Write inputs as token ids, the tokenizer's own beginning of a sequence included where it has one.
