@@ -13,7 +13,7 @@ target_folder = $$($(BIN)/python train.py experiment=demo_target source="$(sourc
 real_data = $(if $(DATA),data_root="'$(DATA)'")
 real_folder = $$($(BIN)/python train.py experiment=real_source $(real_data) --cfg all --package hydra.run.dir)
 
-.PHONY: help setup train real benchmarks test catalog docs lint format list clean
+.PHONY: help setup train real benchmarks test catalog faults fuzz soak docs lint format list clean
 
 help:  ## Print this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -43,6 +43,16 @@ test: setup  ## All tests
 
 catalog: setup  ## The catalog of bad inputs: each refused in one line before anything is trained; 3 minutes
 	$(BIN)/python -m pytest -m catalog --dist load tests/test_bad_inputs.py
+
+faults: setup  ## Kill each command 200 times at any moment; what its next start leaves equals an unbroken run: 30 minutes
+	$(BIN)/python -W ignore experiments/reliability/faults.py
+
+fuzz: setup  ## Five minutes of damaged templates, data, saved prompts and study files: each read, or refused in words
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt atheris
+	$(BIN)/python -W ignore experiments/reliability/fuzz.py
+
+soak: setup  ## Half an hour of jobs, answers and pages in one process, whose memory has to stay flat
+	$(BIN)/python -W ignore experiments/reliability/soak.py
 
 benchmarks: setup  ## What a step and a whole sweep cost, beside PEFT and otherwise: 20 minutes on 2 cores
 	$(BIN)/python experiments/benchmarks/step.py

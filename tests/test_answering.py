@@ -1,8 +1,10 @@
 """Inputs from files and standard input, answered in order, on from where an interruption left them."""
 
+import dataclasses
 import io
 import json
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -12,8 +14,10 @@ from safetensors.torch import load_file, save_file
 from mpt import PromptedModel
 from mpt.answering.evaluating import evaluate
 from mpt.cli import main as cli
+from mpt.errors import UserError
 from mpt.training.train import train
 
+ROOT = Path(__file__).resolve().parent.parent
 TEXTS = [f"say {word}" for word in ("red", "green", "blue", "black", "white", "red or blue")]
 TASKS = ["one", "two"] * 3
 
@@ -280,3 +284,19 @@ class TestNothingOfOthersIsLost:
         assert monkey[0] == 2
         assert "notes.txt" in monkey[2]
         assert Path("notes.txt").read_bytes() == content
+
+
+def test_a_pipe_and_a_device_are_inputs(source_run, tmp_path):
+    command = f"{sys.executable} -m mpt task=predict source={source_run} predict.task=one predict.max_new_tokens=4"
+    first = f"printf 'anna .\\nben .\\n' | {command} predict.input=/dev/stdin"
+    shell = f"{first} && {command} predict.input=<(printf 'anna .\\n')"
+    done = subprocess.run(["bash", "-c", shell], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    assert [json.loads(line)["input"] for line in done.stdout.splitlines()] == ["anna .", "ben .", "anna ."]
+
+
+def test_a_text_whose_attention_no_memory_holds_is_refused(source_run, monkeypatch):
+    model = PromptedModel.load(source_run)
+    monkeypatch.setitem(model.answers, "one", dataclasses.replace(model.answers["one"], max_source_tokens=None))
+    with pytest.raises(UserError, match=r"texts: number 1 has [\d,]+ tokens, and 1 rows .*so shorten it"):
+        model.generate(["anna .", "anna found the hat . " * 50_000], "one", batch_size=1)

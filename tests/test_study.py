@@ -63,6 +63,14 @@ def study(tmp_path: Path) -> Study:
 
 
 class TestFile:
+    def test_bytes_that_are_no_text_and_lists_without_end_are_refused(self, tmp_path):
+        (tmp_path / "latin.yaml").write_bytes("question: Why\ntargets: [caf\u00e9]".encode("latin-1"))
+        with pytest.raises(UserError, match=r"latin\.yaml:2: not UTF-8 \(.*\); save the file as UTF-8"):
+            load_study(tmp_path / "latin.yaml")
+        (tmp_path / "deep.yaml").write_text("question: " + "[" * 9999)
+        with pytest.raises(UserError, match=r"deep\.yaml: its lists lie too deep in each other"):
+            load_study(tmp_path / "deep.yaml")
+
     @pytest.mark.parametrize(
         ("old", "new", "message"),
         [
@@ -77,6 +85,10 @@ class TestFile:
             ("seeds: 2}", "seeds: 3}", "sources: kin: seeds: is 3, and MPT has 2 draws"),
             ("[[MPT, plain prompt]]", "[[MPT, plain]]", "compare: no method 'plain'; choose one of MPT, plain prompt"),
             ("[[MPT, plain prompt]]", "[MPT, plain prompt]", "compare: has 'MPT'; write pairs of two methods"),
+            ("[[MPT, plain prompt]]", "[[MPT, {plain prompt}]]", "compare: has ['MPT', {'plain prompt': None}]; write"),
+            ("draws: 2", "draws: 1000000", "draws: is 1000000; write a whole number from 1 to 10,000"),
+            ("{source: kin,", "{source: [kin],", "source: no source \"['kin']\""),
+            ("rates: [1, 3]", "rates: [1, .inf]", "tune: rates: is [1, inf]; write factors above 0"),
             ("rates: [1, 3]", "rates: [1, 3, 9]", "different numbers of candidates (MPT 3, plain prompt 2)"),
             ("rates: [1, 3]", "rates: [3, 1]", "tune: rates: is [3, 1]; list each factor once, the smallest first"),
             ("tune: {draws: 1, rates: [1, 3]}", "", "methods: plain prompt: grid: is never tried without tune"),

@@ -16,6 +16,7 @@ from mpt.answering.answers import condition
 from mpt.artifact import check_fits, input_settings, load_baseline, load_prompt, read_answers
 from mpt.artifact.find import Kind, find
 from mpt.backbone import Backbone, load_backbone
+from mpt.backbone.memory import refuse_too_long
 from mpt.config import ANSWERS, BackboneConfig
 from mpt.data.batches import Batch, pad
 from mpt.errors import UserError, unknown
@@ -314,6 +315,9 @@ class PromptedModel:
             positions = order[start : start + batch_size]
             inputs = [ids[position] for position in positions]
             lengths = torch.tensor([len(each) for each in inputs])
+            if room is None:  # no position ends what the model takes
+                virtual = self.adapter.num_virtual_tokens
+                refuse_too_long([virtual + len(each) for each in inputs], positions, self.backbone.device)
             input_ids = pad(inputs, self.backbone.tokenization.pad_token_id)
             batch = {
                 "input_ids": input_ids,

@@ -35,8 +35,11 @@ class Predict(Stage):
         elif not is_on_hub(config.source) and not Path(config.source).exists():
             yield f"source: no folder {config.source!r}; give one that is there"
         predict = config.predict
-        if predict.input not in (None, "-") and not Path(str(predict.input)).is_file():
-            yield f"predict.input: no file {predict.input!r}; give one that is there, or none for standard input"
+        if predict.input not in (None, "-"):
+            path = Path(str(predict.input))  # a file, or a pipe such as <(command) and /dev/stdin
+            if path.is_dir() or not path.exists():
+                what = "is a folder" if path.is_dir() else "no file"
+                yield f"predict.input: {what} {predict.input!r}; give a file, or none for standard input"
         if config.backbone.dtype not in DTYPES:
             yield unknown("backbone.dtype", config.backbone.dtype, DTYPES)
         if predict.answers not in (None, *ANSWERS):

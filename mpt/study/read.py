@@ -1,5 +1,6 @@
 """Read the file of a study, and say everything that is wrong with it at once, each with its line."""
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import fields
 from pathlib import Path
@@ -19,12 +20,18 @@ def load_study(path: Path) -> Study:
         FileNotFoundError: It is not there.
         UserError: Everything that is wrong with it, each with its line.
     """
-    text = path.read_text(encoding="utf-8")
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        line = error.object[: error.start].count(b"\n") + 1
+        raise UserError(f"{path}:{line}: not UTF-8 ({error.reason}); save the file as UTF-8") from error
     try:
         node = yaml.compose(text, Loader=yaml.SafeLoader)
         if node is not None and count_nodes(node, {}) > MOST_NODES:
             raise UserError(f"{path}: its anchors stand for more than {MOST_NODES:,} values; write out what is meant")
         values = yaml.safe_load(text)
+    except RecursionError as error:
+        raise UserError(f"{path}: its lists lie too deep in each other; a study needs three levels") from error
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f"{path}:{mark.line + 1}" if mark else str(path)
@@ -35,6 +42,10 @@ def load_study(path: Path) -> Study:
         raise UserError("\n".join(reader.errors))
     assert study is not None
     return study
+
+
+MOST = 10_000
+"""Most draws, and seeds of a source."""
 
 
 class _Reader:
@@ -120,8 +131,8 @@ class _Reader:
 
     def method(self, name: str, values: dict[str, Any], sources: Mapping[str, Source]) -> Method:
         at, source = ("methods", name), values.get("source")
-        if source is not None and source not in sources:
-            self.refuse((*at, "source"), unknown("sources", str(source), sources, "no source").partition(": ")[2])
+        if source is not None and (source := str(source)) not in sources:
+            self.refuse((*at, "source"), unknown("sources", source, sources, "no source").partition(": ")[2])
         grid = values.get("grid") or []
         if not isinstance(grid, list) or not all(isinstance(each, list) for each in grid):
             self.refuse((*at, "grid"), f"is {grid!r}; write a list of overrides for each candidate, [[a=1], [a=2]]")
@@ -146,10 +157,10 @@ class _Reader:
         return tuple(found)
 
     def count(self, at: tuple[str, ...], values: Mapping[str, Any]) -> int:
-        """A whole number from 1."""
+        """A whole number from 1; more than :data:`MOST` is a slip."""
         found = values.get(at[-1], 1)
-        if not isinstance(found, int) or isinstance(found, bool) or found < 1:
-            self.refuse(at, f"is {found!r}; write a whole number from 1")
+        if not isinstance(found, int) or isinstance(found, bool) or not 1 <= found <= MOST:
+            self.refuse(at, f"is {found!r}; write a whole number from 1 to {MOST:,}")
             return 1
         return found
 
@@ -169,12 +180,13 @@ class _Reader:
 
     def comparisons(self, values: Any, methods: Mapping[str, Method]) -> Iterator[tuple[str, str]]:
         for pair in values if isinstance(values, list) else [values]:
-            if not isinstance(pair, list) or len(pair) != 2 or pair[0] == pair[1]:
+            named = isinstance(pair, list) and all(isinstance(each, (str, int, float)) for each in pair)
+            if not named or len(pair) != 2 or pair[0] == pair[1]:
                 self.refuse(("compare",), f"has {pair!r}; write pairs of two methods, [[A, B], [A, C]]")
                 continue
-            for name in pair:
+            for name in map(str, pair):
                 if name not in methods:
-                    self.refuse(("compare",), unknown("compare", str(name), methods, "no method").partition(": ")[2])
+                    self.refuse(("compare",), unknown("compare", name, methods, "no method").partition(": ")[2])
             yield str(pair[0]), str(pair[1])
 
     def tune(self, values: Any, methods: Mapping[str, Method]) -> Tune | None:
@@ -190,7 +202,9 @@ class _Reader:
             if key not in ("draws", "rates"):
                 self.refuse(("tune", str(key)), "is no key of tune; choose one of draws, rates")
         rates = values.get("rates") or []
-        if not isinstance(rates, list) or not all(isinstance(each, (int, float)) and each > 0 for each in rates):
+        if not isinstance(rates, list) or not all(
+            isinstance(each, (int, float)) and not isinstance(each, bool) and 0 < each < math.inf for each in rates
+        ):
             self.refuse(("tune", "rates"), f"is {rates!r}; write factors above 0, [0.33, 1, 3]")
             rates = []
         if rates != sorted(set(rates)):

@@ -1,15 +1,12 @@
 """What a run needs at the least of the memory of its machine, so that what cannot fit is said before it is tried."""
 
-import os
-
 import torch
 
 from mpt.backbone import Backbone
+from mpt.backbone.memory import FLOAT, memory_of, show_bytes
 from mpt.config import PLAIN, RunConfig
 from mpt.errors import UserError
 
-FLOAT = 4
-"""Bytes of a number of the prompt."""
 COPIES = 4
 """A trained number is there with its gradient and two moments of the optimizer."""
 
@@ -30,7 +27,7 @@ def refuse_what_cannot_fit(config: RunConfig, backbone: Backbone, device: torch.
     if (needed := numbers * FLOAT * COPIES) > has:
         raise UserError(
             f"prompt.num_virtual_tokens: is {tokens:,}, and a prompt of {numbers:,} numbers takes at least "
-            f"{show(needed)} with its gradients and moments; this machine has {show(has)}, so take fewer"
+            f"{show_bytes(needed)} with its gradients and moments; this machine has {show_bytes(has)}, so take fewer"
         )
     rows = trainer.batch_size // trainer.accumulate_grad_batches
     if config.mixture.sampling == "each":
@@ -38,18 +35,6 @@ def refuse_what_cannot_fit(config: RunConfig, backbone: Backbone, device: torch.
     if (needed := rows * (tokens + 1) * dim * FLOAT) > has:
         raise UserError(
             f"trainer.batch_size: is {trainer.batch_size:,}, and the embeddings of {rows:,} rows behind {tokens:,} "
-            f"virtual tokens take at least {show(needed)}; this machine has {show(has)}, so take fewer, or raise "
-            "trainer.accumulate_grad_batches"
+            f"virtual tokens take at least {show_bytes(needed)}; this machine has {show_bytes(has)}, so take fewer, or "
+            "raise trainer.accumulate_grad_batches"
         )
-
-
-def memory_of(device: torch.device) -> int:
-    """Return the bytes of memory of a device, used or not."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_properties(device).total_memory
-    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-
-
-def show(count: int) -> str:
-    """Write a number of bytes: 3.2 GB, 12 MB."""
-    return f"{count / 1e9:,.1f} GB" if count >= 1e9 else f"{count / 1e6:,.0f} MB"
