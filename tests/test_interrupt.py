@@ -4,6 +4,7 @@ import csv
 import json
 import os
 import pickle
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,6 +15,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from mpt.errors import UserError
 from mpt.run.checkpoint import AtomicCheckpointIO, read_checkpoint
 from mpt.run.interrupt import Interrupted, StopSignals
 from mpt.run.record import read_metrics
@@ -219,6 +221,45 @@ class TestFiles:
             train(make_config(), tmp_path / "run")
         assert "\n" not in str(found.value)
         train(make_config(resume="never"), tmp_path / "run")
+
+    @pytest.mark.parametrize(
+        ("change", "message"),
+        [
+            (lambda parts: parts.pop("adapter"), "its adapter is missing"),
+            (lambda parts: parts.update(global_step="x"), "its global_step is str"),
+            (lambda parts: parts.update(global_step=-5), "its global_step is -5"),
+            (lambda parts: parts.update(global_step=10**6), "is of step 1,000,000, and the run has"),
+            (lambda parts: parts.update(loops={}), "its loops have no fit_loop"),
+            (lambda parts: parts.update(optimizer_states=[]), "its optimizer_states are empty"),
+            (lambda parts: parts.update(callbacks=3), "its callbacks is int"),
+            (
+                lambda parts: parts["adapter"].update({name: each / 0 for name, each in parts["adapter"].items()}),
+                "of its adapter has numbers that are not finite",
+            ),
+            (
+                lambda parts: parts["adapter"].update({name: each[:1] for name, each in parts["adapter"].items()}),
+                "the checkpoint has .* with shape .*, and the run has it with shape",
+            ),
+        ],
+    )
+    def test_a_checkpoint_without_its_parts_is_refused(self, change, message, stopped, make_config, tmp_path):
+        shutil.copytree(stopped, tmp_path / "run")
+        path = tmp_path / "run" / "checkpoints" / "last.ckpt"
+        parts = torch.load(path, weights_only=True)
+        change(parts)
+        torch.save(parts, path)
+        with pytest.raises(UserError, match=rf"{message}.*resume=never starts the run again"):
+            train(make_config(), tmp_path / "run")
+
+    @pytest.fixture(scope="class")
+    def stopped(self, make_config, tmp_path_factory):
+        """A run that was stopped after its fourth batch."""
+        folder = tmp_path_factory.mktemp("stopped") / "run"
+        with pytest.MonkeyPatch.context() as patch:
+            at_batch(patch, 4, lambda: signal.raise_signal(signal.SIGINT))
+            with pytest.raises(Interrupted):
+                train(make_config(), folder)
+        return folder
 
     def test_early_stopping_stays_stopped(self, make_config, tmp_path, monkeypatch):
         changes = {"trainer__max_steps": 60, "evaluation__patience": 1, "optim__lr_prompt": 0.0}

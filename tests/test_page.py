@@ -124,6 +124,26 @@ def test_a_damaged_prediction_is_refused(tmp_path: Path, capsys: pytest.CaptureF
     assert not (tmp_path / "page.html").exists()
 
 
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("predictions/a.jsonl", b"[1]\n", "predictions/a.jsonl:1: not a prediction"),
+        ("metrics.csv", b"\xff\xfe", "metrics.csv: damaged ("),
+        ("metrics.csv", b"step,validation/a/score\n1,high\n", "metrics.csv: damaged ("),
+        ("similarity.csv", b"task,a,b\na,1\n", "similarity.csv: damaged (1 rows for 2 tasks)"),
+    ],
+)
+def test_a_damaged_file_of_a_run_is_refused(
+    tmp_path: Path, capsys: Any, name: str, content: bytes, message: str
+) -> None:
+    write_run(tmp_path / "run", {"a": 0.5})
+    (tmp_path / "run" / name).parent.mkdir(exist_ok=True)
+    (tmp_path / "run" / name).write_bytes(content)
+    assert main([str(tmp_path), "--html", str(tmp_path / "page.html")]) == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "page.html").exists()
+
+
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
     found = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)

@@ -57,6 +57,22 @@ def test_damaged_metrics_are_refused(tmp_path):
         read_metrics(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("scores", "message"),
+    [
+        ("high", "test: it is 'high', not scores by their names"),
+        ({"sum": 3}, "test: sum is 3, not scores by their names"),
+        ({"sum": {"score": "high"}}, "test: sum: score is 'high', which none is"),
+        ({"sum": {"score": float("nan")}}, "test: sum: score is nan, which none is"),
+        ({"sum": {"score": 0.5, "n": -2}}, "test: sum: n is -2, which none is"),
+    ],
+)
+def test_scores_that_are_none_are_refused(tmp_path, scores, message):
+    (tmp_path / "metrics.json").write_text(json.dumps({"test": scores}))
+    with pytest.raises(ValueError, match=rf"metrics\.json: {message}; overwrite=true"):
+        read_metrics(tmp_path)
+
+
 def test_state_goes_from_new_over_unfinished_to_finished(tmp_path):
     assert RunFolder(tmp_path).state(CONFIG) == "new"
     RunFolder(tmp_path).write_config(CONFIG, {})

@@ -168,6 +168,16 @@ def _without_times(value: Any) -> Any:
     return [_without_times(each) for each in value] if isinstance(value, list) else value
 
 
+def _first_difference(left: Any, expected: Any, where: str = "") -> str:
+    if isinstance(left, dict) and isinstance(expected, dict) and set(left) == set(expected):
+        key = next(each for each in left if left[each] != expected[each])
+        return _first_difference(left[key], expected[key], f"{where}.{key}")
+    if isinstance(left, list) and isinstance(expected, list) and len(left) == len(expected):
+        row = next(each for each in range(len(left)) if left[each] != expected[each])
+        return _first_difference(left[row], expected[row], f"{where}[{row}]")
+    return f"{where} is {str(left)[:200]} in place of {str(expected)[:200]}"
+
+
 def is_clear(code: int, signum: signal.Signals, said: str) -> bool:
     """Tell whether a command that was stopped ended as it should: its code, and no traceback."""
     return code in (0, CODES[signum]) and "Traceback" not in said
@@ -209,7 +219,9 @@ def inject(
     left = results_of(place)
     for name in sorted(set(left) | set(expected)):
         if name not in left or name not in expected or left[name] != expected[name]:
-            what = "is left over" if name not in expected else "is missing" if name not in left else "differs"
+            what = "is left over" if name not in expected else "is missing"
+            if name in left and name in expected:
+                what = f"differs: {_first_difference(left[name], expected[name])}"
             wrong.append(f"lost: after {[each.name for each in signums]} at {moments}: {name} {what}")
     return late, wrong
 

@@ -138,12 +138,20 @@ def learning_curve(run: Path, task: str) -> dict[int, float]:
 
 
 def read_curve(run: Path, column: str) -> dict[int, float]:
-    """One column of a run's ``metrics.csv``, by steps; empty where the run has none."""
-    if not RunFolder(run).curves.is_file():
+    """One column of a run's ``metrics.csv``, by steps; empty where the run has none.
+
+    Raises:
+        UserError: The file is damaged.
+    """
+    path = RunFolder(run).curves
+    if not path.is_file():
         return {}
-    with RunFolder(run).curves.open(encoding="utf-8", newline="") as file:
-        values = ((row["step"], row.get(column)) for row in csv.DictReader(file))
-        return {int(float(step)): float(value) for step, value in values if value}
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            values = ((row["step"], row.get(column)) for row in csv.DictReader(file))
+            return {int(float(step)): float(value) for step, value in values if value}
+    except (ValueError, TypeError, KeyError, csv.Error) as error:
+        raise UserError(f"{path}: damaged ({error}); overwrite=true runs the run again") from error
 
 
 def _costs(run: Path, metrics: Mapping[str, Any], task: str) -> dict[str, float]:

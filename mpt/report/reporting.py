@@ -96,6 +96,13 @@ def report(arguments: argparse.Namespace) -> str:
     return text
 
 
+def _folder(text: str) -> Path:
+    """A folder's name on the command line; an empty one would be the working folder."""
+    if not text.strip():
+        raise argparse.ArgumentTypeError("a folder's name is empty; give a run folder, or . for this one")
+    return Path(text)
+
+
 def _pooled_notes(groups: Mapping[tuple[Any, ...], Estimate], by: Sequence[str]) -> list[str]:
     """Name what groups pool that are no repetitions of one run."""
     pooled = list(dict.fromkeys(key for found in groups.values() if found.runs > 1 for key in found.pooled))
@@ -199,7 +206,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         "python -m mpt.report", description="Many run folders as tables with intervals, figures, and one page."
     )
-    parser.add_argument("folders", nargs="+", type=Path, help="run folders, folders of them, or sweeps/NAME.jsonl")
+    parser.add_argument("folders", nargs="+", type=_folder, help="run folders, folders of them, or sweeps/NAME.jsonl")
     parser.add_argument(
         "--html", type=Path, metavar="FILE", help="write a page that needs no network: tables, charts, answers"
     )

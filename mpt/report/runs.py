@@ -135,10 +135,12 @@ def read_similarities(runs: Iterable[Path]) -> list[Heat]:
         path = RunFolder(run).similarity_table
         if not path.is_file():
             continue
-        with path.open(encoding="utf-8", newline="") as file:
-            header, *rows = list(csv.reader(file)) or [[]]
         try:
+            with path.open(encoding="utf-8", newline="") as file:
+                header, *rows = list(csv.reader(file)) or [[]]
             cosines = [[float(value) for value in row[1:]] for row in rows]
+            if {len(row) for row in rows} != {len(header)} or len(rows) != len(header) - 1:
+                raise ValueError(f"{len(rows)} rows for {len(header) - 1} tasks")
         except ValueError as error:
             raise UserError(f"{path}: damaged ({error}); overwrite=true runs the run again") from error
         heats.append(Heat(str(run), header[1:], cosines))
@@ -161,7 +163,7 @@ def read_samples(runs: Iterable[Path], each: int) -> Iterator[Sample]:
                 for number, text in enumerate(itertools.islice(file, each), start=1):
                     try:
                         yield _sample(str(run), path.stem, json.loads(text))
-                    except (ValueError, KeyError, TypeError) as error:
+                    except (ValueError, KeyError, TypeError, AttributeError) as error:
                         raise UserError(f"{path}:{number}: not a prediction ({error})") from error
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 from mpt.atomic import write_atomically
 from mpt.errors import UserError
+from mpt.tasks import SPLITS
 
 NUMBER = re.compile(r"[-+]?[\d.,]+(e[-+]?\d+)?%?", re.IGNORECASE)
 METRICS = "metrics.json"
@@ -67,7 +68,24 @@ def read_metrics(folder: Path) -> dict[str, Any] | None:
         raise UserError(f"{path}: not JSON ({error}); overwrite=true runs the run again") from error
     if not isinstance(metrics, dict):
         raise UserError(f"{path}: not the metrics of a run; overwrite=true runs the run again")
+    for split in SPLITS:
+        _check_scores(metrics.get(split), f"{path}: {split}")
     return metrics
+
+
+def _check_scores(of_tasks: Any, where: str) -> None:
+    """Refuse scores that are none; the split may be missing."""
+    if of_tasks is None:
+        return
+    tasks = of_tasks if isinstance(of_tasks, dict) else {"it": of_tasks}
+    for task, scores in tasks.items():
+        if not isinstance(scores, dict):
+            raise UserError(f"{where}: {task} is {scores!r}, not scores by their names; overwrite=true runs it again")
+        for name in ("score", "n"):
+            value = scores.get(name)
+            number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+            if value is not None and (not number or (name == "n" and value < 0)):
+                raise UserError(f"{where}: {task}: {name} is {value!r}, which none is; overwrite=true runs it again")
 
 
 def write_json(path: Path, values: Mapping[str, Any]) -> None:

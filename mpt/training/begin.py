@@ -7,10 +7,11 @@ from pathlib import Path
 from lightning.pytorch.utilities import rank_zero_warn
 
 from mpt.data.few_shot import row_ids
+from mpt.errors import UserError
 from mpt.loggers import open_loggers, tags
 from mpt.methods import find_method
 from mpt.run import console
-from mpt.run.checkpoint import read_checkpoint
+from mpt.run.checkpoint import RESUME_NEVER, read_checkpoint
 from mpt.run.folder import read_config
 from mpt.run.record import write_json
 from mpt.tasks import Surround, stamp_rows
@@ -37,6 +38,9 @@ def begin_run(run: Run, loaded: Loaded) -> Path | None:
         folder.check_backbone(backbone.name, backbone.fingerprint)
         folder.check_others(dataclasses.asdict(config), "resume=never starts again")
         folder.check_rows(digests, "resume=never starts again")
+        step, last = read_checkpoint(checkpoint)["global_step"], config.trainer.max_steps
+        if step > last:
+            raise UserError(f"{checkpoint}: is of step {step:,}, and the run has {last:,}; {RESUME_NEVER}")
         console.say(f"{console.relative(folder.path)}: goes on from {checkpoint.name}; resume=never starts again")
         return checkpoint
     stamps = {name: stamp_rows(name, task, config.data_root) for name, task in config.tasks.items()}

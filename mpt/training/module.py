@@ -21,6 +21,7 @@ from mpt.data.batches import Batch, distinct_examples
 from mpt.data.data_module import MixtureDataModule
 from mpt.distill import Distiller
 from mpt.errors import UserError
+from mpt.run.checkpoint import check_same_shapes
 from mpt.seeds import derive_seed
 from mpt.training.optim import PerLearnerAdamW
 
@@ -232,5 +233,6 @@ class MPTModule(lightning.LightningModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Put back what is trained, and the start."""
+        check_same_shapes(checkpoint["adapter"], self.adapter.snapshot())
         self.adapter.restore(checkpoint["adapter"])
         self.start = checkpoint["start"]
