@@ -28,13 +28,13 @@ import torch
 from safetensors.torch import load_file
 
 SMALL = [
-    "logger=csv", "trainer=cpu", "trainer.progress_bar=false", "trainer.max_steps=12", "trainer.batch_size=4",
+    "logger=csv", "trainer=cpu", "trainer.progress_bar=false", "trainer.max_steps=12", "trainer.batch_size=8",
     "evaluation.validate_every=4", "evaluation.validation_rows=4", "evaluation.test_rows=6", "evaluation.before=false",
-    "evaluation.oracle=false", "prompt.num_virtual_tokens=5", "output_root=runs",
+    "evaluation.oracle=false", "output_root=runs",
 ]  # fmt: skip
 TARGET = ["task=target", "tasks=[dlg]", "source=../base/source", "few_shot.k=4", *SMALL]
 STUDY = """question: Does it survive?
-common: [trainer=cpu, trainer.max_steps=12, trainer.batch_size=4, evaluation.validate_every=4, evaluation.test_rows=6]
+common: [trainer=cpu, trainer.max_steps=12, trainer.batch_size=8, evaluation.validate_every=4, evaluation.test_rows=6]
 targets: [dlg]
 vary: {few_shot.k: [4]}
 draws: 2
@@ -159,6 +159,8 @@ def results_of(place: Path) -> dict[str, Any]:
             found[name] = [_without_times(json.loads(line)) for line in path.read_text().splitlines()]
         else:
             found[name] = None  # that it is there
+        if path.stem == "cells":  # in the order in which jobs ended
+            found[name].sort(key=str)
     return found
 
 
