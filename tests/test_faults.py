@@ -10,6 +10,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_killed_commands_leave_what_unbroken_ones_leave():
     command = [sys.executable, "-W", "ignore", "experiments/reliability/faults.py", "8", "source", "target", "predict"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
