@@ -16,7 +16,7 @@ from mpt.backbone import causal, encoder_decoder, gguf
 from mpt.backbone.causal import Causal
 from mpt.backbone.encoder_decoder import EncoderDecoder
 from mpt.backbone.frozen import FrozenModel
-from mpt.backbone.saved_folder import check_folder
+from mpt.backbone.saved_folder import AS_SAVED, check_folder
 from mpt.backbone.tokenization import CausalTokenization, Tokenization
 from mpt.config import DTYPES, BackboneConfig
 from mpt.errors import UserError
@@ -104,8 +104,8 @@ def _in_folder(folder: Path, name: str, config: BackboneConfig, opener: Opener[T
     except Exception as error:  # what a damaged file makes the library raise is of many kinds
         reason = "its weights do not fit its config.json" if "mismatched_sizes" in str(error) else _first_line(error)
         raise UserError(
-            f"backbone.path: {str(folder)!r} cannot be loaded ({reason}); give a folder as save_pretrained wrote it, "
-            "with config.json, model.safetensors and tokenizer.json"
+            f"backbone.path: {str(folder)!r} cannot be loaded ({reason}); {AS_SAVED}, with config.json, "
+            "model.safetensors and tokenizer.json"
         ) from error
     finally:
         transformers_logging.set_verbosity(verbosity)
@@ -147,7 +147,7 @@ def _open(where: str, name: str, config: BackboneConfig, options: dict[str, Any]
     if missing := sorted(found["missing_keys"]):  # the library draws them at random
         raise UserError(
             f"backbone: {where} lacks {len(missing)} of the weights that a {settings.model_type} has, {missing[0]} "
-            "among them; give a folder as save_pretrained wrote it"
+            f"among them; {AS_SAVED}"
         )
     _check_numbers(model, where)
     _check_vocabulary(model, tokenization, where)

@@ -22,8 +22,8 @@ SIZES = (
     "n_head",
 )  # fmt: skip
 """Keys of ``config.json`` that are counts."""
-AS_SAVED = "give a folder as save_pretrained wrote it"
 LAYERS = ("num_layers", "num_decoder_layers", "num_hidden_layers", "n_layer")
+AS_SAVED = "give a folder as save_pretrained wrote it"
 
 
 def check_folder(folder: Path, *, weights: bool) -> None:
@@ -63,9 +63,7 @@ def _read_object(path: Path) -> dict[str, Any]:
     try:
         value = json.loads(path.read_bytes())
     except (ValueError, RecursionError) as error:
-        raise UserError(
-            f"backbone.path: {path}: not JSON ({error}); give a folder as save_pretrained wrote it"
-        ) from error
+        raise UserError(f"backbone.path: {path}: not JSON ({error}); {AS_SAVED}") from error
     if not isinstance(value, dict):
         raise UserError(f"backbone.path: {path}: holds a {type(value).__name__}, not an object; {AS_SAVED}")
     return value
