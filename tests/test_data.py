@@ -9,9 +9,11 @@ from transformers import AutoTokenizer
 
 from mpt.backbone import Tokenization
 from mpt.config import MixtureConfig, TaskConfig
+from mpt.data import batches
 from mpt.data.batches import EvalLoader, TokenizedExamples, TrainLoader, check_labels, tokenize
 from mpt.data.data_module import MixtureDataModule
 from mpt.data.mixture import Mixture
+from mpt.data.token_rows import TokenRows
 from mpt.tasks import SPLITS, Example
 
 
@@ -19,7 +21,10 @@ def token_rows(sizes: list[int]) -> list[TokenizedExamples]:
     """Row r of task t is the input [100 t + r] * (1 + r % 3) and a target of 1 + t tokens."""
     return [
         TokenizedExamples(
-            [[100 * t + r] * (1 + r % 3) for r in range(size)], [[7] * (1 + t) for _ in range(size)], 0, 0
+            TokenRows([100 * t + r] * (1 + r % 3) for r in range(size)),
+            TokenRows([7] * (1 + t) for _ in range(size)),
+            0,
+            0,
         )
         for t, size in enumerate(sizes)
     ]
@@ -178,3 +183,17 @@ def test_labels_that_are_the_same_tokens_are_refused(tiny_t5_folder: Path) -> No
     with pytest.raises(ValueError, match=r"the tokenizer gives '☂' back as ''"):
         check_labels("weather", rows[1:], Tokenization(tokenizer), TaskConfig())
     check_labels("weather", rows[2:], Tokenization(tokenizer), TaskConfig())
+
+
+def test_texts_are_tokenized_piece_by_piece(tiny_t5_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tokenization = Tokenization(AutoTokenizer.from_pretrained(tiny_t5_folder))
+    examples = [Example(f"train:{n}", "a " * (n + 1), "b " * (1 + n % 4), ("b",)) for n in range(11)]
+    config = TaskConfig(max_source_tokens=6, max_target_tokens=3)
+    whole = tokenize(examples, tokenization, config)
+    monkeypatch.setattr(batches, "PIECE", 3)
+    pieces = tokenize(examples, tokenization, config)
+    assert list(pieces.inputs) == list(whole.inputs)
+    assert list(pieces.targets) == list(whole.targets)
+    assert (pieces.cut_inputs, pieces.cut_targets) == (whole.cut_inputs, whole.cut_targets)
+    assert whole.cut_inputs
+    assert whole.cut_targets

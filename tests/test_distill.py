@@ -1,6 +1,7 @@
 """Distillation: its losses by hand, nothing for a student that equals its teacher, a cache that changes nothing."""
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from mpt.backbone import load_backbone
 from mpt.config import BackboneConfig, DistillationConfig, MixtureConfig, OptimConfig, TaskConfig
 from mpt.data.batches import Batch, TokenizedExamples
 from mpt.data.data_module import MixtureDataModule
+from mpt.data.token_rows import TokenRows
 from mpt.distill import Distiller, hidden_losses, logit_losses
 from mpt.distill.losses import coarsened
 from mpt.prompt import MultitaskPromptEmbedding, MultitaskPromptTuningConfig
@@ -234,6 +236,12 @@ def test_a_disk_too_small_is_said_before_training(
     assert not list(tmp_path.iterdir())
 
 
+def add_token(tokenized: list[TokenizedExamples], task: int, part: str) -> None:
+    """Give the first input or target of a task one token more."""
+    first, *others = getattr(tokenized[task], part)
+    tokenized[task] = replace(tokenized[task], **{part: TokenRows([[*first, 5], *others])})
+
+
 class TestKeyOfTheCache:
     """Every input of an answer is in it: a change of each one leads to another folder, of nothing else does."""
 
@@ -259,8 +267,8 @@ class TestKeyOfTheCache:
             {"layers": [0]},
             {"hidden": ["encoder"]},
             {"top_k": 5},
-            {"edit": lambda tokenized: tokenized[0].inputs[0].append(5)},
-            {"edit": lambda tokenized: tokenized[1].targets[0].append(5)},
+            {"edit": lambda tokenized: add_token(tokenized, 0, "inputs")},
+            {"edit": lambda tokenized: add_token(tokenized, 1, "targets")},
         ]
         for number, change in enumerate(changes, start=1):
             assert len(self.folders(tiny_t5_folder, tmp_path, **change)) == number, change

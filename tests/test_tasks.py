@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
 from mpt.config import RowsConfig, TaskConfig
-from mpt.tasks import Example, Template, catalogue, check_task, choose_rows, load_split
+from mpt.tasks import Example, Template, catalogue, check_task, choose_rows, files, load_split
 from mpt.tasks.text import write_number
 from mpt.world import TASKS
 
@@ -55,6 +55,15 @@ def test_every_kind_of_file_gives_the_same_examples(tmp_path: Path, kind: str) -
         Example("train:1", 'classify: say "hi"\nthere', "loud", ("loud",), "loud"),
         Example("train:2", "classify: größer", "calm", ("calm",), "calm"),
     ]
+
+
+def test_a_parquet_file_is_read_piece_by_piece(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = [{"text": f"row {number}", "kind": number % 2} for number in range(23)]
+    write(tmp_path, rows, "parquet")
+    whole = load_split("noise", task(tmp_path), "train")
+    monkeypatch.setattr(files, "PARQUET_ROWS", 5)
+    assert load_split("noise", task(tmp_path), "train") == whole
+    assert [each.row_id for each in whole] == [f"train:{number}" for number in range(23)]
 
 
 def test_data_root_reads_its_own_folder_for_each_task(tmp_path: Path) -> None:

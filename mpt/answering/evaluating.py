@@ -19,6 +19,7 @@ from mpt.backbone import Backbone, load_backbone
 from mpt.config import BackboneConfig, RunConfig, TaskConfig
 from mpt.data.batches import EvalLoader, TokenizedExamples, tokenize
 from mpt.data.data_module import check_positives, generation_settings
+from mpt.data.token_rows import TokenRows
 from mpt.errors import UserError
 from mpt.hub import local_copy
 from mpt.inputs import Inputs
@@ -269,7 +270,7 @@ def answer_tasks(
 
     def tokens_of(name: str, task: TaskConfig) -> TokenizedExamples:
         if prefixed and task.prefix is None:
-            return TokenizedExamples([], [], 0, 0)
+            return TokenizedExamples(TokenRows(), TokenRows(), 0, 0)
         prefix = (task.prefix or "") if prefixed else ""
         return tokenize(examples[name], backbone.tokenization, task, prefix, (surrounds or {}).get(name))
 

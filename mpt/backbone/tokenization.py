@@ -1,5 +1,6 @@
 """Texts as the token ids that a backbone reads: what stands around an input, what ends a target, what a cut keeps."""
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -25,6 +26,7 @@ class Tokenization:
             raise UserError("backbone: its tokenizer has no end-of-sequence token, so no target could end")
         self.tokenizer = tokenizer
         self.settings: dict[str, Any] = {}
+        self._looks_like_control = re.compile("|".join(map(re.escape, tokenizer.all_special_tokens)))
 
     @property
     def pad_token_id(self) -> int:
@@ -60,9 +62,9 @@ class Tokenization:
 
     def control_token(self, text: str) -> str | None:
         """Find a control token in a text that the model would read as one, such as ``</s>``; None: there is none."""
-        suspects = [token for token in self.tokenizer.all_special_tokens if token in text]
-        if not suspects:
+        if not self._looks_like_control.search(text):
             return None
+        suspects = [token for token in self.tokenizer.all_special_tokens if token in text]
         special = set(self.tokenizer.all_special_ids) - {self.tokenizer.unk_token_id}
         ids = self._encode([text], special=False)[0]
         return (
@@ -76,7 +78,12 @@ class Tokenization:
             return []
         # The names of control tokens in a text are text, where the tokenizer can write them so.
         ids: list[list[int]] = self.tokenizer(
-            list(texts), add_special_tokens=special, verbose=False, split_special_tokens=not self._reads_control
+            list(texts),
+            add_special_tokens=special,
+            verbose=False,
+            return_attention_mask=False,
+            return_token_type_ids=False,
+            split_special_tokens=not self._reads_control,
         )["input_ids"]
         return ids
 

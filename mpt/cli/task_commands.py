@@ -145,6 +145,7 @@ def _print_lengths(examples: Mapping[str, Sequence[Example]], task: TaskConfig, 
     from rich.table import Table
 
     from mpt.data.batches import share_of_kept, share_of_unknown
+    from mpt.data.token_rows import TokenRows
 
     table = Table()
     table.add_column("split")
@@ -155,7 +156,7 @@ def _print_lengths(examples: Mapping[str, Sequence[Example]], task: TaskConfig, 
             ("input", tokenization.encode_inputs, task.max_source_tokens),
             ("target", tokenization.encode_targets, task.max_target_tokens),
         ):
-            ids, _ = encode([getattr(example, kind) for example in of_split])
+            ids = TokenRows(encode([getattr(example, kind) for example in of_split])[0])
             lengths = sorted(map(len, ids))
             cut = sum(length > longest for length in lengths) / len(lengths)
             shown = (int(statistics.median(lengths)), lengths[int(0.95 * (len(lengths) - 1))], lengths[-1])

@@ -14,10 +14,13 @@ from torch import Tensor
 from mpt.backbone import Tokenization
 from mpt.config import TaskConfig
 from mpt.data.mixture import Mixture
+from mpt.data.token_rows import TokenRows
 from mpt.errors import UserError
 from mpt.tasks import Example, Surround, label_words
 
 MOST_DECODED = 2000
+PIECE = 4096
+"""Texts that are tokenized at a time: what a tokenizer notes beside the ids takes a kilobyte a text."""
 
 Batch = dict[str, Any]
 """input_ids ``(B, S)``, attention_mask ``(B, S)``, labels ``(B, L)`` with -100 on pads, task_ids ``(B,)``,
@@ -30,8 +33,8 @@ for ``generate``."""
 class TokenizedExamples:
     """The examples of one task as token ids."""
 
-    inputs: list[list[int]]
-    targets: list[list[int]]
+    inputs: TokenRows
+    targets: TokenRows
     cut_inputs: int
     """Inputs that were longer than ``max_source_tokens`` and lost their end."""
     cut_targets: int
@@ -64,24 +67,29 @@ def tokenize(
         surround: Stands around each input, and says how long it may be.
     """
     around = surround or Surround(prefix)
-    for key in ("input", "target"):
-        for example in examples:
-            if token := tokenization.control_token(getattr(example, key)):
-                raise UserError(
-                    f"{example.row_id}: the {key} holds {token!r}, which the tokenizer reads as a control token, not "
-                    "as text; take it out of the data, or write it otherwise"
-                )
     longest = config.max_source_tokens if around.longest is None else around.longest
-    inputs, cut_inputs = tokenization.encode_inputs([around.write(example.input) for example in examples], longest)
-    targets, cut_targets = tokenization.encode_targets(
-        [example.target for example in examples], config.max_target_tokens
-    )
+    inputs, targets, cut_inputs, cut_targets = TokenRows(), TokenRows(), 0, 0
+    for start in range(0, len(examples), PIECE):
+        piece = examples[start : start + PIECE]
+        for key in ("input", "target"):
+            for example in piece:
+                if token := tokenization.control_token(getattr(example, key)):
+                    raise UserError(
+                        f"{example.row_id}: the {key} holds {token!r}, which the tokenizer reads as a control token, "
+                        "not as text; take it out of the data, or write it otherwise"
+                    )
+        ids, cut = tokenization.encode_inputs([around.write(example.input) for example in piece], longest)
+        inputs.extend(ids)
+        cut_inputs += len(cut)
+        ids, cut = tokenization.encode_targets([example.target for example in piece], config.max_target_tokens)
+        targets.extend(ids)
+        cut_targets += len(cut)
     unknown = [share_of_unknown(ids, tokenization.tokenizer) for ids in (inputs, targets)]
     kept = share_of_kept(targets, [example.target for example in examples], tokenization)
-    return TokenizedExamples(inputs, targets, len(cut_inputs), len(cut_targets), unknown[0], unknown[1], kept)
+    return TokenizedExamples(inputs, targets, cut_inputs, cut_targets, unknown[0], unknown[1], kept)
 
 
-def share_of_kept(ids: Sequence[list[int]], texts: Sequence[str], tokenization: Tokenization) -> float:
+def share_of_kept(ids: TokenRows, texts: Sequence[str], tokenization: Tokenization) -> float:
     """Share of texts that their token ids give back: no answer can equal one that is lost on the way.
 
     Of more than :data:`MOST_DECODED` texts, of some that lie evenly among them.
@@ -89,16 +97,16 @@ def share_of_kept(ids: Sequence[list[int]], texts: Sequence[str], tokenization: 
     if not texts:
         return 1.0
     every = -(-len(texts) // MOST_DECODED)
-    found = tokenization.decode(list(ids[::every]))
+    found = tokenization.decode(ids[::every])
     return sum(map(str.__eq__, found, (text.strip() for text in texts[::every]))) / len(found)
 
 
-def share_of_unknown(texts: list[list[int]], tokenizer: Any) -> float:
+def share_of_unknown(texts: TokenRows, tokenizer: Any) -> float:
     """Share of the tokens that are the tokenizer's unknown token; 0 of one that knows every text."""
     if tokenizer.unk_token_id in (None, tokenizer.eos_token_id):
         return 0.0
-    tokens = sum(map(len, texts))
-    return sum(ids.count(tokenizer.unk_token_id) for ids in texts) / max(1, tokens)
+    tokens = texts.tokens
+    return int((tokens == tokenizer.unk_token_id).sum()) / max(1, len(tokens))
 
 
 def check_labels(name: str, examples: Sequence[Example], tokenization: Tokenization, config: TaskConfig) -> None:
@@ -241,8 +249,8 @@ class TrainLoader:
             step = self.mixture.next_batch()
             inputs, targets = torch.zeros(2, len(self.tokenized))
             for task, index in step:
-                inputs[task] += len(self.tokenized[task].inputs[index])
-                targets[task] += len(self.tokenized[task].targets[index])
+                inputs[task] += self.tokenized[task].inputs.length(index)
+                targets[task] += self.tokenized[task].targets.length(index)
             for micro in range(within, self.accumulate):
                 part = step[micro * self.world_size + self.rank :: self.accumulate * self.world_size]
                 self._delivered += 1
@@ -294,7 +302,7 @@ class EvalLoader:
         self._batches: list[tuple[Mapping[str, Any], list[tuple[int, int]]]] = []
         for tasks in alike.values():
             picked = [(task, index) for task in tasks for index in range(len(tokenized[task].inputs))]
-            picked.sort(key=lambda pair: len(tokenized[pair[0]].inputs[pair[1]]))
+            picked.sort(key=lambda pair: tokenized[pair[0]].inputs.length(pair[1]))
             size = min(batch_size, max(1, -(-len(picked) // world_size)))  # so that no process is idle
             for start in range(0, len(picked), size):
                 self._batches.append((generation[tasks[0]], picked[start : start + size]))

@@ -10,6 +10,7 @@ from mpt.backbone import Tokenization
 from mpt.config import MixtureConfig, TaskConfig
 from mpt.data.batches import EvalLoader, TokenizedExamples, TrainLoader, check_labels, tokenize
 from mpt.data.mixture import Mixture
+from mpt.data.token_rows import TokenRows
 from mpt.errors import UserError
 from mpt.tasks import Example, Surround, label_words
 
@@ -155,7 +156,7 @@ class MixtureDataModule(LightningDataModule):
         return [
             (
                 name,
-                max(len(ids) for of_tasks in self._tokenized.values() for ids in of_tasks[task].inputs),
+                max(of_tasks[task].inputs.longest for of_tasks in self._tokenized.values()),
                 self.configs[task].max_target_tokens,
             )
             for task, name in enumerate(self.task_names)
@@ -189,7 +190,7 @@ class MixtureDataModule(LightningDataModule):
         tokenized = []
         for task, (name, config) in enumerate(zip(self.task_names, self.configs, strict=True)):
             if (tasks is not None and name not in tasks) or (prefixed and config.prefix is None):
-                tokenized.append(TokenizedExamples([], [], 0, 0))
+                tokenized.append(TokenizedExamples(TokenRows(), TokenRows(), 0, 0))
             elif prefixed:
                 tokenized.append(tokenize(self.examples[split][task], self.tokenization, config, config.prefix or ""))
             else:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from mpt.atomic import write_folder_atomically
@@ -68,9 +69,8 @@ class AnswerCache:
         D, V = backbone.token_dim, backbone.vocabulary
         kept = None if config.top_k is None or config.top_k >= V else config.top_k
         H = len(config.layers)
-        ends = [np.cumsum([0, *map(len, part)]) for part in _columns(tokenized)]  # of inputs, of targets
         self._first = np.cumsum([0, *(len(task.inputs) for task in tokenized)])  # of each task's examples
-        self._inputs, self._targets = ends
+        self._inputs, self._targets = ends = _joined_ends(tokenized)
         shapes: dict[str, tuple[tuple[int, ...], str]] = {
             "done": ((int(self._first[-1]),), "uint8"),
             "logits": ((int(ends[1][-1]), V if kept is None else kept + 1), "float32"),
@@ -129,9 +129,11 @@ class AnswerCache:
         return int(ends[position]), int(ends[position + 1])
 
 
-def _columns(tokenized: Sequence[TokenizedExamples]) -> tuple[list[list[int]], list[list[int]]]:
-    """The token ids of all tasks' inputs, and of their targets."""
-    return [ids for task in tokenized for ids in task.inputs], [ids for task in tokenized for ids in task.targets]
+def _joined_ends(tokenized: Sequence[TokenizedExamples]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Where each input, and each target, ends among those of all tasks, behind a 0."""
+    lengths = [[np.diff(task.inputs.ends), np.diff(task.targets.ends)] for task in tokenized]
+    inputs, targets = (np.concatenate(part) for part in zip(*lengths, strict=True))
+    return np.cumsum([0, *inputs]), np.cumsum([0, *targets])
 
 
 def _key(
@@ -149,7 +151,9 @@ def _key(
         json.dumps([settings, backbone.fingerprint, str(backbone.word_embeddings.weight.dtype), precision]).encode()
     )
     digest.update(prompts.cpu().contiguous().float().numpy().tobytes())
-    digest.update(json.dumps(_columns(tokenized)).encode())
+    for task in tokenized:
+        for part in (task.inputs, task.targets):
+            digest.update(part.ends.tobytes() + part.tokens.tobytes())
     return digest.hexdigest()[:16]
 
 

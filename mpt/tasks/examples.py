@@ -14,11 +14,11 @@ from mpt.metrics.correlation import read_number
 from mpt.tasks.carve import spread
 from mpt.tasks.files import Row
 from mpt.tasks.rows import read_rows
-from mpt.tasks.template import Template
+from mpt.tasks.template import Template, read_template
 from mpt.tasks.text import is_missing, round_to, to_text
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Example:
     """One row as text."""
 
@@ -48,13 +48,13 @@ def load_split(name: str, config: TaskConfig, split: str, data_root: str | None 
         FileNotFoundError: There is no such file or hub data set.
         UserError: A row is broken; the message says which line of which file, and what would be right.
     """
-    templates = Template(config.input), Template(config.target)
+    target = read_template(config.target)
     # Training rows often have the target alone; where the rows that count lack the column, it may be misspelt.
     has_references = config.references is None or split != "test"
     examples = []
     for row in read_rows(name, config, split, data_root):
         has_references = has_references or config.references in row.values
-        examples.append(_example(name, config, templates, split, row))
+        examples.append(_example(name, config, target, split, row))
     if not examples:
         raise UserError(f"tasks.{name}: the {split} split has no rows; give at least one")
     if not has_references:
@@ -116,7 +116,7 @@ def fill_input(config: TaskConfig, values: dict[str, Any], where: str, name: str
     Raises:
         UserError: A column is missing, empty of a value, or has one that is no text.
     """
-    template = Template(config.input)
+    template = read_template(config.input)
     texts = {}
     for column in template.columns:
         value = _labelled(config, column, values.get(column), where)
@@ -127,10 +127,10 @@ def fill_input(config: TaskConfig, values: dict[str, Any], where: str, name: str
     return text
 
 
-def _example(name: str, config: TaskConfig, templates: tuple[Template, Template], split: str, row: Row) -> Example:
+def _example(name: str, config: TaskConfig, template: Template, split: str, row: Row) -> Example:
     text = fill_input(config, dict(row.values), row.where, name)
     values = {column: _labelled(config, column, value, row.where) for column, value in row.values.items()}
-    for column in templates[1].columns:
+    for column in template.columns:
         if config.rows.hub is not None and values.get(column) in (-1, -1.0):
             raise UserError(
                 f"{row.where}: column {column!r} is -1, by which the hub hides the labels of a test split; choose a "
@@ -139,13 +139,13 @@ def _example(name: str, config: TaskConfig, templates: tuple[Template, Template]
         if column in config.rows.round:
             values[column] = round_to(values.get(column), config.rows.round[column], f"{row.where}: column {column!r}")
     firsts = {}
-    for column in templates[1].columns:
+    for column in template.columns:
         value = _first(values.get(column))
         firsts[column] = _fill(value, column, f"tasks.{name}.target", " ", row.where, values)
-    target = templates[1].fill(firsts).strip()
+    target = template.fill(firsts).strip()
     if not target:
         raise UserError(f"{row.where}: the target of tasks.{name} is empty; every row needs one")
-    references = _references(name, config, templates[1], firsts, target, values, row)
+    references = _references(name, config, template, firsts, target, values, row)
     first = METRICS.get(config.metrics[0]) if config.metrics else None
     label = target if first and first.needs_classes else None
     row_id = f"{split}:{row.number}" + (f".{row.part}" if row.part else "")
@@ -207,7 +207,7 @@ def label_words(config: TaskConfig) -> list[str]:
 
     They are where the target names a single column, which has ``labels``.
     """
-    template = Template(config.target)
+    template = read_template(config.target)
     columns = template.columns
     if len(columns) != 1 or columns[0] not in config.labels:
         return []

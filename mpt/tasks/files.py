@@ -55,6 +55,8 @@ class Digits(float):
 
 LONGEST_LINE = 2**24
 """Characters that a line of a file of rows may have: 16 million."""
+PARQUET_ROWS = 4096
+"""Rows of a Parquet file that are in memory at a time."""
 
 
 def stem(path: Path) -> str:
@@ -129,12 +131,15 @@ def _open(path: Path, encoding: str, newline: str) -> IO[str]:
 def _read_parquet(path: Path) -> Iterator[Row]:
     from pyarrow import parquet  # takes a moment to import, and few files need it
 
+    number = 0
     try:
-        table = parquet.read_table(path).to_pylist()
+        with parquet.ParquetFile(path) as file:
+            for piece in file.iter_batches(batch_size=PARQUET_ROWS):
+                for values in piece.to_pylist():
+                    yield Row(number, f"{path} row {number + 1}", values)
+                    number += 1
     except (OSError, ValueError) as error:
         raise UserError(f"{path}: not a Parquet file ({error})") from error
-    for number, values in enumerate(table):
-        yield Row(number, f"{path} row {number + 1}", values)
 
 
 def read_csv(file: IO[str], path: str, delimiter: str, quoting: str | None, encoding: str = "utf-8") -> Iterator[Row]:

@@ -15,7 +15,7 @@ from mpt.tasks.files import Row, find_file, list_files, read_file
 from mpt.tasks.held import read_held
 from mpt.tasks.preprocess import preprocess
 from mpt.tasks.readers import read_own
-from mpt.tasks.template import Template
+from mpt.tasks.template import read_template
 
 SPLITS = ("train", "validation", "test")
 
@@ -134,7 +134,7 @@ def _class_of(config: TaskConfig, row: Row) -> Hashable:
     first = METRICS.get(config.metrics[0]) if config.metrics else None
     if first is None or not first.needs_classes:
         return None
-    return tuple(str(row.values.get(column)) for column in Template(config.target).columns)
+    return tuple(str(row.values.get(column)) for column in read_template(config.target).columns)
 
 
 def rename_columns(rename: Mapping[str, str], rows: Iterable[Row]) -> Iterator[Row]:

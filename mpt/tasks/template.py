@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Mapping
+from functools import lru_cache
 
 from mpt.errors import UserError
 
@@ -10,6 +11,9 @@ class Template:
     """A text with ``{column}`` in it; ``{{`` and ``}}`` are braces.
 
     A template is data: it reaches into no attribute, index or format.
+
+    Attributes:
+        columns: The columns that it names, in order.
 
     Raises:
         UserError: A brace without its partner, or more than a column's name between braces.
@@ -34,12 +38,18 @@ class Template:
             else:
                 self._parts.append((literal, column))
             position = found.end()
-
-    @property
-    def columns(self) -> list[str]:
-        """The columns that it names, in order."""
-        return [column for _, column in self._parts if column is not None]
+        self.columns = [column for _, column in self._parts if column is not None]
 
     def fill(self, values: Mapping[str, str]) -> str:
         """Put the columns' texts in their places."""
         return "".join(literal + (values[column] if column is not None else "") for literal, column in self._parts)
+
+
+@lru_cache(maxsize=1024)
+def read_template(text: str) -> Template:
+    """Read a template once, however many rows it is filled for.
+
+    Raises:
+        UserError: As :class:`Template`.
+    """
+    return Template(text)
