@@ -4,8 +4,12 @@ import json
 import re
 import subprocess
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+from omegaconf import OmegaConf
 from rich.console import Console
 
 from mpt.run.console import results_table
@@ -27,6 +31,33 @@ METRICS = {
 def test_config_reads_back(tmp_path):
     RunFolder(tmp_path).write_config(CONFIG, {"id": "x", "git": None})
     assert read_config(tmp_path) == (CONFIG, {"id": "x", "git": None})
+
+
+VALUES = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats(allow_nan=False)
+    | st.text(st.characters(codec="utf-8", exclude_categories=["Cc", "Cs"]))
+    | st.sampled_from(["1e-3", "1_000", "2026-11-26 12:00:00", "2026-11-26", "yes", "null", "~", "0o7", "1:30", ".5"]),
+    lambda below: st.lists(below) | st.dictionaries(st.text("abcdef", min_size=1), below),
+    max_leaves=8,
+)
+
+
+@given(VALUES)
+def test_what_omegaconf_reads_is_read(value):
+    text = OmegaConf.to_yaml(OmegaConf.create({"run": {"value": value}}))
+    assume("${" not in text)
+    with TemporaryDirectory() as folder:
+        (Path(folder) / "config.yaml").write_text(text, encoding="utf-8")
+        assert read_config(Path(folder)) == ({}, {"value": value})
+
+
+@pytest.mark.parametrize("written", ["1e-3", "5E+2", "2.5e4", "1.", "yes", "2026-11-26", "0x1f", "1_000", ".inf", "12"])
+def test_words_by_hand_are_what_omegaconf_makes_of_them(tmp_path, written):
+    (tmp_path / "config.yaml").write_text(f"run: {{value: {written}}}\n")
+    assert read_config(tmp_path) == ({}, OmegaConf.load(tmp_path / "config.yaml").run)
 
 
 def test_no_config_is_none(tmp_path):

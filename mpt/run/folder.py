@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import yaml
 from omegaconf import OmegaConf
@@ -246,6 +246,23 @@ class RunFolder:
         write_metrics(self.path, metrics)
 
 
+_Fastest: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # a PyYAML that was built without libyaml has none
+
+
+class _Loader(_Fastest):  # type: ignore[misc]
+    """Reads YAML as OmegaConf does, faster: no dates, and 1e-3 is a number."""
+
+    yaml_implicit_resolvers: ClassVar = {
+        first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:timestamp"]
+        for first, resolvers in _Fastest.yaml_implicit_resolvers.items()
+    }
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?(\d[\d_]*)(\.[\d_]*)?[eE][-+]?\d+$"), list("-+0123456789")
+)
+
+
 def read_config(folder: Path) -> tuple[dict[str, Any], dict[str, Any]] | None:
     """Read ``config.yaml`` back.
 
@@ -259,7 +276,7 @@ def read_config(folder: Path) -> tuple[dict[str, Any], dict[str, Any]] | None:
     if not path.is_file():
         return None
     try:
-        config = OmegaConf.to_container(OmegaConf.load(path))
+        config = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: damaged; overwrite=true runs the run again") from error
     if not isinstance(config, dict) or not isinstance(config.get("run"), dict):

@@ -25,6 +25,9 @@ MOST_LABELS = 60
 MOST_NUMBERS = 20
 """Tasks up to which the heat map writes its numbers into its cells."""
 
+MOST_PIXELS = 2000
+"""Height of the heat map; that of many tasks is drawn coarser, since the drawing takes 30 bytes a pixel."""
+
 
 @torch.no_grad()
 def task_cosines(prompt: MultitaskPromptEmbedding) -> Tensor:
@@ -80,7 +83,7 @@ def write_similarity(folder: Path, names: Sequence[str], cosines: Tensor) -> Non
             axis.text(column, row, f"{value:.2f}", ha="center", va="center", color=color, fontsize=8)
     figure.colorbar(image, label="cosine of W", shrink=0.8)
     with write_atomically(RunFolder(folder).similarity_figure) as temporary:
-        figure.savefig(temporary, format="png", dpi=160)
+        figure.savefig(temporary, format="png", dpi=min(160, MOST_PIXELS / size))
     pyplot.close(figure)
 
 
