@@ -14,6 +14,18 @@ from pathlib import Path
 from uuid import uuid4
 
 from mpt.errors import UserError
+from mpt.lock import check_still_there
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder and those that it lies in, but no folder of a run again that was moved or removed under it.
+
+    Raises:
+        UserError: One was.
+        OSError: The folder cannot be made.
+    """
+    check_still_there(path)
+    path.mkdir(parents=True, exist_ok=True)
 
 
 @contextmanager
@@ -30,13 +42,16 @@ def write_atomically(path: Path) -> Iterator[Path]:
         A path with the same suffix in the same folder, at which the block writes the file.
 
     Raises:
+        UserError: It lies in the folder of a run that was moved or removed under it.
         OSError: The folder is missing or cannot be written to.
         FileNotFoundError: The block wrote no file.
     """
+    check_still_there(path)
     path = Path(os.path.realpath(path))
     temporary = _beside(path)
     try:
         yield temporary
+        check_still_there(path)
         if not temporary.is_file():
             raise FileNotFoundError(f"{path}: nothing was written; write the file at the path that was yielded")
         _sync(temporary)
@@ -72,6 +87,7 @@ def write_folder_atomically(path: Path, is_ours: Callable[[Path], bool] | None =
         NotADirectoryError: ``path`` is a file.
         OSError: The folder around it is missing or cannot be written to.
     """
+    check_still_there(path)
     shown, path = path, Path(os.path.realpath(path))
     check_replaceable(shown, is_ours)
     temporary = _beside(path)

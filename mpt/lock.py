@@ -14,6 +14,8 @@ from mpt.errors import UserError
 
 NAME = ".lock"
 """Name of the lock of a folder, in it; of a file it is ``.<name>.lock`` beside it."""
+_HELD: dict[Path, tuple[int, int]] = {}
+"""The folders that this process holds, each with its device and inode."""
 
 
 @contextmanager
@@ -26,7 +28,32 @@ def hold_folder(folder: Path) -> Iterator[None]:
     """
     folder.mkdir(parents=True, exist_ok=True)
     with _hold(folder / NAME, folder):
-        yield
+        place = folder.resolve()
+        _HELD[place] = _identity(place)
+        try:
+            yield
+        finally:
+            _HELD.pop(place, None)
+
+
+def check_still_there(path: Path) -> None:
+    """Refuse to write to a path whose folder, which this process holds, was moved or removed by somebody.
+
+    Raises:
+        UserError: It was.
+    """
+    path = Path(os.path.realpath(path))
+    for place, identity in list(_HELD.items()):
+        if (path == place or place in path.parents) and (not place.is_dir() or _identity(place) != identity):
+            raise UserError(
+                f"{place}: was moved or removed while it was written to; move it back, then the same command goes on, "
+                "or start it again"
+            )
+
+
+def _identity(place: Path) -> tuple[int, int]:
+    found = place.stat()
+    return found.st_dev, found.st_ino
 
 
 @contextmanager

@@ -1,6 +1,7 @@
 """One process at a time: the second is refused with the first's number, and a dead one holds nothing."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,6 +13,8 @@ import pytest
 from mpt import lock
 from mpt.atomic import write_atomically, write_folder_atomically
 from mpt.errors import UserError
+from mpt.run.checkpoint import AtomicCheckpointIO
+from mpt.run.record import write_csv, write_lines
 from mpt.study import __main__ as study
 from tests.runs import run_cli
 
@@ -159,3 +162,39 @@ def test_signal_during_imports_ends_in_one_line(tmp_path, command, signum, code)
     assert process.returncode == code, err
     assert err.startswith("stopped")
     assert len(err.splitlines()) == 1
+
+
+@pytest.mark.parametrize("linked", [False, True])
+def test_folder_that_moved_under_its_holder_is_not_made_again(tmp_path, linked):
+    real, run = tmp_path / "disk", tmp_path / "runs" / "a"
+    real.mkdir()
+    (tmp_path / "runs").symlink_to(real) if linked else (tmp_path / "runs").mkdir()
+    with lock.hold_folder(run):
+        write_csv(run / "metrics.csv", ["step"], [[1]])
+        run.rename(tmp_path / "b")
+        writes = [
+            lambda: write_csv(run / "metrics.csv", ["step"], [[2]]),
+            lambda: write_lines(run / "predictions" / "sum.jsonl", [{}]),
+            lambda: AtomicCheckpointIO().save_checkpoint({}, run / "checkpoints" / "last.ckpt"),
+            lambda: write_folder_atomically(run / "prompt").__enter__(),
+        ]
+        for write in writes:
+            with pytest.raises(UserError, match=r"a: was moved or removed while it was written to; move it back, then"):
+                write()
+        assert not run.exists()
+        run.mkdir()  # somebody else's, under the same name
+        with pytest.raises(UserError, match="was moved or removed"):
+            writes[0]()
+        run.rmdir()
+        (tmp_path / "b").rename(run)
+        writes[0]()
+    assert (run / "metrics.csv").read_text() == "step\n2\n"
+    assert not (run / lock.NAME).exists()
+
+
+def test_folder_that_nobody_holds_is_made_again(tmp_path):
+    with lock.hold_folder(tmp_path / "run"):
+        pass
+    shutil.rmtree(tmp_path / "run")
+    write_csv(tmp_path / "run" / "metrics.csv", ["step"], [])
+    assert (tmp_path / "run" / "metrics.csv").is_file()

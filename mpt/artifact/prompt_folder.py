@@ -25,7 +25,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from mpt.atomic import write_folder_atomically
+from mpt.atomic import make_folder, write_folder_atomically
 from mpt.errors import UserError
 from mpt.prompt import MultitaskPromptEmbedding, MultitaskPromptTuningConfig
 from mpt.prompt.tensors import NAMES, as_product
@@ -98,7 +98,7 @@ def save_prompt(
         "backbone": dict(backbone),
         "answers": {name: (answers or {})[name].to_json() for name in prompt.task_names if name in (answers or {})},
     }
-    folder.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(folder.parent)
     with write_folder_atomically(folder, is_ours) as temporary:
         _write_json(
             temporary / "adapter_config.json", _peft_config(prompt, tensors, backbone_location or str(backbone["name"]))

@@ -6,7 +6,7 @@ from pathlib import Path
 from mpt.adapter import Adapter, TensorBaseline, WithinBackbone
 from mpt.artifact.baseline_folder import write_baseline
 from mpt.artifact.prompt_folder import save_prompt
-from mpt.atomic import write_folder_atomically
+from mpt.atomic import make_folder, write_folder_atomically
 from mpt.backbone import Backbone
 from mpt.prompt import MultitaskPromptEmbedding
 from mpt.tasks import AnswerSettings
@@ -41,7 +41,7 @@ def save(
             backbone_location=backbone.location,
         )
         return
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     with write_folder_atomically(folder / "adapter") as temporary:
         if isinstance(adapter, WithinBackbone):
             adapter.write(temporary, backbone)

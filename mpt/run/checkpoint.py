@@ -9,7 +9,7 @@ import torch
 from lightning.fabric.plugins import TorchCheckpointIO
 from torch import Tensor
 
-from mpt.atomic import write_atomically
+from mpt.atomic import make_folder, write_atomically
 from mpt.errors import UserError
 
 PARTS = {
@@ -30,7 +30,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             OSError: It cannot be written; the path is named.
         """
         path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(path.parent)
         try:
             with write_atomically(path) as temporary:
                 torch.save(checkpoint, temporary)

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mpt.atomic import write_atomically
+from mpt.atomic import make_folder, write_atomically
 from mpt.errors import UserError
 from mpt.tasks import SPLITS
 
@@ -100,7 +100,7 @@ def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) 
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(map(as_cell, header))
     writer.writerows(map(as_cell, row) for row in rows)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     with write_atomically(path) as temporary:
         temporary.write_text(text.getvalue(), encoding="utf-8")
 
@@ -114,7 +114,7 @@ def as_cell(value: Any) -> Any:
 
 def write_lines(path: Path, objects: Iterable[Mapping[str, Any]]) -> None:
     """Write one JSON object per line, making the folder that the file lies in."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     lines = [json.dumps(dict(row), ensure_ascii=False) + "\n" for row in objects]
     with write_atomically(path) as temporary:
         temporary.write_text("".join(lines), encoding="utf-8")

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from mpt import __version__
-from mpt.atomic import write_atomically
+from mpt.atomic import make_folder, write_atomically
 from mpt.errors import UserError
 from mpt.report.row_scores import read_row_scores
 from mpt.run.folder import read_config
@@ -201,7 +201,7 @@ class Memory:
         for cell in cells:
             self._check_data(cell)
             self.cells[cell.place] = cell
-        self.path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(self.path.parent)
         with self.path.open("a", encoding="utf-8") as file:
             file.write("".join(json.dumps(asdict(cell), ensure_ascii=False) + "\n" for cell in cells))
             file.flush()
