@@ -13,7 +13,7 @@ target_folder = $$($(BIN)/python train.py experiment=demo_target source="$(sourc
 real_data = $(if $(DATA),data_root="'$(DATA)'")
 real_folder = $$($(BIN)/python train.py experiment=real_source $(real_data) --cfg all --package hydra.run.dir)
 
-.PHONY: help setup train real benchmarks test catalog faults fuzz soak docs lint format list clean
+.PHONY: help setup train real benchmarks test slow catalog faults fuzz load soak docs lint format list clean
 
 help:  ## Print this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -38,8 +38,11 @@ real: setup  ## A real language model on real tasks, from the hub or DATA=FOLDER
 	$(BIN)/python train.py experiment=real_source $(real_data)
 	$(BIN)/python train.py experiment=real_target source="$(real_folder)" $(real_data)
 
-test: setup  ## All tests
+test: setup  ## The tests but the slow ones and the catalog: 8 minutes on 2 cores
 	$(BIN)/python -m pytest
+
+slow: setup  ## The slow tests: whole runs, several processes, interruptions, every family of backbones
+	$(BIN)/python -m pytest -m slow
 
 catalog: setup  ## The catalog of bad inputs: each refused in one line before anything is trained; 3 minutes
 	$(BIN)/python -m pytest -m catalog --dist load tests/test_bad_inputs.py
@@ -50,6 +53,9 @@ faults: setup  ## Kill each command 200 times at any moment; what its next start
 fuzz: setup  ## Five minutes of damaged templates, data, saved prompts and study files: each read, or refused in words
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt atheris
 	$(BIN)/python -W ignore experiments/reliability/fuzz.py
+
+load: setup  ## A million rows, a thousand tasks and runs, 100,000 lines: seconds and memory of each; 30 minutes
+	$(BIN)/python -W ignore experiments/reliability/load.py
 
 soak: setup  ## Half an hour of jobs, answers and pages in one process, whose memory has to stay flat
 	$(BIN)/python -W ignore experiments/reliability/soak.py

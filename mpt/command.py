@@ -4,12 +4,18 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib import import_module
 from types import FrameType
 
 from mpt.errors import UserError
+
+PLACES = {
+    "RANK": "WORLD_SIZE", "LOCAL_RANK": "LOCAL_WORLD_SIZE", "NODE_RANK": "GROUP_WORLD_SIZE",
+    "SLURM_PROCID": "SLURM_NTASKS", "SLURM_NODEID": "SLURM_NNODES", "SLURM_LOCALID": "SLURM_NTASKS_PER_NODE",
+}  # fmt: skip
+"""Variables by which a launcher tells a process its number, and those that say how many there are."""
 
 
 class Terminated(SystemExit):
@@ -52,6 +58,7 @@ def run_command(run: Callable[[], int | None], hint: str = "") -> int:
     """
     try:
         with listening():
+            check_place(os.environ)
             return run() or 0
     except KeyboardInterrupt:
         print(f"stopped{hint}", file=sys.stderr)
@@ -69,6 +76,35 @@ def run_command(run: Callable[[], int | None], hint: str = "") -> int:
 
         print_errors(phrase(error))
         return 2
+
+
+def check_place(environment: Mapping[str, str]) -> None:
+    """Refuse variables of a launcher that are no numbers, or a number beyond the last.
+
+    The libraries read them while they are imported, and take a process with a number above 0 for a helper of another:
+    it would end with success, and nothing done.
+
+    Raises:
+        UserError: As said.
+    """
+    for names in PLACES.items():
+        found = {name: environment[name] for name in names if environment.get(name)}
+        if wrong := next((name for name, value in found.items() if not value.isdecimal()), None):
+            raise UserError(f"{wrong}: is {found[wrong]!r}, and a launcher sets it to a number; unset {wrong}")
+        number, count = names
+        if number in found and count in found and int(found[number]) >= int(found[count]):
+            raise UserError(
+                f"{number}: is {found[number]}, of {count}={found[count]} processes, which count from 0; unset both, "
+                "or let the launcher set them"
+            )
+        if number in ("RANK", "SLURM_PROCID") and int(found.get(number, 0)) and count not in found:
+            raise UserError(f"{number}: is {found[number]}, and {count} is not set; unset {number}, or set both")
+    tasks = environment.get("SLURM_NTASKS") or "1"
+    in_a_shell = environment.get("SLURM_JOB_NAME") in ("bash", "interactive")  # of an allocation, without srun
+    if int(tasks) > 1 and "SLURM_NTASKS_PER_NODE" not in environment and not in_a_shell:
+        raise UserError(
+            f"SLURM_NTASKS: is {tasks}, from --ntasks, which does not say how many run on a node; use --ntasks-per-node"
+        )
 
 
 def print_errors(message: str, where: str | None = None) -> None:

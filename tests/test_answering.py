@@ -286,6 +286,7 @@ class TestNothingOfOthersIsLost:
         assert Path("notes.txt").read_bytes() == content
 
 
+@pytest.mark.slow
 def test_a_pipe_and_a_device_are_inputs(source_run, tmp_path):
     command = f"{sys.executable} -m mpt task=predict source={source_run} predict.task=one predict.max_new_tokens=4"
     first = f"printf 'anna .\\nben .\\n' | {command} predict.input=/dev/stdin"

@@ -73,6 +73,7 @@ def test_same_run_as_the_command_to_the_last_bit(place, monkeypatch):
     assert mpt.train(changed).folder != ours.folder
 
 
+@pytest.mark.slow
 def test_rows_in_memory_train_answer_and_are_part_of_the_name(place):
     task = mpt.Task("balls", train=ROWS, validation=ROWS[:4], test=ROWS[:8], input="{text}", target="{color}")
     run = train("task=source", tasks=["sum", task])
@@ -309,6 +310,7 @@ def test_every_value_is_read_as_it_was_written(value):
     assert type(read) is type(value)
 
 
+@pytest.mark.slow
 @pytest.mark.ddp
 def test_several_processes_from_python_equal_one_and_refuse_what_only_one_has(place):
     keys = {**SMALL, "trainer.threads": 1, "trainer.max_steps": 3, "backbone.dropout": False}
@@ -334,6 +336,7 @@ except mpt.UserError as error:
         assert (first[name] - second[name]).abs().max() < 1e-3 * first[name].abs().max(), name
 
 
+@pytest.mark.slow
 def test_notebook_has_the_blocks_of_the_page_and_runs(place, monkeypatch):
     page = (ROOT / "docs" / "python.md").read_text(encoding="utf-8")
     notebook = nbformat.read(ROOT / "docs" / "python.ipynb", as_version=4)

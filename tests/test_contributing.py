@@ -45,6 +45,7 @@ def train(checkout: Path, *overrides: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=checkout, capture_output=True, text=True, timeout=300)
 
 
+@pytest.mark.slow
 def test_method_metric_and_stage_are_used_with_no_other_file_touched(checkout: Path) -> None:
     made = train(
         checkout, "method=scaled", "method.own.first_scale=0.5", "+tasks=[one]", "trainer.max_steps=3",
@@ -89,6 +90,7 @@ def test_what_they_say_of_themselves_is_checked(checkout: Path, overrides: tuple
     assert message in refused.stderr
 
 
+@pytest.mark.slow
 def test_a_loss_is_changed_in_one_place(checkout: Path) -> None:
     made = train(
         checkout, "prompt.init=VOCABULARY", "+tasks=[one]", "trainer.max_steps=3", "evaluation.test_rows=2",

@@ -12,6 +12,8 @@ from mpt.run.folder import read_config
 from mpt.run.record import read_metrics
 
 METHODS = sorted(path.stem for path in (CONF / "method").glob("*.yaml"))
+USUAL = ("gpt2", "gemma3_text")
+"""Families of the quick tests, of which one scales its embeddings; ``make slow`` has all."""
 SMALL = (
     "+tasks=[one]", "trainer.max_steps=1", "trainer.batch_size=2", "trainer=cpu", "trainer.progress_bar=false",
     "evaluation.before=false", "evaluation.validation_rows=2", "evaluation.test_rows=2", "logger=csv",
@@ -49,7 +51,9 @@ def train(place, monkeypatch, capsys):
     return call
 
 
-@pytest.mark.parametrize("family", ["t5", *FAMILY])
+@pytest.mark.parametrize(
+    "family", ["t5", *(pytest.param(each, marks=() if each in USUAL else pytest.mark.slow) for each in FAMILY)]
+)
 def test_every_method_trains_every_family(family, place, train, tiny_t5_folder, causal_folder):
     backbone = f"backbone.path={tiny_t5_folder if family == 't5' else causal_folder(family)}"
     source = place / family / "source"
@@ -68,6 +72,7 @@ def test_every_method_trains_every_family(family, place, train, tiny_t5_folder, 
     assert (found["lora"] / "adapter" / "adapter_config.json").is_file()
 
 
+@pytest.mark.slow
 def test_a_source_that_is_not_read_leaves_the_identity(place, train, tiny_t5_folder):
     backbone = f"backbone.path={tiny_t5_folder}"
     sources = [place / "sources" / name for name in "ab"]

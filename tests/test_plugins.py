@@ -72,6 +72,7 @@ def commands_of_the_page() -> list[str]:
     return [line for line in PAGE.splitlines() if line.startswith("python train.py ")]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("line", commands_of_the_page())
 def test_commands_of_the_page_run_as_printed(line: str, lab: Path) -> None:
     """A method, a metric, a callback and a reader take part, alone and in a fused sweep beside one that ships."""
@@ -92,6 +93,7 @@ def test_commands_of_the_page_run_as_printed(line: str, lab: Path) -> None:
             assert json.loads((folder / "steps.json").read_text()) == 3
 
 
+@pytest.mark.slow
 def test_installed_package_needs_no_naming_and_is_imported_only_when_asked_for(lab: Path) -> None:
     words = (
         "--config-dir",

@@ -109,6 +109,7 @@ def test_every_command_of_the_exchange_page_is_accepted() -> None:
             assert parse_arguments(words).command == words[0]
 
 
+@pytest.mark.slow
 def test_blocks_run_as_printed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -123,6 +124,7 @@ def test_blocks_run_as_printed(
     assert "0 failed" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_tutorial_runs_as_printed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -50,6 +50,7 @@ def data_root(tmp_path: Path) -> Path:
     return tmp_path / "data"
 
 
+@pytest.mark.slow
 def test_three_real_data_sets_run_through(data_root: Path, tmp_path: Path) -> None:
     import hydra
 

@@ -362,6 +362,7 @@ def numbers(path: Path) -> list[dict[str, Any]]:
 
 @pytest.mark.slow
 class TestWholeStudy:
+    @pytest.mark.slow
     def test_stopped_it_goes_on_to_the_same_page_and_a_fresh_clone_needs_no_run(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
     ) -> None:
@@ -449,6 +450,7 @@ class TestWholeStudy:
         kept = Memory(tmp_path / "small-results" / "cells.jsonl").cells.values()
         assert {cell.phase for cell in kept} == {"source", "tuning"}
 
+    @pytest.mark.slow
     def test_a_level_that_fails_is_on_the_page(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
     ) -> None:

@@ -4,7 +4,7 @@ import os
 import shlex
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,12 +14,14 @@ from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.utilities import rank_zero_only, rank_zero_warn
 
 from mpt.config import LoggerConfig
-from mpt.errors import UserError
+from mpt.errors import UserError, unknown
 from mpt.loggers.curves import without_gaps
 from mpt.run.origin import describe_command
 
 INIT_TIMEOUT = 15
 """Seconds after which W&B counts as out of reach."""
+MODES = {"online": "online", "offline": "offline", "disabled": "disabled", "run": "online", "dryrun": "offline"}
+"""What ``WANDB_MODE`` may be, with W&B's older names."""
 MOST_TASK_TAGS, LONGEST_TAG = 20, 64  # W&B refuses longer tags
 
 
@@ -27,15 +29,16 @@ def wandb_mode(config: LoggerConfig) -> str:
     """Decide between online, offline and disabled, so that W&B never asks for a login.
 
     Raises:
-        UserError: Online is asked for and no API key is at hand.
+        UserError: Online is asked for and no API key is at hand, or ``WANDB_MODE`` is none of W&B's.
     """
     if not config.wandb:
         return "disabled"
     mode = config.wandb_mode
     if mode == "auto":
-        mode = os.environ.get("WANDB_MODE", "")
-        if mode not in ("online", "offline", "disabled"):
-            mode = "online"
+        named = os.environ.get("WANDB_MODE") or "online"
+        if named not in MODES:
+            raise UserError(unknown("WANDB_MODE", named, MODES))
+        mode = MODES[named]
         return "offline" if mode == "online" and not _has_key() else mode
     if mode == "online" and not _has_key():
         raise UserError(
@@ -96,6 +99,8 @@ def open_wandb(
         return start(mode)
     except Exception as error:
         if config.wandb_mode == "online":
+            with suppress(Exception):
+                wandb.teardown()  # it still writes into the folder of the run
             raise UserError(
                 f"logger.wandb_mode: online, but W&B cannot be reached ({reason_of(error)}); use offline or auto"
             ) from error

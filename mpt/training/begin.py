@@ -53,22 +53,31 @@ def begin_run(run: Run, loaded: Loaded) -> Path | None:
 
 
 def start_loggers(run: Run, checkpoint: Path | None) -> None:
-    """Open the loggers, which only the main process has; they go on from a checkpoint."""
+    """Open the loggers, which only the main process has; they go on from a checkpoint.
+
+    Raises:
+        UserError: As :func:`mpt.loggers.open.open_loggers`; of a new run nothing is left behind.
+    """
     if not console.is_main():
         return
     config = run.config
     values, recorded = read_config(run.folder.path) or ({}, {})
     run.loggers = [*run.own.loggers]
-    run.loggers += open_loggers(
-        config.logger,
-        run.folder.path,
-        run_id=recorded["id"],
-        stage=config.stage,
-        tags=tags(config.tasks, config.method.name, config.few_shot.k, config.logger.tags),
-        values=values | {"run": recorded},
-        step=0 if checkpoint is None else int(read_checkpoint(checkpoint)["global_step"]),
-        clock=run.parts.stopwatch.elapsed,
-    )
+    try:
+        run.loggers += open_loggers(
+            config.logger,
+            run.folder.path,
+            run_id=recorded["id"],
+            stage=config.stage,
+            tags=tags(config.tasks, config.method.name, config.few_shot.k, config.logger.tags),
+            values=values | {"run": recorded},
+            step=0 if checkpoint is None else int(read_checkpoint(checkpoint)["global_step"]),
+            clock=run.parts.stopwatch.elapsed,
+        )
+    except UserError:
+        if checkpoint is None:
+            run.folder.clear()
+        raise
 
 
 def warn_of_other_rows(distill: str | None, digests: Mapping[str, Mapping[str, str]]) -> None:
