@@ -114,6 +114,28 @@ class TestSignals:
         assert signal.getsignal(signal.SIGINT) == before
 
 
+BUSY = """import hashlib
+from mpt.run.interrupt import StopSignals
+with StopSignals() as signals:
+    signals.training = True
+    print("busy", flush=True)
+    hashlib.pbkdf2_hmac("sha256", b"", b"", 10**9)  # minutes in which Python runs no handler
+"""
+
+
+@pytest.mark.parametrize(("signum", "pauses", "code"), [(signal.SIGINT, [0.2], 130), (signal.SIGTERM, [0.2, 1.2], 143)])
+def test_a_second_signal_ends_the_process_within_a_step(signum, pauses, code):
+    process = subprocess.Popen([sys.executable, "-c", BUSY], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "busy\n"
+    process.send_signal(signum)
+    for pause in pauses:
+        time.sleep(pause)
+        assert process.poll() is None  # SIGTERM that comes twice at once is one
+        process.send_signal(signum)
+    assert process.wait(timeout=20) == code
+
+
 class TestFailures:
     def test_what_fails_within_a_step_goes_on_from_the_last_validation(
         self, whole_accumulated, make_config, tmp_path, monkeypatch

@@ -29,7 +29,8 @@ class StopSignals:
 
     While a step may be under way, a signal is only noted, and :meth:`check`, which the training loader calls between
     steps, raises. Anywhere else it raises at once. A second Ctrl-C ends the process on the spot, and so
-    does a SIGTERM that comes more than a second after the first: launchers send the first one twice.
+    does a SIGTERM that comes more than a second after the first: launchers send the first one twice. A thread waits
+    for it, since Python's own handlers wait for the end of a backward pass, which may take a minute.
 
     Attributes:
         received: The signal's number; 0 before there is one.
@@ -39,13 +40,17 @@ class StopSignals:
     def __init__(self) -> None:
         self.received = 0
         self.training = False
-        self._since = math.inf
         self._previous: dict[signal.Signals, Any] = {}
+        self._pipe = (-1, -1, -1)  # its end to read, its end to write, and who was woken before
 
     def __enter__(self) -> "StopSignals":
         if threading.current_thread() is not threading.main_thread():
             return self  # Python gives signals to the main thread alone, which stops what it has started
         self._previous = {signum: signal.getsignal(signum) for signum in CAUGHT}
+        read, write = os.pipe()
+        os.set_blocking(write, False)
+        self._pipe = read, write, signal.set_wakeup_fd(write, warn_on_full_buffer=False)
+        threading.Thread(target=_end_at_the_second, args=(read,), name="mpt-signals", daemon=True).start()
         self.install()
         return self
 
@@ -54,6 +59,10 @@ class StopSignals:
     ) -> None:
         for signum, handler in self._previous.items():
             signal.signal(signum, handler)
+        if self._previous:
+            _, write, before = self._pipe
+            signal.set_wakeup_fd(before, warn_on_full_buffer=False)
+            os.close(write)  # which ends the thread
 
     def install(self) -> None:
         """Handle the signals from here on; Lightning puts its own handler of SIGTERM in place of ours as it starts."""
@@ -63,16 +72,11 @@ class StopSignals:
             signal.signal(signum, self._handle)
 
     def _handle(self, signum: int, frame: FrameType | None) -> None:
-        again = time.monotonic() - self._since > REPEATED_WITHIN
-        if self.received and (signum == signal.SIGINT or again):
-            if sys.stderr.isatty():
-                os.write(2, b"\x1b[?25h")  # a progress bar hides the cursor
-            os._exit(128 + signum)
-        if not self.received:
-            self.received, self._since = signum, time.monotonic()
+        first, self.received = not self.received, self.received or signum
         if not self.training:
             raise Interrupted(signum)
-        print("\nstopping after this step (or validation); Ctrl-C again stops at once", file=sys.stderr)
+        if first:
+            print("\nstopping after this step (or validation); Ctrl-C again stops at once", file=sys.stderr)
 
     def check(self) -> None:
         """Raise where any process of the run has received a signal; every process calls this between the same steps.
@@ -88,3 +92,19 @@ class StopSignals:
             signum = int(shared)
         if signum:
             raise Interrupted(signum)
+
+
+def _end_at_the_second(read: int) -> None:
+    """End the process at the second signal that is meant as one, whatever Python is at work on."""
+    since = math.inf
+    with os.fdopen(read, "rb", buffering=0) as signals:
+        while received := signals.read(1):
+            signum = received[0]
+            if signum not in CAUGHT:
+                continue
+            if math.isinf(since):
+                since = time.monotonic()
+            elif signum == signal.SIGINT or time.monotonic() - since > REPEATED_WITHIN:
+                if sys.stderr.isatty():
+                    os.write(2, b"\x1b[?25h")  # a progress bar hides the cursor
+                os._exit(128 + signum)
