@@ -345,7 +345,7 @@ class LlamaTwo:
     all_special_tokens: ClassVar = ["<s>", "</s>"]
     all_special_ids: ClassVar = [1, 2]
 
-    def __call__(self, texts, *, add_special_tokens, verbose, split_special_tokens):
+    def __call__(self, texts, *, add_special_tokens, **_):
         begin = [1] if add_special_tokens else []
         return {"input_ids": [[*begin, 29871, *(100 + ord(letter) for letter in text)] for text in texts]}
 

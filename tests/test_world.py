@@ -87,6 +87,7 @@ def test_rows_are_the_same_for_ever_and_never_shared_between_splits(task: str) -
     assert len(set(texts)) == len(texts)
 
 
+@pytest.mark.slow
 def test_no_evaluation_input_occurs_in_the_pretraining_stream(pretraining: list[Example]) -> None:
     seen = {example.text for example in pretraining}
     for task in TASKS:
