@@ -1,6 +1,7 @@
 """Prompts for others: baked, embedded, selected, merged, described, pushed; each answers as the prompt that it was."""
 
 import json
+import re
 import shutil
 from types import SimpleNamespace
 
@@ -287,6 +288,21 @@ class TestNothingOfOthersIsLost:
         for command in self.commands(source_run, tmp_path / "link"):
             assert export(*command) == 2
         assert (thesis / "thesis.tex").is_file()
+
+    def test_the_prompt_that_is_read_and_that_of_a_run_are_kept(self, source_run, tmp_path, capsys):
+        shutil.copytree(source_run, tmp_path / "run")
+        assert export("select", source_run, "--drop", "two", "--to", tmp_path / "bank") == 0
+        before = load_file(tmp_path / "run" / "prompt" / "adapter_model.safetensors")
+        for words, message in (
+            (["bake", tmp_path / "run", "--task", "one", "--to", tmp_path / "run" / "prompt"], "that is read"),
+            (["bake", tmp_path / "bank", "--task", "one", "--to", tmp_path / "bank"], "that is read"),
+            (["merge", source_run, tmp_path / "bank", "--to", tmp_path / "bank"], "that is read"),
+            (["select", tmp_path / "bank", "--tasks", "one", "--to", tmp_path / "run" / "prompt"], "of a run"),
+        ):
+            assert export(*words) == 2
+            assert re.fullmatch(rf"error: --to: .* is the prompt {message}, which would .*\n", capsys.readouterr().err)
+        after = load_file(tmp_path / "run" / "prompt" / "adapter_model.safetensors")
+        assert all(torch.equal(before[name], after[name]) for name in before)
 
     def test_an_empty_folder_and_an_earlier_prompt_give_way(self, source_run, tmp_path):
         (tmp_path / "to").mkdir()

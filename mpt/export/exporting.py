@@ -31,7 +31,9 @@ def export(arguments: argparse.Namespace) -> str:
         UserError: A task is unknown, or prompts do not fit each other.
     """
     if arguments.command in ("bake", "select", "merge", "import"):
-        check_replaceable(arguments.to, is_ours)  # before anything is read
+        # Before anything is read.
+        check_replaceable(arguments.to, is_ours)
+        refuse_to_lose(arguments.to, arguments.sources if arguments.command == "merge" else [arguments.source])
     if arguments.command == "merge":
         return merge_prompts([load_prompt(source) for source in arguments.sources], arguments.to)
     source = local_copy(arguments.source)
@@ -58,6 +60,24 @@ def export(arguments: argparse.Namespace) -> str:
         _save(saved, chosen, {name: saved.task_weights[name] for name in kept}, saved.answers, arguments.to)
         return f"{arguments.to}: {', '.join(kept)}"
     return import_adapter(saved, arguments.names, arguments.to)
+
+
+def refuse_to_lose(to: Path, sources: Sequence[str]) -> None:
+    """Refuse to write over a prompt that is read, or over that of a run, which would be gone.
+
+    Args:
+        to: The folder to write.
+        sources: What is read, as the command names it.
+
+    Raises:
+        UserError: As said.
+    """
+    place = to.resolve()
+    for source in sources:
+        if place in (Path(source).resolve(), (Path(source) / "prompt").resolve()):
+            raise UserError(f"--to: {to} is the prompt that is read, which would be lost; give another folder")
+    if place.name == "prompt" and (place.parent / "config.yaml").is_file():
+        raise UserError(f"--to: {to} is the prompt of a run, which would be lost; give another folder")
 
 
 def merge_prompts(saved: Sequence[SavedPrompt], to: Path) -> str:
