@@ -39,6 +39,7 @@ HIDDEN_PARTS = ("encoder", "decoder")
 """Places at which distillation compares hidden states: the input's tokens, and the target's."""
 SAMPLINGS = ("proportional", "equal", "temperature", "log_size", "stochastic", "each")
 DTYPES = ("float32", "bfloat16", "float16")
+QUANTIZATIONS = ("int8", "nf4")
 SCHEDULES = ("linear", "constant")
 BEST = ("average", "task")
 FEW_SHOT_VALIDATIONS = ("draw", "split")
@@ -169,6 +170,9 @@ class BackboneConfig:
     """A commit, tag or branch of the hub model."""
     dtype: str = "float32"
     """float32, bfloat16 or float16; the prompt stays float32."""
+    quantize: str | None = None
+    """int8 or nf4: hold the linear layers in 8 or 4 bits (``mpt[quantized]``); a prompt fits only the weights that it
+    was trained with, quantized so."""
     dropout: bool = True
     """Keep the frozen model's dropout active in training, as in the paper."""
     checkpointing: bool = False

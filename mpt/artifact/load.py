@@ -45,7 +45,7 @@ class SavedPrompt:
 
 
 def input_settings(backbone: Mapping[str, Any]) -> dict[str, Any]:
-    """Pick from what a folder says of its backbone how inputs are written; nothing of an encoder-decoder."""
+    """Pick from what a folder says of its backbone what else counts: its quantization, and how inputs are written."""
     return {key: value for key, value in backbone.items() if key not in UNKNOWN_BACKBONE}
 
 
@@ -148,18 +148,20 @@ def check_fits(saved: SavedPrompt, backbone: Backbone, where: str = "source") ->
             f"{where}: the prompt was trained with {trained_with} and has token_dim {width}, "
             f"{backbone.name} has {backbone.token_dim}; use a prompt only with the backbone it was trained with"
         )
+    here = backbone.describe()
+    compared = {*(["quantize"] if fingerprint else []), *input_settings(saved.backbone)}
+    for key in sorted(compared):
+        found, value = here.get(key), saved.backbone.get(key)
+        if found != value:
+            raise UserError(
+                f"{where}: the prompt was trained with backbone.{key}={value!r}, and it is {found!r} here; use the same"
+            )
     if fingerprint and fingerprint != backbone.fingerprint:
         raise UserError(
             f"{where}: the prompt was trained with {trained_with}, fingerprint {fingerprint[:12]}; "
             f"{backbone.name} has other weights, fingerprint {backbone.fingerprint[:12]}; "
             "use a prompt only with the backbone it was trained with"
         )
-    for key, value in input_settings(saved.backbone).items():
-        found = backbone.tokenization.settings.get(key)
-        if found != value:
-            raise UserError(
-                f"{where}: the prompt was trained with backbone.{key}={value!r}, and it is {found!r} here; use the same"
-            )
 
 
 def check_version(where: Path, found: Any, newest: int) -> None:

@@ -34,6 +34,7 @@ class FrozenModel(Backbone):
         name: What runs and prompts call it: ``tiny``, a hub id, or a folder.
         dropout: Whether training mode reaches the model, as in the paper.
         location: Where ``from_pretrained`` finds it: a hub id or an absolute folder; None: the name.
+        quantize: As :attr:`mpt.config.BackboneConfig.quantize`.
     """
 
     kind: ClassVar[str]
@@ -48,6 +49,7 @@ class FrozenModel(Backbone):
         name: str,
         dropout: bool = True,
         location: str | None = None,
+        quantize: str | None = None,
     ) -> None:
         model.generation_config = only_special_tokens(model.generation_config)
         settings: Any = model.config
@@ -55,6 +57,7 @@ class FrozenModel(Backbone):
             name=name,
             location=location or name,
             fingerprint=fingerprint(model),
+            quantize=quantize,
             task_type=self.kind,
             max_positions=self.positions_of(settings),
             has_dropout=any(

@@ -44,6 +44,7 @@ class Facts:
         task_type: PEFT's name for this kind of model.
         max_positions: Most tokens that it takes, virtual ones, input and target together; None: any number.
         has_dropout: Whether training mode draws dropout masks.
+        quantize: As :attr:`mpt.config.BackboneConfig.quantize`.
     """
 
     name: str
@@ -52,6 +53,7 @@ class Facts:
     task_type: str
     max_positions: int | None
     has_dropout: bool
+    quantize: str | None = None
 
 
 class Backbone(nn.Module, ABC):
@@ -186,8 +188,9 @@ class Backbone(nn.Module, ABC):
         return self.word_embeddings.weight.device
 
     def describe(self) -> dict[str, Any]:
-        """Say what a saved prompt has to know of its backbone: name, fingerprint, and how inputs are written."""
-        return {"name": self.name, "fingerprint": self.fingerprint, **self.tokenization.settings}
+        """Say what a saved prompt has to know of its backbone: name, weights, and how inputs are written."""
+        quantized = {} if self.facts.quantize is None else {"quantize": self.facts.quantize}
+        return {"name": self.name, "fingerprint": self.fingerprint, **quantized, **self.tokenization.settings}
 
     def longest_input(self, num_virtual_tokens: int, target_tokens: int) -> int | None:
         """Compute how many tokens of input fit beside a prompt and a target; None: any number.

@@ -16,6 +16,7 @@ from mpt.backbone import causal, encoder_decoder, gguf
 from mpt.backbone.causal import Causal
 from mpt.backbone.encoder_decoder import EncoderDecoder
 from mpt.backbone.frozen import FrozenModel
+from mpt.backbone.quantized import quantized_options
 from mpt.backbone.saved_folder import AS_SAVED, check_folder
 from mpt.backbone.tokenization import CausalTokenization, Tokenization
 from mpt.config import DTYPES, BackboneConfig
@@ -135,6 +136,8 @@ def _open(where: str, name: str, config: BackboneConfig, options: dict[str, Any]
     settings = AutoConfig.from_pretrained(where, **options)
     family = _family(where, settings)
     tokenization = _tokenization(family, where, name, config, options)
+    if config.quantize is not None:
+        options = options | quantized_options(config.quantize, config.dtype)
     library = AutoModelForSeq2SeqLM if family is EncoderDecoder else AutoModelForCausalLM
     model, found = library.from_pretrained(
         where,
@@ -151,7 +154,7 @@ def _open(where: str, name: str, config: BackboneConfig, options: dict[str, Any]
         )
     _check_numbers(model, where)
     _check_vocabulary(model, tokenization, where)
-    backbone = family(model, tokenization, name, config.dropout, where)
+    backbone = family(model, tokenization, name, config.dropout, where, config.quantize)
     if config.checkpointing:
         backbone.recompute_activations()
     return backbone

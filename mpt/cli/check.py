@@ -16,6 +16,7 @@ from mpt.config import (
     HIDDEN_PARTS,
     OF_SOURCE,
     PLAIN,
+    QUANTIZATIONS,
     RESUME,
     SAMPLINGS,
     SCHEDULES,
@@ -74,6 +75,8 @@ def _choices(config: RunConfig) -> Iterator[str]:
         "few_shot.validation": (config.few_shot.validation, FEW_SHOT_VALIDATIONS),
         "resume": (config.resume, RESUME),
     }
+    if config.backbone.quantize is not None:
+        words["backbone.quantize"] = (config.backbone.quantize, QUANTIZATIONS)
     for key, (value, options) in words.items():
         if value not in options:
             yield unknown(key, value, options)

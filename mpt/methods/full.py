@@ -62,3 +62,5 @@ class FullFineTuning(WithinBackbone, Method):
                 f"backbone.dtype: is {config.backbone.dtype}, in which small updates of all weights are lost; use "
                 "backbone.dtype=float32 with method=full"
             )
+        if config.backbone.quantize is not None:
+            yield f"backbone.quantize: is {config.backbone.quantize}, and method=full trains the weights; leave it out"

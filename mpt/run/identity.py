@@ -32,6 +32,7 @@ YOUNGER = {
     "objects": [],
     "method.own": {},
     "trainer.deterministic": False,
+    "backbone.quantize": None,
     "rows.reader": None,
     "rows.options": {},
     "rows.held": None,

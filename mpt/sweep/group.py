@@ -51,6 +51,8 @@ def reason_to_run_alone(config: RunConfig) -> str | None:
         return f"method={config.method.name} trains within the backbone"
     if trainer.strategy != "auto" or trainer.num_nodes > 1 or trainer.devices not in ("auto", 1, "1"):
         return "it may use several devices"
+    if config.backbone.quantize == "int8":
+        return "backbone.quantize=int8 looks for outliers in the whole batch, where the neighbors would count"
     if trainer.precision not in ("32-true", "32"):
         return f"trainer.precision={trainer.precision} is not the group's"
     return None
