@@ -34,6 +34,9 @@ def phrase(error: BaseException) -> str:
     Returns:
         ``{where}: {what is wrong}; {what would be right}``.
     """
+    if listed := re.match(r"Ambiguous value for argument '([^=]+)=(.*)'", str(error)):
+        key, value = listed.groups()
+        return f"{key}: {value} are several values; write '{key}=[{value}]' for a list, or add -m to sweep over them"
     plugin = re.search(r"Could not find '(hydra/\w+/(\w+))'", str(error))
     if plugin is not None and plugin.group(2) in PLUGINS:
         return f"{plugin.group(1)}: is a plugin of Hydra: pip install {PLUGINS[plugin.group(2)]}"

@@ -55,6 +55,12 @@ CONFIGURATION = [
     (["seed=-1"], "seed: is -1; a seed is a whole number from 0 to 4294967295"),
     (["seed=8589934592"], "seed: is 8589934592; a seed is a whole number from 0 to 4294967295"),
     (["seed=1.5"], "seed: Value '1.5' of type 'float' could not be converted to Integer"),
+    (["seed=1,2"], "seed: 1,2 are several values; write 'seed=[1,2]' for a list, or add -m to sweep over them"),
+    (["backbone.quantize=int4"], "backbone.quantize: unknown 'int4'; choose one of int8, nf4 (did you mean 'int8'?)"),
+    (
+        ["backbone.quantize=nf4", "method=full"],
+        "backbone.quantize: is nf4, and method=full trains the weights; leave it out",
+    ),
     (["few_shot.seed=-1"], "few_shot.seed: is -1; a seed is a whole number from 0 to 4294967295"),
     (["seeds.order=-1"], "seeds.order: is -1; a seed is a whole number from 0 to 4294967295"),
     (
