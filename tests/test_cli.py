@@ -16,6 +16,7 @@ from mpt.cli import job
 from mpt.cli import main as cli
 from mpt.cli.compose import CONF, register_schema, typed
 from mpt.cli.help import describe_keys
+from mpt.cli.hydra_versions import VERSION_BASE
 from mpt.command import is_known, print_errors
 from mpt.errors import UserError
 from mpt.run.folder import read_config
@@ -85,7 +86,7 @@ def composed(*overrides):
     import hydra
 
     register_schema()
-    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
+    with hydra.initialize_config_dir(str(CONF), **VERSION_BASE):
         return typed(hydra.compose("train", list(overrides)))
 
 

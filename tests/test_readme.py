@@ -16,6 +16,7 @@ from mpt.cli import help
 from mpt.cli import main as cli
 from mpt.cli.check import check
 from mpt.cli.compose import CONF, compose_shipped, register_schema, typed
+from mpt.cli.hydra_versions import VERSION_BASE
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -92,7 +93,7 @@ def test_a_command_of_a_table_is_accepted(command: str, tmp_path: Path) -> None:
     }
     overrides = [swept.get(text, text).replace("RUN_FOLDER", str(tmp_path)) for text in overrides]
     register_schema()
-    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
+    with hydra.initialize_config_dir(str(CONF), **VERSION_BASE):
         config = typed(hydra.compose("train", overrides))
     assert check(config) == []
 
@@ -221,7 +222,7 @@ def test_a_command_of_a_page_is_accepted(page: str, command: str, tmp_path: Path
         if not text.startswith("hydra")
     ]
     register_schema()
-    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
+    with hydra.initialize_config_dir(str(CONF), **VERSION_BASE):
         config = typed(hydra.compose("train", first))
     assert check(config) == []
 

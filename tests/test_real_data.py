@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from mpt.cli.compose import CONF, register_schema, typed
+from mpt.cli.hydra_versions import VERSION_BASE
 from mpt.cli.job import run_job
 from mpt.run.record import read_metrics
 from mpt.world import rows as world_rows
@@ -70,7 +71,7 @@ def test_three_real_data_sets_run_through(data_root: Path, tmp_path: Path) -> No
         "evaluation.validate_every=3",
         "evaluation.before=false",
     ]
-    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
+    with hydra.initialize_config_dir(str(CONF), **VERSION_BASE):
         config = hydra.compose("train", overrides)
     assert typed(config).backbone.path == str(backbone)
     folder = tmp_path / "run"

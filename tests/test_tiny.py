@@ -7,6 +7,7 @@ import pytest
 
 from mpt.backbone import TINY, Backbone, load_backbone
 from mpt.cli.compose import CONF, register_schema
+from mpt.cli.hydra_versions import VERSION_BASE
 from mpt.cli.job import run_job
 from mpt.config import BackboneConfig
 from mpt.inputs import Inputs
@@ -75,7 +76,7 @@ def test_source_training_finds_the_skills_and_adaptation_uses_them(tmp_path: Pat
         "target": ["task=target", "tasks=[keywords]", f"source={tmp_path / 'source'}", "few_shot.k=16"],
     }
     for stage, command in commands.items():
-        with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
+        with hydra.initialize_config_dir(str(CONF), **VERSION_BASE):
             config = hydra.compose("train", [*command, *shared])
         run_job(config, tmp_path / stage)
     source, target = (read_metrics(tmp_path / stage)["test"] for stage in commands)

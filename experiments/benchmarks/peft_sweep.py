@@ -17,6 +17,7 @@ from transformers import AutoModelForSeq2SeqLM, AutoTokenizer  # noqa: E402
 from mpt import metrics  # noqa: E402
 from mpt.backbone import TINY  # noqa: E402
 from mpt.cli.compose import CONF, register_schema, typed  # noqa: E402
+from mpt.cli.hydra_versions import VERSION_BASE  # noqa: E402
 from mpt.config import FewShotConfig, TaskConfig  # noqa: E402
 from mpt.data.batches import pad  # noqa: E402
 from mpt.data.few_shot import draw_examples  # noqa: E402
@@ -82,7 +83,7 @@ def main() -> None:
     """Run every job of the grid, one after the other."""
     source, draws, steps = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
     register_schema()
-    with initialize_config_dir(str(CONF), version_base="1.3"):
+    with initialize_config_dir(str(CONF), **VERSION_BASE):
         config = typed(compose("train", [f"tasks=[{TASK}]"])).tasks[TASK]
     tokenizer = AutoTokenizer.from_pretrained(TINY)
     for k in (4, 16, 32):

@@ -11,6 +11,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import QuotedString
 from omegaconf import DictConfig, OmegaConf
 
+from mpt.cli.hydra_versions import VERSION_BASE, register_resolver
 from mpt.config import OLD_FORMS, RunConfig
 from mpt.errors import UserError, unknown
 from mpt.run.identity import run_name
@@ -24,8 +25,8 @@ CONF = next((path for path in (PACKAGE / "conf", PACKAGE.parent / "conf") if pat
 def register_schema() -> None:
     """Make the schema and the resolvers of ``conf/`` known to Hydra."""
     ConfigStore.instance().store(name="run_schema", node=RunConfig)
-    OmegaConf.register_new_resolver("mpt_run_name", _run_name, replace=True)
-    OmegaConf.register_new_resolver("mpt_experiment", _experiment_name, replace=True)
+    register_resolver("mpt_run_name", _run_name)
+    register_resolver("mpt_experiment", _experiment_name)
 
 
 def _run_name(*, _root_: DictConfig) -> str:
@@ -71,7 +72,7 @@ def plain(composed: DictConfig) -> dict[str, Any]:
 
 def compose_shipped(overrides: Sequence[str]) -> DictConfig:
     """Compose a configuration of the choices that ship."""
-    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
+    with hydra.initialize_config_dir(str(CONF), **VERSION_BASE):
         return hydra.compose("train", list(overrides))
 
 

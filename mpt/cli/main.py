@@ -9,6 +9,7 @@ import hydra
 from mpt import __version__, config_dirs, plugins
 from mpt.cli import help, task_commands
 from mpt.cli.compose import CONF, compose_shipped, register_schema, tasks_of, typed
+from mpt.cli.hydra_versions import MAIN, VERSION_BASE
 from mpt.cli.job import FailedJobError, hydra_job, sweep_job
 from mpt.command import run_command
 from mpt.config import RunConfig
@@ -50,7 +51,7 @@ def _run() -> None:
         config_dirs.check_files(sys.argv[1:], named)
         sweep.begin(sys.argv[1:])
         try:
-            hydra.main(version_base="1.3", config_path=str(CONF), config_name="train")(hydra_job)()
+            hydra.main(config_path=str(CONF), config_name="train", **MAIN)(hydra_job)()
         finally:
             sweep.finish()
 
@@ -72,7 +73,7 @@ def run_task_command(command: str, arguments: Sequence[str]) -> None:
     def compose(overrides: Sequence[str]) -> RunConfig:
         paths = ",".join("'file://{}'".format(str(folder.absolute()).replace("'", r"\'")) for folder in folders)
         searched = [f"hydra.searchpath=[{paths}]"] if folders else []
-        with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
+        with hydra.initialize_config_dir(str(CONF), **VERSION_BASE):
             composed = hydra.compose("train", [*searched, *overrides])
         config_dirs.anchor_paths(composed, folders)
         return typed(composed)

@@ -55,7 +55,8 @@ class FusedLauncher(Launcher):
         for place, overrides in enumerate(job_overrides):
             sweep_config = self.hydra_context.config_loader.load_sweep_config(self.config, list(overrides))
             with open_dict(sweep_config):
-                sweep_config.hydra.job.id = sweep_config.hydra.job.num = initial_job_idx + place
+                sweep_config.hydra.job.num = initial_job_idx + place
+                sweep_config.hydra.job.id = str(initial_job_idx + place)
             try:
                 config = type(self).read(task_part(sweep_config))
                 alone = reason_to_run_alone(config)
