@@ -180,8 +180,8 @@ def test_target_starts_from_a_loaded_prompt_after_the_folder_is_gone(tmp_path):
 
 def stand_in(name, fingerprint, token_dim, **settings):
     """What check_fits looks at of a backbone."""
-    tokenization = SimpleNamespace(settings=settings)
-    return SimpleNamespace(name=name, fingerprint=fingerprint, token_dim=token_dim, tokenization=tokenization)
+    about = {"name": name, "fingerprint": fingerprint, **settings}
+    return SimpleNamespace(name=name, fingerprint=fingerprint, token_dim=token_dim, describe=lambda: about)
 
 
 def test_inputs_are_written_as_in_the_training(tmp_path):
@@ -191,6 +191,8 @@ def test_inputs_are_written_as_in_the_training(tmp_path):
     check_fits(saved, stand_in("lm", "f" * 64, D, separator=" = ", chat_template=False))
     with pytest.raises(ValueError, match=r"trained with backbone\.separator=' = ', and it is 'x' here"):
         check_fits(saved, stand_in("lm", "f" * 64, D, separator="x", chat_template=False))
+    with pytest.raises(ValueError, match=r"trained with backbone\.quantize=None, and it is 'nf4' here"):
+        check_fits(saved, stand_in("lm", "f" * 64, D, separator=" = ", chat_template=False, quantize="nf4"))
 
 
 FORMATS = sorted(path.parent for path in (Path(__file__).parent / "formats").glob("*/*/mpt.json"))
