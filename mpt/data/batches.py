@@ -20,7 +20,7 @@ from mpt.tasks import Example, Surround, label_words
 
 MOST_DECODED = 2000
 PIECE = 4096
-"""Texts that are tokenized at a time: what a tokenizer notes beside the ids takes a kilobyte a text."""
+"""Texts that are tokenized at a time: what a tokenizer notes beside the ids takes kilobytes a text."""
 
 Batch = dict[str, Any]
 """input_ids ``(B, S)``, attention_mask ``(B, S)``, labels ``(B, L)`` with -100 on pads, task_ids ``(B,)``,

@@ -26,7 +26,7 @@ MOST_NUMBERS = 20
 """Tasks up to which the heat map writes its numbers into its cells."""
 
 MOST_PIXELS = 2000
-"""Height of the heat map; that of many tasks is drawn coarser, since the drawing takes 30 bytes a pixel."""
+"""Height of the heat map; that of many tasks is drawn coarser, since the drawing takes some 20 bytes a pixel."""
 
 
 @torch.no_grad()
