@@ -362,7 +362,8 @@ class TrainerConfig:
     num_nodes: int = 1
     """Number of machines."""
     strategy: str = "auto"
-    """auto, ddp, or another of Lightning's that starts whole processes."""
+    """auto; ddp: every process holds the whole backbone; fsdp: a part of each of its layers; or another of Lightning's
+    that starts whole processes."""
     precision: str = "32-true"
     """Precision of the training, in Lightning's words, such as bf16-mixed."""
     progress_bar: bool = True

@@ -93,6 +93,13 @@ class TestFile:
             ("rates: [1, 3]", "rates: [3, 1]", "tune: rates: is [3, 1]; list each factor once, the smallest first"),
             ("tune: {draws: 1, rates: [1, 3]}", "", "methods: plain prompt: grid: is never tried without tune"),
             ("[color_else, topic]", "[topic, topic]", "small.yaml:5: targets: lists topic twice"),
+            (
+                "draws: 2",
+                "draws: 2\ntarget_overrides: {topik: [a=1]}",
+                "small.yaml:7: target_overrides: topik: no target",
+            ),
+            ("draws: 2", "draws: 2\ntarget_overrides: [a=1]", "write a mapping of targets to lists of overrides"),
+            ("draws: 2", "draws: 2\ntarget_overrides: {topic: a=1}", "topic: is 'a=1'; write a list of texts"),
             ("few_shot.k: [4]", "seed: [0, 1]", "vary: seed: is the study's own to set"),
             ("few_shot.k: [4]", "few_shot.k: 4", "vary: few_shot.k: is 4; write a list of values"),
             ("success: 0.9", "success: most", "small.yaml:13: success: is 'most'; write a score"),
@@ -191,6 +198,14 @@ class TestPlan:
         assert {"optim.lr_prompt=0.9", "optim.lr_factors=1.2"} <= set(final["MPT", "topic", 0])
         assert "optim.lr_prompt=.1" in final["plain prompt", "topic", 0]
         assert not any(text.startswith("source=") for text in final["plain prompt", "topic", 0])
+
+    def test_overrides_of_a_target_are_of_its_runs_only_and_a_method_says_the_last(self, tmp_path: Path) -> None:
+        text = SMALL.replace("draws: 2", "draws: 2\ntarget_overrides: {topic: [tasks.topic.prefix=say, prompt=shared]}")
+        study = load_study(write(tmp_path, text))
+        for job in (*source_jobs(study), *tuning_jobs(study, start_of(study))):
+            assert ("tasks.topic.prefix=say" in job.overrides) == (job.target == "topic")
+            if job.target == "topic" and job.method == "plain prompt":
+                assert job.overrides.index("prompt=plain") > job.overrides.index("prompt=shared")
 
     @pytest.mark.parametrize(
         ("means", "best"),

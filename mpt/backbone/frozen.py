@@ -9,14 +9,16 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.fsdp import fully_shard
 from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
-from transformers.modeling_layers import GradientCheckpointingLayer
 
 from mpt.backbone.buckets import length_buckets
 from mpt.backbone.cross_entropy import token_losses
 from mpt.backbone.fingerprint import fingerprint
 from mpt.backbone.interface import Backbone, Facts
+from mpt.backbone.memory import layers_of
 from mpt.backbone.sampling import only_special_tokens, sample_by_row
 from mpt.backbone.tokenization import Tokenization
 from mpt.inputs import Inputs
@@ -65,7 +67,9 @@ class FrozenModel(Backbone):
             ),
         )
         super().__init__(model.requires_grad_(False).eval(), tokenization, facts, dropout)
-        self._layers: list[nn.Module] = []
+        self._recomputed: list[nn.Module] = []
+        self.is_sharded = False
+        """Whether each process holds only its part of every layer; see :meth:`shard`."""
 
     @staticmethod
     @abstractmethod
@@ -85,19 +89,42 @@ class FrozenModel(Backbone):
     def recompute_activations(self) -> None:
         """From here on keep no activations within the layers in training: the backward pass computes them again."""
         self.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-        self._layers = [module for module in self.model.modules() if isinstance(module, GradientCheckpointingLayer)]
+        self._recomputed = layers_of(self.model)
+
+    def shard(self, mesh: DeviceMesh) -> None:
+        """Cut every layer among the processes of a mesh by FSDP2: one is whole only while it computes.
+
+        Embeddings, output layer and last norm stay whole, since the prompt and the logits are computed with them from
+        outside of the model. From here on all processes have to compute as often as each other.
+
+        Args:
+            mesh: One-dimensional, over all processes.
+        """
+        for layer in layers_of(self.model):
+            fully_shard(layer, mesh=mesh, reshard_after_forward=True)
+        inside = {parameter for layer in layers_of(self.model) for parameter in layer.parameters()}
+        fully_shard(self.model, mesh=mesh, ignored_params=set(self.model.parameters()) - inside)
+        self.is_sharded = True
+        self.model.to(mesh.device_type)
+        # FSDP2 takes the first module that computes for the outermost; answers would begin with the encoder.
+        one = torch.zeros(1, 1, dtype=torch.long, device=self.device)
+        with torch.no_grad():
+            self.logits(Inputs(one, torch.ones_like(one)), one)
 
     def set_mode(self, *, dropout: bool, recompute: bool) -> None:
         """Set whether the model drops out, and, after :meth:`recompute_activations`, whether it recomputes."""
         self.model.train(dropout)
-        for layer in self._layers:
+        for layer in self._recomputed:
             # The flag that transformers looks at; the layer's dropout modules have their own.
             layer.training = recompute
 
     def example_losses(self, inputs: Inputs, labels: Tensor) -> Tensor:
-        """Compute the losses; a batch of very different lengths in parts of similar ones, which changes none."""
+        """Compute the losses; a batch of very different lengths in parts of similar ones, which changes none.
+
+        A sharded model computes whole batches: processes with batches of other lengths would cut theirs otherwise.
+        """
         parts = [list(range(len(inputs)))]
-        if len(inputs) > 1 and bool(inputs.attention_mask[:, 0].all()):  # padded on the right
+        if not self.is_sharded and len(inputs) > 1 and bool(inputs.attention_mask[:, 0].all()):  # padded on the right
             lengths = inputs.attention_mask.sum(1), (labels != -100).sum(1)
             parts = length_buckets(*lengths, inputs.num_virtual_tokens)
         if len(parts) == 1:
@@ -164,12 +191,14 @@ class FrozenModel(Backbone):
     ) -> list[str]:
         """Answer each example, without dropout."""
         training = self.model.training
-        recompute = any(layer.training for layer in self._layers)
+        recompute = any(layer.training for layer in self._recomputed)
         self.set_mode(dropout=False, recompute=False)
         try:
             if answers != "generation":
                 return self._likeliest(inputs, choices or (), per_token=answers == "likelihood_per_token")
             settings = {"do_sample": False, "num_beams": 1} | generation
+            if self.is_sharded:
+                settings["synced_gpus"] = True  # a process whose answers have ended computes along with the others
             if choices is not None:
                 settings["prefix_allowed_tokens_fn"] = self._restrict(choices)
             with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):

@@ -4,6 +4,9 @@ import os
 from collections.abc import Sequence
 
 import torch
+from torch import nn
+from transformers import PreTrainedModel
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 from mpt.errors import UserError
 
@@ -16,6 +19,28 @@ def memory_of(device: torch.device) -> int:
     if device.type == "cuda":
         return torch.cuda.get_device_properties(device).total_memory
     return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+def layers_of(model: nn.Module) -> list[nn.Module]:
+    """Return the layers of a model: the blocks that transformers lets recompute their activations."""
+    return [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]
+
+
+def sizes_of(model: nn.Module) -> tuple[int, int]:
+    """Return the bytes of the layers' weights, and of all others: embeddings, the last norm, the output layer."""
+    inside = {parameter for layer in layers_of(model) for parameter in layer.parameters()}
+    layers = sum(parameter.nbytes for parameter in inside)
+    return layers, sum(parameter.nbytes for parameter in model.parameters()) - layers
+
+
+def count_layers(model: nn.Module) -> int:
+    """Return how many layers a model has, those of encoder and decoder together."""
+    return len(layers_of(model))
+
+
+def heads_of(model: PreTrainedModel) -> int:
+    """Return the heads of a layer's attention."""
+    return int(model.config.num_attention_heads)
 
 
 def show_bytes(count: int) -> str:

@@ -172,6 +172,7 @@ def _ranges(config: RunConfig) -> Iterator[str]:
             f"trainer.strategy: is {config.trainer.strategy}, whose processes do not hand back what they trained; "
             "use ddp"
         )
+    yield from _sharded(config)
     if config.logger.samples < 0:
         yield f"logger.samples: is {config.logger.samples}; it must not be negative"
     if config.logger.wandb and not config.logger.project:
@@ -180,6 +181,29 @@ def _ranges(config: RunConfig) -> Iterator[str]:
         yield f"optim.warmup: is {config.optim.warmup}; it is a share of max_steps, at most 1"
     if len(config.optim.betas) != 2 or not all(0 <= beta < 1 for beta in config.optim.betas):
         yield f"optim.betas: is {config.optim.betas}; it must be two numbers from 0 to below 1"
+
+
+def _sharded(config: RunConfig) -> Iterator[str]:
+    """Check that what is cut among processes is frozen, and that each of them computes as often as the others."""
+    strategy = config.trainer.strategy
+    if strategy != "fsdp":
+        if any(word in strategy for word in ("fsdp", "deepspeed", "model_parallel")):
+            yield f"trainer.strategy: is {strategy}, which would cut the prompt too; use fsdp, which cuts the backbone"
+        return
+    if config.method.name in METHODS and find_method(config.method.name).is_within_backbone:
+        yield f"trainer.strategy: fsdp cuts what is frozen, and method={config.method.name} trains within it; use ddp"
+    elif config.method.name in METHODS and not find_method(config.method.name).learns:
+        yield f"trainer.strategy: fsdp is of a training, and method={config.method.name} trains nothing; leave it out"
+    if config.backbone.quantize is not None:
+        yield (
+            f"trainer.strategy: fsdp cuts layers of whole numbers, and backbone.quantize={config.backbone.quantize} "
+            "packs them; use ddp, or leave out backbone.quantize"
+        )
+    if config.distill is not None and config.distillation.cache is not None:
+        yield (
+            "distillation.cache: spares a process the teachers that it has asked, and under trainer.strategy=fsdp all "
+            "have to compute as often; leave it out"
+        )
 
 
 def _devices(devices: Any) -> Iterator[str]:

@@ -273,8 +273,9 @@ class TrainLoader:
 class EvalLoader:
     """All examples of all tasks once, sorted by length; those of a batch share their generation settings.
 
-    Of several processes each gets its share of the batches. One that would get none gets a single example of another's
-    once more, since Lightning lets no process be without a batch; who gathers the answers drops it.
+    Of several processes each gets its share of the batches, as many of each generation settings as the others: where
+    they do not come out even, a single example comes once more, and who gathers the answers drops it. Lightning lets no
+    process be without a batch, and a sharded backbone computes only where all do.
 
     Args:
         tokenized: The examples of each task.
@@ -306,8 +307,9 @@ class EvalLoader:
             size = min(batch_size, max(1, -(-len(picked) // world_size)))  # so that no process is idle
             for start in range(0, len(picked), size):
                 self._batches.append((generation[tasks[0]], picked[start : start + size]))
-        once_more = [(settings, picked[:1]) for settings, picked in self._batches[:1]]
-        self._batches = self._batches[rank::world_size] or once_more
+            while len(self._batches) % world_size:
+                self._batches.append((generation[tasks[0]], picked[:1]))
+        self._batches = self._batches[rank::world_size]
 
     def questions(self) -> Iterator[tuple[dict[str, Any], list[tuple[int, int, list[int]]]]]:
         """What each batch asks: its generation settings; and of each row its task, its place and its tokens."""

@@ -62,6 +62,8 @@ class Study:
     """Draws of the few-shot examples: first values and order follow the draw."""
     common: tuple[str, ...] = ()
     """Overrides of every run."""
+    target_overrides: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """Target to overrides of its own runs, such as the instruction that it is asked by."""
     sources: Mapping[str, Source] = field(default_factory=dict)
     """Name to source."""
     vary: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)

@@ -116,7 +116,8 @@ def job_of(
 ) -> Job:
     """Plan one run of a method on a draw of a target."""
     source = study.methods[method].source
-    words = ["task=target", f"tasks=[{target}]", *study.methods[method].overrides]
+    of_target = study.target_overrides.get(target, ())
+    words = ["task=target", f"tasks=[{target}]", *of_target, *study.methods[method].overrides]
     if source is not None:
         words.append(f"source={start.sources[source, draw % study.sources[source].seeds]}")
     words += level_overrides(level)

@@ -96,6 +96,7 @@ class _Reader:
             methods=methods,
             draws=self.count(("draws",), values),
             common=self.texts(("common",), values),
+            target_overrides=self.target_overrides(values),
             sources=sources,
             vary=self.vary(values.get("vary") or {}),
             compare=tuple(self.comparisons(values.get("compare") or [], methods)),
@@ -111,6 +112,20 @@ class _Reader:
                 )
         self.pair_with_enough(study)
         return study
+
+    def target_overrides(self, values: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:
+        """The overrides of single targets, each of which has to be one."""
+        found = values.get("target_overrides") or {}
+        if not isinstance(found, dict):
+            self.refuse(("target_overrides",), f"is {found!r}; write a mapping of targets to lists of overrides")
+            return {}
+        listed = values.get("targets")
+        targets = [str(target) for target in listed] if isinstance(listed, list) else []
+        for target in found:
+            if str(target) not in targets:
+                message = unknown("targets", str(target), targets, "no target").partition(": ")[2]
+                self.refuse(("target_overrides", str(target)), message)
+        return {str(target): self.texts(("target_overrides", str(target)), found) for target in found}
 
     def mappings(self, section: str, values: Mapping[str, Any], kind: type) -> Iterator[tuple[str, dict[str, Any]]]:
         """The entries of a section, each a mapping of the keys of a dataclass."""

@@ -16,7 +16,7 @@ from mpt.seeds import seeds_of
 from mpt.training import build
 from mpt.training.begin import announce, begin_run, start_loggers, warn_of_other_rows
 from mpt.training.loading import Loaded, load
-from mpt.training.memory import refuse_what_cannot_fit
+from mpt.training.memory import refuse_what_cannot_fit, say_needs
 from mpt.training.module import MPTModule
 from mpt.training.own_objects import NONE, OwnObjects
 from mpt.training.results import answer_splits, measure, record_run, show
@@ -47,7 +47,10 @@ def train(
     console.silence_libraries()
     with running(config, folder, member, own or NONE) as run:
         loaded = load(config, member)
-        refuse_what_cannot_fit(config, loaded.backbone, run.parts.trainer.strategy.root_device)
+        trainer = run.parts.trainer
+        refuse_what_cannot_fit(config, loaded.backbone, trainer.strategy.root_device)
+        if member is None:  # a group's backbone is loaded once
+            say_needs(config, loaded.backbone, loaded.data, trainer.strategy.root_device, trainer.world_size)
         module, weights = build_module(config, loaded)
         checkpoint = begin_run(run, loaded)
         start_loggers(run, checkpoint)

@@ -25,6 +25,7 @@ from mpt.run.interrupt import Interrupted, StopSignals
 from mpt.run.progress import on_terminal
 from mpt.training.callbacks import BestPrompt, EarlyStop, LastCheckpoint, build_progress
 from mpt.training.own_objects import NONE, OwnObjects, as_list
+from mpt.training.sharded import FSDP, ShardedStrategy
 from mpt.training.stopwatch import Stopwatch
 
 
@@ -78,7 +79,8 @@ def build_trainer(
     if evaluation.patience is not None:
         callbacks.append(EarlyStop("validation/average/score", mode="max", patience=evaluation.patience))
     others = {key: value for key, value in own.trainer.items() if key not in ("plugins", "logger")}
-    settings: dict[str, Any] = {"accelerator": config.accelerator, "strategy": config.strategy, **others}
+    strategy = ShardedStrategy() if config.strategy == FSDP else config.strategy
+    settings: dict[str, Any] = {"accelerator": config.accelerator, "strategy": strategy, **others}
     try:
         trainer = lightning.Trainer(
             devices=config.devices,
