@@ -434,6 +434,13 @@ class FusedConfig:
 
     max_runs: int = 16
     """Most jobs side by side; one that ends makes room for the next."""
+    workers: int = 1
+    """Processes that the jobs are shared among, some of them to each at a time; 1: this one."""
+    engine: str = "local"
+    """local: processes of this machine, each on a GPU of its own where there are several; submitit: an array of jobs of
+    SLURM, or processes where there is none; ray: tasks of Ray."""
+    options: dict[str, Any] = field(default_factory=dict)
+    """Parameters of submitit's executor, such as slurm_partition, or options of Ray's tasks, such as num_gpus."""
 
 
 @dataclass

@@ -18,3 +18,16 @@ def unknown(where: str, value: str, options: Iterable[str], what: str = "unknown
     close = get_close_matches(value, options, n=1)
     hint = f" (did you mean {close[0]!r}?)" if close else ""
     return f"{where}: {what} {value!r}; choose one of {', '.join(options)}{hint}"
+
+
+class FailedJobError(Exception):
+    """A job of a sweep that failed; its message has been printed.
+
+    Args:
+        message: Why.
+        code: Exit code of a single run that fails so.
+    """
+
+    def __init__(self, message: str, code: int) -> None:
+        super().__init__(message, code)  # both, so that it can come from another process
+        self.code = code

@@ -121,7 +121,7 @@ class TestEquality:
 
         from mpt.backbone import load_backbone
 
-        monkeypatch.setattr("mpt.training.loading.load_backbone", load)
+        monkeypatch.setattr("mpt.training.loading.load_or_copy", load)
         monkeypatch.setattr(group, "load_backbone", load)
         torch.set_default_dtype(torch.float64)
         try:

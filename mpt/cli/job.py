@@ -18,7 +18,7 @@ from mpt.cli.check import check
 from mpt.cli.compose import refuse_unquoted, typed
 from mpt.command import is_known, print_errors
 from mpt.config import RunConfig
-from mpt.errors import UserError, unknown
+from mpt.errors import FailedJobError, UserError, unknown
 from mpt.lock import hold_folder
 from mpt.phrase import phrase
 from mpt.run.folder import RunFolder
@@ -30,19 +30,6 @@ from mpt.tasks import SPLITS, digest_examples, load_split, stamp_rows
 if TYPE_CHECKING:  # seconds of imports
     from mpt.run.group_member import GroupMember
     from mpt.training.own_objects import OwnObjects
-
-
-class FailedJobError(Exception):
-    """A job of a sweep that failed; its message has been printed.
-
-    Args:
-        message: Why.
-        code: Exit code of a single run that fails so.
-    """
-
-    def __init__(self, message: str, code: int) -> None:
-        super().__init__(message, code)  # both, so that it can come from another process
-        self.code = code
 
 
 def hydra_job(composed: DictConfig) -> float:

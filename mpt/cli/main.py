@@ -10,9 +10,11 @@ from mpt import __version__, config_dirs, plugins
 from mpt.cli import help, task_commands
 from mpt.cli.compose import CONF, compose_shipped, register_schema, tasks_of, typed
 from mpt.cli.hydra_versions import MAIN, VERSION_BASE
-from mpt.cli.job import FailedJobError, hydra_job, sweep_job
+from mpt.cli.job import hydra_job, sweep_job
+from mpt.cli.worker import send_to_worker
 from mpt.command import run_command
 from mpt.config import RunConfig
+from mpt.errors import FailedJobError
 from mpt.sweep import launcher
 from mpt.sweep import sweep_record as sweep
 
@@ -33,7 +35,7 @@ def _run() -> None:
     # times as long, and with this bound twice (experiments/LOG.md). Read when torch is imported, so before.
     os.environ.setdefault("GOMP_SPINCOUNT", "2000")
     register_schema()
-    launcher.register(typed, sweep_job)
+    launcher.register(typed, sweep_job, send_to_worker)
     sys.argv[1:] = help.arrange(sys.argv[1:])
     if "--version" in sys.argv:
         print(f"mpt {__version__}")

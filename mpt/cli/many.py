@@ -13,14 +13,16 @@ from hydra._internal.utils import create_config_search_path
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.plugins import Plugins
 from hydra.core.utils import JobReturn, JobStatus
+from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from mpt import config_dirs
 from mpt.cli.compose import CONF, register_schema, typed
-from mpt.cli.job import FailedJobError, hydra_job, sweep_job
+from mpt.cli.job import hydra_job, sweep_job
+from mpt.cli.worker import send_to_worker
 from mpt.config import RunConfig
-from mpt.errors import UserError
+from mpt.errors import FailedJobError, UserError
 from mpt.sweep import launcher
 from mpt.sweep.sweep_record import VARIABLE
 
@@ -93,10 +95,7 @@ class Jobs:
         os.environ[VARIABLE] = name
         arguments = list(sys.argv)
         try:
-            config = self.hydra.compose_config("train", list(options), RunMode.MULTIRUN)
-            context = HydraContext(config_loader=self.hydra.config_loader, callbacks=Callbacks())
-            launch = Plugins.instance().instantiate_launcher(context, hydra_job, config).launch
-            returned = launch([list(job) for job in jobs], self._launched)
+            returned = self._launcher(options).launch([list(job) for job in jobs], self._launched)
         finally:
             self._launched += len(jobs)
             os.environ.pop(VARIABLE)
@@ -107,6 +106,23 @@ class Jobs:
             Done(_folder_of(each), None if each.status == JobStatus.COMPLETED else _say(each._return_value))
             for each in returned
         ]
+
+    def launch(self, jobs: Sequence[Sequence[str]], numbers: Sequence[int], options: Sequence[str]) -> list[JobReturn]:
+        """Run jobs of a sweep of another process here, side by side.
+
+        Args:
+            jobs: The overrides of each.
+            numbers: Their numbers in the sweep.
+            options: Overrides of Hydra's own.
+        """
+        found = self._launcher(options)
+        assert isinstance(found, launcher.FusedLauncher)
+        return found.launch_here([list(job) for job in jobs], numbers)
+
+    def _launcher(self, options: Sequence[str]) -> Launcher:
+        config = self.hydra.compose_config("train", list(options), RunMode.MULTIRUN)
+        context = HydraContext(config_loader=self.hydra.config_loader, callbacks=Callbacks())
+        return Plugins.instance().instantiate_launcher(context, hydra_job, config)
 
 
 def _folder_of(returned: JobReturn) -> Path:
@@ -137,11 +153,20 @@ def open_jobs(folders: Sequence[Path] = ()) -> Iterator[Jobs]:
         raise UserError(f"config_dir: no folder {str(missing[0])!r}; give one that is there")
     if folders:
         config_dirs.check_files([f"--config-dir={folder}" for folder in folders], [])
+    with open_search_path([("command-line", f"file://{folder.absolute()}") for folder in reversed(folders)]) as jobs:
+        yield jobs
+
+
+@contextmanager
+def open_search_path(places: Sequence[tuple[str, str]]) -> Iterator[Jobs]:
+    """Initialize Hydra over places of choices, each a provider and a path, the first one first, and those that ship."""
     register_schema()
-    launcher.register(typed, sweep_job)
+    launcher.register(typed, sweep_job, send_to_worker)
     search_path = create_config_search_path(str(CONF))
-    for folder in folders:
-        search_path.prepend(provider="command-line", path=f"file://{folder.absolute()}")
+    shipped = {each.path for each in search_path.get_path()}
+    for provider, path in reversed(places):
+        if path not in shipped:
+            search_path.prepend(provider=provider, path=path)
     os.environ["HYDRA_FULL_ERROR"] = "1"
     # A program that uses Hydra itself, and calls this, has its own back afterwards.
     before, GlobalHydra.instance().hydra = GlobalHydra.instance().hydra, None

@@ -149,11 +149,14 @@ class Runner:
         jobs: Hydra.
         memory: Its cells.
         budget: Seconds that this call may take; None: as many as it needs.
+        options: Hydra's, which say how jobs are launched.
     """
 
-    def __init__(self, planned: Planned, jobs: Jobs, memory: Memory, budget: float | None) -> None:
+    def __init__(
+        self, planned: Planned, jobs: Jobs, memory: Memory, budget: float | None, options: Sequence[str] = ()
+    ) -> None:
         self.planned, self.study = planned, planned.study
-        self.jobs, self.memory, self.budget = jobs, memory, budget
+        self.jobs, self.memory, self.budget, self.options = jobs, memory, budget, (*LAUNCH, *options)
         self.began = time.monotonic()
         self.sources = {(job.method, job.draw): job for job in source_jobs(self.study)}
 
@@ -218,7 +221,7 @@ class Runner:
     def train(self, jobs: Sequence[Job]) -> None:
         """Train jobs side by side, and remember what became of each."""
         began, clock = time.time(), time.monotonic()
-        done = self.jobs.train_many([job.overrides for job in jobs], self.study.runs.name, LAUNCH)
+        done = self.jobs.train_many([job.overrides for job in jobs], self.study.runs.name, self.options)
         elapsed = time.monotonic() - clock
         is_new = [each.error is not None or (each.folder / METRICS).stat().st_mtime >= began for each in done]
         cost = elapsed / max(1, sum(is_new))
@@ -268,12 +271,16 @@ def show_seconds(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
-def run_study(study: Study, budget: float | None = None) -> tuple[Planned, Memory]:
+def run_study(
+    study: Study, budget: float | None = None, workers: int = 1, engine: str = "local"
+) -> tuple[Planned, Memory]:
     """Run what a study's memory lacks.
 
     Args:
         study: From :func:`mpt.study.read.load_study`.
         budget: Seconds that it may take; None: as many as it needs.
+        workers: Processes that share its jobs.
+        engine: Where they run, as :attr:`mpt.config.FusedConfig.engine`.
 
     Returns:
         The plan, and the cells of all of its jobs.
@@ -286,7 +293,7 @@ def run_study(study: Study, budget: float | None = None) -> tuple[Planned, Memor
         memory = Memory(study.results / "cells.jsonl")
         with open_study(study) as jobs:
             planned = plan_study(study, jobs)
-            Runner(planned, jobs, memory, budget).run()
+            Runner(planned, jobs, memory, budget, (f"fused.workers={workers}", f"fused.engine={engine}")).run()
         memory.export(study.results / "cells.csv")
     return planned, memory
 

@@ -5,11 +5,13 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from mpt.config import FusedConfig
 from mpt.study.answer import Answer
 from mpt.study.cells import Memory
 from mpt.study.page import sentences, write_results
 from mpt.study.read import load_study
 from mpt.study.run import describe_plan, open_study, plan_study, run_study
+from mpt.sweep.engines import ENGINES, check_engine
 
 UNITS = {"s": 1, "m": 60, "h": 3600}
 
@@ -42,13 +44,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--budget", type=parse_duration, metavar="30m", help="stop where the whole would take longer than this"
     )
     parser.add_argument("--dry-run", action="store_true", help="print the runs as command lines, and run none")
+    parser.add_argument("--workers", type=int, default=1, metavar="N", help="processes that share the jobs (1)")
+    parser.add_argument("--engine", choices=ENGINES, default="local", help="where they run (local; docs/sweeps.md)")
     arguments = parser.parse_args(argv)
+    check_engine(FusedConfig(workers=arguments.workers, engine=arguments.engine))
     study = load_study(arguments.file)
     if arguments.dry_run:
         with open_study(study) as jobs:
             print(describe_plan(study, plan_study(study, jobs), Memory(study.results / "cells.jsonl")))
         return 0
-    planned, memory = run_study(study, arguments.budget)
+    planned, memory = run_study(study, arguments.budget, arguments.workers, arguments.engine)
     answer = Answer(study, memory)
     page = write_results(planned, answer)
     print("\n".join(["", study.question, *sentences(answer), f"page: {page}"]))

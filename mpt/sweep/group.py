@@ -49,13 +49,21 @@ def reason_to_run_alone(config: RunConfig) -> str | None:
         return f"task={config.stage} trains nothing"
     if find_method(config.method.name).is_within_backbone:
         return f"method={config.method.name} trains within the backbone"
-    if trainer.strategy != "auto" or trainer.num_nodes > 1 or trainer.devices not in ("auto", 1, "1"):
+    if takes_several_devices(config):
         return "it may use several devices"
     if config.backbone.quantize == "int8":
         return "backbone.quantize=int8 looks for outliers in the whole batch, where the neighbors would count"
     if trainer.precision not in ("32-true", "32"):
         return f"trainer.precision={trainer.precision} is not the group's"
     return None
+
+
+def takes_several_devices(config: RunConfig | None) -> bool:
+    """Tell whether a job may start processes of its own; one without a configuration starts nothing."""
+    if config is None:
+        return False
+    trainer = config.trainer
+    return trainer.strategy != "auto" or trainer.num_nodes > 1 or trainer.devices not in ("auto", 1, "1")
 
 
 def group_of(config: RunConfig) -> tuple[Any, ...]:

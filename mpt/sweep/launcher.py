@@ -7,6 +7,7 @@ import importlib
 import logging
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
 from typing import Any, ClassVar
@@ -18,8 +19,10 @@ from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from mpt.config import RunConfig
+from mpt.config import FusedConfig, RunConfig
 from mpt.config_dirs import anchor_paths, searched_by
+from mpt.errors import FailedJobError, UserError
+from mpt.sweep.sweep_record import Outcome, record
 
 log = logging.getLogger(__name__)
 
@@ -30,56 +33,136 @@ class FusedLauncher(Launcher):
     Attributes:
         read: Types a composed configuration; set by the command line.
         run: Carries out one job within a group: composed configuration, folder, number, overrides, member.
+        send: Builds what a worker calls for jobs, each a number and overrides: jobs, the sweep's configuration, the
+            configuration's loader, plugins.
     """
 
     read: ClassVar[Callable[[DictConfig], RunConfig]]
     run: ClassVar[Callable[..., float]]
+    send: ClassVar[Callable[..., tuple[Callable[..., Any], tuple[Any, ...]]]]
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         """Keep what Hydra gives."""
         self.config, self.hydra_context, self.task_function = config, hydra_context, task_function
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
-        """Run the jobs; those that fit together as one training each.
+        """Run the jobs: those that fit together as one training each, here or on ``fused.workers``.
 
         Returns:
             The returns of all jobs, in their order.
+
+        Raises:
+            Interrupted: A signal stopped them; the same command goes on.
+            UserError: There is no such engine, or workers cannot have what lies in this process's memory.
         """
+        numbers = range(initial_job_idx, initial_job_idx + len(job_overrides))
+        fused = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(FusedConfig), self.config.fused))
+        assert isinstance(fused, FusedConfig)
+        if fused.workers == 1 and fused.engine == "local":
+            return self.launch_here(job_overrides, numbers)
+        return self._launch_elsewhere(job_overrides, numbers, fused)
+
+    def launch_here(self, job_overrides: Sequence[Sequence[str]], numbers: Sequence[int]) -> list[JobReturn]:
+        """Run jobs in this process, each under its number in the sweep."""
+        from mpt.backbone.kept import keep_backbone  # seconds of imports
+        from mpt.sweep.group import Job, run_group
+
+        planned = self._plan(job_overrides, numbers)
+        returns: dict[int, JobReturn] = {}
+        with keep_backbone():
+            for place in planned.alone:
+                returns[place] = self._run_alone(planned.configs[place])
+            for members in planned.groups:
+                jobs = []
+                for place in members:
+                    sweep_config = planned.configs[place]
+                    prepared = returns[place] = _prepare(sweep_config, list(job_overrides[place]))
+                    sweep = Path(str(sweep_config.hydra.sweep.dir)).absolute()
+                    run = _runner(type(self).run, prepared, numbers[place], sweep)
+                    jobs.append(Job(str(prepared.working_dir), planned.typed[place], run))
+                fused = planned.typed[members[0]].fused
+                for place, result in zip(members, run_group(jobs, fused), strict=True):
+                    _end(returns[place], result, failed=isinstance(result, BaseException))
+        return [returns[place] for place in range(len(job_overrides))]
+
+    def _launch_elsewhere(
+        self, job_overrides: Sequence[Sequence[str]], numbers: Sequence[int], fused: FusedConfig
+    ) -> list[JobReturn]:
+        """Send the jobs to workers, in pieces; those of several devices stay here, and come last."""
+        from mpt.run.interrupt import Interrupted
+        from mpt.run.progress import print_line
+        from mpt.sweep.engines import check_engine, open_engine
+        from mpt.sweep.group import takes_several_devices
+        from mpt.sweep.schedule import LostWorkerError, Piece, StoppedError, cut, run_pieces
+
+        check_engine(fused)
+        planned = self._plan(job_overrides, numbers)
+        here = [place for place in planned.alone if takes_several_devices(planned.typed.get(place))]
+        held = [
+            name
+            for config in planned.typed.values()
+            for name, task in config.tasks.items()
+            if task.rows.held is not None
+        ]
+        if held:
+            raise UserError(
+                f"tasks.{held[0]}: its rows lie in the memory of this process, and fused.workers={fused.workers} are "
+                "others; keep them in files, or use one worker"
+            )
+        pieces = [piece for group in planned.groups for piece in cut(group, fused.max_runs, fused.workers)]
+        pieces += [Piece((place,)) for place in planned.alone if place not in here]
+        modules = list(dict.fromkeys(name for config in planned.typed.values() for name in config.plugins))
+
+        def work(piece: Piece) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+            jobs = [(numbers[place], list(job_overrides[place])) for place in piece.jobs]
+            return type(self).send(jobs, self.config, self.hydra_context.config_loader, modules)
+
+        folder = Path(str(self.config.hydra.sweep.dir)).absolute() / "sweeps" / "submitit"
+        with open_engine(work, fused, folder, len(job_overrides) - len(here)) as engine:
+            try:
+                found = run_pieces(pieces, engine)
+            except StoppedError as stop:
+                print_line(f"stopped; {engine.done} of {engine.jobs} jobs have ended, and the same command goes on")
+                raise Interrupted(engine.signals.received) from stop
+        returns = {place: _prepare(planned.configs[place], list(job_overrides[place])) for place in found}
+        for place, ended in found.items():
+            well, value = ended if not isinstance(ended, LostWorkerError) else (False, (f"its worker: {ended}", 1))
+            if isinstance(ended, LostWorkerError):  # which has recorded nothing
+                outcome = Outcome(
+                    numbers[place], str(returns[place].working_dir), list(job_overrides[place]), error=value[0]
+                )
+                record(Path(str(planned.configs[place].hydra.sweep.dir)).absolute(), outcome)
+            _end(returns[place], value if well else FailedJobError(*value), failed=not well)
+        for place in here:
+            returns[place] = self._run_alone(planned.configs[place])
+        return [returns[place] for place in range(len(job_overrides))]
+
+    def _plan(self, job_overrides: Sequence[Sequence[str]], numbers: Sequence[int]) -> "_Planned":
+        """Compose all jobs, and see which of them fit together."""
+        from mpt.sweep.group import group_of, reason_to_run_alone
+
         setup_globals()
         configure_log(self.config.hydra.hydra_logging, self.config.hydra.verbose)
         Path(str(self.config.hydra.sweep.dir)).mkdir(parents=True, exist_ok=True)
-        from mpt.sweep.group import Job, group_of, reason_to_run_alone, run_group  # seconds of imports
-
-        returns: list[JobReturn | None] = [None] * len(job_overrides)
-        groups: dict[Any, list[tuple[int, DictConfig, RunConfig]]] = {}
-        for place, overrides in enumerate(job_overrides):
+        planned, groups = _Planned(), dict[Any, list[int]]()
+        for place, (number, overrides) in enumerate(zip(numbers, job_overrides, strict=True)):
             sweep_config = self.hydra_context.config_loader.load_sweep_config(self.config, list(overrides))
             with open_dict(sweep_config):
-                sweep_config.hydra.job.num = initial_job_idx + place
-                sweep_config.hydra.job.id = str(initial_job_idx + place)
+                sweep_config.hydra.job.num = number
+                sweep_config.hydra.job.id = str(number)
+            planned.configs.append(sweep_config)
             try:
-                config = type(self).read(task_part(sweep_config))
+                config = planned.typed[place] = type(self).read(task_part(sweep_config))
                 alone = reason_to_run_alone(config)
             except Exception:  # the job itself says what is wrong with it
-                config, alone = None, "its configuration is wrong"
-            if config is None or alone is not None:
-                log.info(f"job {initial_job_idx + place} ({' '.join(filter_overrides(overrides))}) by itself: {alone}")
-                returns[place] = self._run_alone(sweep_config)
+                alone = "its configuration is wrong"
+            if alone is not None:
+                log.info(f"job {number} ({' '.join(filter_overrides(overrides))}) by itself: {alone}")
+                planned.alone.append(place)
             else:
-                groups.setdefault(group_of(config), []).append((place, sweep_config, config))
-        for members in groups.values():
-            jobs = []
-            for place, sweep_config, config in members:
-                prepared = returns[place] = _prepare(sweep_config, list(job_overrides[place]))
-                sweep = Path(str(sweep_config.hydra.sweep.dir)).absolute()
-                run = _runner(type(self).run, prepared, initial_job_idx + place, sweep)
-                jobs.append(Job(str(prepared.working_dir), config, run))
-            for (place, _, _), result in zip(members, run_group(jobs, members[0][2].fused), strict=True):
-                of_job = returns[place]
-                assert of_job is not None
-                of_job.status = JobStatus.FAILED if isinstance(result, BaseException) else JobStatus.COMPLETED
-                of_job.return_value = result
-        return [each for each in returns if each is not None]
+                groups.setdefault(group_of(planned.typed[place]), []).append(place)
+        planned.groups = list(groups.values())
+        return planned
 
     def _run_alone(self, sweep_config: DictConfig) -> JobReturn:
         done = run_job(
@@ -93,14 +176,29 @@ class FusedLauncher(Launcher):
         return done
 
 
-def register(read: Callable[[DictConfig], RunConfig], run: Callable[..., float]) -> None:
+@dataclass
+class _Planned:
+    """The jobs of a sweep by their places: each composed, typed where it can be, and in a group or by itself."""
+
+    configs: list[DictConfig] = field(default_factory=list)
+    typed: dict[int, RunConfig] = field(default_factory=dict)
+    groups: list[list[int]] = field(default_factory=list)
+    alone: list[int] = field(default_factory=list)
+
+
+def register(
+    read: Callable[[DictConfig], RunConfig],
+    run: Callable[..., float],
+    send: Callable[..., tuple[Callable[..., Any], tuple[Any, ...]]],
+) -> None:
     """Make the launcher known to Hydra, which takes one only out of its own namespace package.
 
     Args:
         read: See :class:`FusedLauncher`.
         run: See there.
+        send: See there.
     """
-    FusedLauncher.read, FusedLauncher.run = read, run
+    FusedLauncher.read, FusedLauncher.run, FusedLauncher.send = read, run, send
     plugins = Plugins.instance()
     try:
         package = importlib.import_module("hydra_plugins")
@@ -138,6 +236,12 @@ def _prepare(sweep_config: DictConfig, overrides: list[str]) -> JobReturn:
         working_dir=str(folder),
         task_name=str(sweep_config.hydra.job.name),
     )
+
+
+def _end(returned: JobReturn, value: Any, *, failed: bool) -> None:
+    """Enter the outcome of a job into Hydra's record of it."""
+    returned.status = JobStatus.FAILED if failed else JobStatus.COMPLETED
+    returned.return_value = value
 
 
 def _runner(run: Callable[..., float], prepared: JobReturn, number: int, sweep: Path) -> Callable[[Any], float]:

@@ -8,7 +8,8 @@ import lightning
 import torch
 
 from mpt.artifact import SavedPrompt, check_fits, load_prompt
-from mpt.backbone import Backbone, load_backbone
+from mpt.backbone import Backbone
+from mpt.backbone.kept import load_or_copy
 from mpt.config import EvaluationConfig, FewShotConfig, MixtureConfig, RunConfig, TaskConfig, TrainerConfig
 from mpt.data.data_module import MixtureDataModule
 from mpt.data.few_shot import draw_examples, replay
@@ -70,7 +71,7 @@ def load(config: RunConfig, member: GroupMember | None = None) -> Loaded:
         config.data_root,
         load_split if member is None else member.load_split,
     )
-    backbone = load_backbone(config.backbone) if member is None else member.backbone
+    backbone = load_or_copy(config.backbone) if member is None else member.backbone
     source = None
     if config.source is not None and reads_source(dataclasses.asdict(config)):
         source = load_source(config.source, backbone, config.prompt.num_virtual_tokens)
