@@ -113,6 +113,23 @@ class TestEquality:
         for name in names:
             assert_alike(root / name, separate / name, 1e-4)
 
+    def test_mixed_precision_is_each_runs_own(self, make, tmp_path):
+        """Rounding to three digits makes neighbors visible there; a run in float32 beside one does not see them."""
+        changes = [{}, {"trainer__precision": "bf16-mixed"}, {"trainer__precision": "bf16-mixed", "seed": 1}]
+        for place, of_run in enumerate(changes):
+            train(make(**of_run), tmp_path / f"alone-{place}")
+        together([make(**of_run) for of_run in changes], [tmp_path / f"fused-{place}" for place in range(3)])
+        assert_alike(tmp_path / "fused-0", tmp_path / "alone-0", 1e-4)
+        losses = [
+            [float(line["train/loss"]) for line in curves(tmp_path / f"{kind}-{place}") if line.get("train/loss")]
+            for place in range(3)
+            for kind in ("fused", "alone")
+        ]
+        for fused, alone in (losses[2:4], losses[4:6]):
+            assert fused == pytest.approx(alone, rel=0.02)
+        assert losses[0] != losses[2]
+        assert losses[0][0] == pytest.approx(losses[2][0], rel=0.02)
+
     def test_in_float64_to_ten_digits(self, make, tmp_path, monkeypatch):
         def load(config):
             backbone = load_backbone(config)
@@ -312,7 +329,10 @@ class TestComputation:
         for changes, reason in (
             ({"method__name": "lora", "method__num_ranks": 2}, "method=lora trains within the backbone"),
             ({"trainer__strategy": "ddp"}, "it may use several devices"),
-            ({"trainer__precision": "bf16-mixed"}, "trainer.precision=bf16-mixed is not the group's"),
+            (
+                {"trainer__precision": "16-mixed"},
+                "trainer.precision=16-mixed would change the group's weights, or scales its losses",
+            ),
         ):
             assert reason_to_run_alone(make(**changes)) == reason
         assert reason_to_run_alone(make_config("evaluate")) == "task=evaluate trains nothing"

@@ -48,6 +48,16 @@ def test_weights_are_smaller_and_the_same_each_time(quantize):
     assert "quantize" not in whole.describe()
 
 
+@pytest.mark.parametrize("quantize", KINDS)
+def test_a_folder_that_is_quantized_already_is_loaded_as_it_is_and_not_quantized_again(quantize, tmp_path):
+    first = load_backbone(BackboneConfig("tiny", quantize=quantize))
+    first.model.save_pretrained(tmp_path)
+    first.tokenization.tokenizer.save_pretrained(tmp_path)
+    assert load_backbone(BackboneConfig("tiny", path=str(tmp_path))).fingerprint == first.fingerprint
+    with pytest.raises(UserError, match=r"backbone\.quantize: .* quantized already, and is loaded as it is; leave"):
+        load_backbone(BackboneConfig("tiny", path=str(tmp_path), quantize="nf4"))
+
+
 def test_each_kind_has_a_fingerprint_of_its_own():
     assert len({load_backbone(BackboneConfig("tiny", quantize=kind)).fingerprint for kind in (None, *KINDS)}) == 3
 

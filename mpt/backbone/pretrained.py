@@ -137,6 +137,11 @@ def _open(where: str, name: str, config: BackboneConfig, options: dict[str, Any]
     family = _family(where, settings)
     tokenization = _tokenization(family, where, name, config, options)
     if config.quantize is not None:
+        if getattr(settings, "quantization_config", None) is not None:
+            raise UserError(
+                f"backbone.quantize: {where} holds a model that is quantized already, and is loaded as it is; leave "
+                "the key out"
+            )
         options = options | quantized_options(config.quantize, config.dtype)
     library = AutoModelForSeq2SeqLM if family is EncoderDecoder else AutoModelForCausalLM
     model, found = library.from_pretrained(

@@ -75,6 +75,7 @@ class FusedBackbone(Backbone):
             inputs.shifts is None,
             self.drops_out,
             torch.is_grad_enabled(),
+            mixed_precision(self.device.type),
             *key,
         )
         self._rows = len(inputs)
@@ -122,9 +123,10 @@ class Computation:
         if kind == "backward":
             torch.autograd.backward([request.values["loss"] for request in requests])
             return [None] * len(requests)
-        *_, dropout, grad = requests[0].key[:4]
+        *_, dropout, grad, mixed = requests[0].key[:5]
         self.backbone.set_mode(dropout=dropout, recompute=grad)
-        with torch.set_grad_enabled(grad):
+        device = self.backbone.device.type
+        with torch.set_grad_enabled(grad), torch.autocast(device, mixed, enabled=mixed is not None):
             if not dropout:
                 return list(getattr(self, f"_{kind}")(requests))
             # The masks of a run follow from its own seed and step, so each draws its own, in a forward of its own.
@@ -180,6 +182,11 @@ class Computation:
             found.append([text for group in groups[begin : begin + request.rows] for text in group])
             begin += request.rows
         return found
+
+
+def mixed_precision(device: str) -> torch.dtype | None:
+    """Return the type that this thread computes in where it mixes types, as Lightning lets a step do; else None."""
+    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
 
 
 def unique_rows(inputs: Inputs) -> tuple[list[int], list[int]]:

@@ -38,6 +38,10 @@ class Job:
     run: Callable[[GroupMember], Any]
 
 
+FUSED_PRECISIONS = ("32-true", "32", "bf16-mixed")
+"""Precisions that runs can have beside each other: each computation is in that of its runs."""
+
+
 class CrowdedError(OSError):
     """The memory did not suffice for the gradients of several runs; each goes on beside fewer others."""
 
@@ -53,8 +57,8 @@ def reason_to_run_alone(config: RunConfig) -> str | None:
         return "it may use several devices"
     if config.backbone.quantize == "int8":
         return "backbone.quantize=int8 looks for outliers in the whole batch, where the neighbors would count"
-    if trainer.precision not in ("32-true", "32"):
-        return f"trainer.precision={trainer.precision} is not the group's"
+    if trainer.precision not in FUSED_PRECISIONS:
+        return f"trainer.precision={trainer.precision} would change the group's weights, or scales its losses"
     return None
 
 
