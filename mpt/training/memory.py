@@ -8,6 +8,7 @@ from mpt.backbone.memory import FLOAT, count_layers, heads_of, memory_of, show_b
 from mpt.config import PLAIN, RunConfig
 from mpt.data.data_module import MixtureDataModule
 from mpt.errors import UserError
+from mpt.run.console import is_main
 from mpt.run.progress import print_line
 from mpt.training.sharded import FSDP
 
@@ -57,7 +58,7 @@ def say_needs(
     activations = int(rows * tokens * of_token * wide) * count_layers(backbone.model)
     targets = max(of_task for *_, of_task in data.longest())
     logits = min(rows * targets * backbone.vocabulary, LOGITS_AT_ONCE) * FLOAT
-    if config.trainer.strategy == FSDP or held + activations + logits > SAID_FROM * has:
+    if is_main() and (config.trainer.strategy == FSDP or held + activations + logits > SAID_FROM * has):
         print_line(
             f"each of {processes} processes holds {show_bytes(held)} of the backbone; a step of {rows} of the longest "
             f"rows, {tokens:,} tokens each, takes up to {show_bytes(activations)} of activations and "
