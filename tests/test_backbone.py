@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForSeq2SeqLM
 
-from mpt.backbone import Backbone, buckets, frozen, load_backbone, load_tokenization
+from mpt.backbone import Backbone, buckets, frozen, kept, load_backbone, load_tokenization
 from mpt.backbone.sampling import sample_by_row
 from mpt.backbone.tokenization import CausalTokenization
 from mpt.config import BackboneConfig, TaskConfig
@@ -356,3 +356,29 @@ def test_a_cut_input_ends_as_an_uncut_one() -> None:
     (short,), cut = tokenization.encode_inputs(["abcdef"], 6)
     assert cut == [0]
     assert short == [*whole[:5], whole[-1]]
+
+
+def test_a_kept_backbone_is_copied_and_what_is_trained_in_a_copy_stays_there(
+    tiny_t5_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded: list[BackboneConfig] = []
+
+    def count(config: BackboneConfig) -> frozen.FrozenModel:
+        loaded.append(config)
+        return load_backbone(config)
+
+    monkeypatch.setattr(kept, "load_backbone", count)
+    config = BackboneConfig("tiny", path=str(tiny_t5_folder))
+    whole = load_backbone(config)
+    with kept.keep_backbone():
+        first = kept.load_or_copy(config)
+        for parameter in first.model.parameters():
+            parameter.data.zero_()
+        second = kept.load_or_copy(config)
+        assert len(loaded) == 1
+        for name, parameter in second.model.state_dict().items():
+            assert torch.equal(parameter, whole.model.state_dict()[name])
+        kept.load_or_copy(BackboneConfig("tiny", path=str(tiny_t5_folder), dtype="bfloat16"))
+        assert len(loaded) == 2
+    assert kept.load_or_copy(config) is not kept.load_or_copy(config)
+    assert len(loaded) == 4
