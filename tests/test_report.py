@@ -12,13 +12,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import ttest_1samp
 
+from mpt.report import index
 from mpt.report.__main__ import main
 from mpt.report.charts import dodge
 from mpt.report.classes import read_classes
 from mpt.report.estimate import estimate, summarize
 from mpt.report.gather import default_groups, find_failures, gather
 from mpt.report.pairs import compare, estimate_difference, judge
-from mpt.run.folder import RunFolder
+from mpt.run.folder import RunFolder, read_config
 from mpt.run.record import add_average, write_csv, write_lines, write_metrics
 from mpt.sweep.sweep_record import Outcome
 
@@ -78,6 +79,65 @@ def test_runs_are_grouped_by_what_differs(runs: Path) -> None:
     assert groups["a", "average"].low == pytest.approx(0.7 - 4.302653 * 0.2 / math.sqrt(3), rel=1e-6)
     assert groups["average", "fresh"].mean == pytest.approx((0.3 + 0.5 + 0.55) / 3)
     assert all(found.runs == 3 for found in groups.values())
+
+
+class TestIndex:
+    @pytest.fixture
+    def many(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+        monkeypatch.setenv("MPT_CACHE", str(tmp_path / "cache"))
+        for seed in range(index.FEWEST + 2):
+            write_run(tmp_path / "runs" / str(seed), {"a": seed / 100, "b": 0.5}, few_shot={"seed": seed, "k": 4})
+        return tmp_path / "runs"
+
+    def count(self, monkeypatch: pytest.MonkeyPatch) -> list[Path]:
+        """The runs whose configuration is read from here on."""
+        read: list[Path] = []
+
+        def reading(run: Path) -> Any:
+            read.append(run)
+            return read_config(run)
+
+        monkeypatch.setattr("mpt.report.index.read_config", reading)
+        return read
+
+    def test_the_second_report_opens_no_run_and_says_the_same(self, many: Path, monkeypatch: Any) -> None:
+        first = gather([many])
+        read = self.count(monkeypatch)
+        assert gather([many]) == first
+        assert read == []
+        assert len(first[0]) == 3 * (index.FEWEST + 2)
+        assert first[0][0]["curve_mean"] == pytest.approx(0.5)
+
+    def test_a_run_that_has_changed_is_read_anew_and_one_that_is_gone_is_gone(
+        self, many: Path, monkeypatch: Any
+    ) -> None:
+        gather([many])
+        shutil.rmtree(many / "3")
+        shutil.rmtree(many / "7")
+        write_run(many / "7", {"a": 0.99, "b": 0.5}, few_shot={"seed": 7, "k": 4})
+        read = self.count(monkeypatch)
+        lines, _ = gather([many])
+        assert [run.name for run in read] == ["7"]
+        scores = {Path(line["run"]).name: line["score"] for line in lines if line["task"] == "a"}
+        assert scores["7"] == 0.99
+        assert "3" not in scores
+
+    @pytest.mark.parametrize("damage", ["", "[]", "{", '{"RUN": {"stamp": [], "files": 3}}', "half"])
+    def test_a_damaged_index_is_made_again(self, many: Path, damage: str, tmp_path: Path) -> None:
+        first = gather([many])
+        (path,) = (tmp_path / "cache" / "index").iterdir()
+        whole = path.read_text()
+        if damage == "half":  # the right stamps, and nothing that fits behind them
+            entries = json.loads(whole)
+            damage = json.dumps({run: {"stamp": entry["stamp"], "files": {}} for run, entry in entries.items()})
+        path.write_text(damage)
+        assert gather([many]) == first
+        assert path.read_text() == whole
+
+    def test_a_few_runs_leave_no_index(self, runs: Path, tmp_path: Path, monkeypatch: Any) -> None:
+        monkeypatch.setenv("MPT_CACHE", str(tmp_path / "cache"))
+        gather([runs])
+        assert not (tmp_path / "cache").exists()
 
 
 def test_pairs_are_runs_on_the_same_draw(runs: Path) -> None:

@@ -2,15 +2,14 @@
 
 import csv
 import json
-import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from mpt.errors import UserError
-from mpt.run.folder import RunFolder, read_config
+from mpt.report.index import RunFiles, RunIndex
+from mpt.run.folder import RunFolder
 from mpt.run.identity import flatten, identity
-from mpt.run.record import read_metrics
 from mpt.sweep.sweep_record import Outcome, read_record
 
 Line = dict[str, Any]
@@ -47,13 +46,13 @@ def gather(
     known: dict[str, Path] = {}
     unfinished = []
     folders = list(folders)
+    index, files = RunIndex(folders, learning_curve), dict[Path, RunFiles]()
     for folder in folders:
         for run in find_runs(folder):
-            read = read_config(run)
-            if read is None or run in configs:
+            if run in configs or (read := index.read(run)) is None:
                 continue
-            if RunFolder(run).metrics.is_file():
-                values, about = read
+            if read.metrics is not None:
+                values, about, files[run] = read.values, read.about, read
                 where = {"folder": str(folder)} if len(folders) > 1 else {}
                 if values.get("experiment_name"):
                     where["experiment"] = str(values["experiment_name"])
@@ -65,6 +64,7 @@ def gather(
                 configs[run] = where | decisive
             else:
                 unfinished.append(run)
+    index.save()
     if not configs:
         raise FileNotFoundError(
             f"{', '.join(map(str, folders))}: no finished run (no metrics.json beside a config.yaml)"
@@ -72,7 +72,7 @@ def gather(
     differing, of_tasks = _differing(list(configs.values()))
     lines: list[Line] = []
     for run, config in configs.items():
-        metrics = read_metrics(run) or {}
+        metrics = files[run].metrics or {}
         if split not in metrics:
             raise UserError(f"{run}/metrics.json: has no {split!r}; choose one of test, validation")
         keys = {key: _plain(config.get(key)) for key in differing}
@@ -84,7 +84,7 @@ def gather(
             {"run": str(run), "task": task, "metric": named.get(task, ""), "split": split}
             | keys
             | row
-            | _costs(run, metrics, task)
+            | _costs(files[run], task)
             for task, row in scores.items()
         ]
     return lines, unfinished
@@ -154,11 +154,11 @@ def read_curve(run: Path, column: str) -> dict[int, float]:
         raise UserError(f"{path}: damaged ({error}); overwrite=true runs the run again") from error
 
 
-def _costs(run: Path, metrics: Mapping[str, Any], task: str) -> dict[str, float]:
+def _costs(files: RunFiles, task: str) -> dict[str, float]:
     """Return the costs of a run, as metrics beside its scores."""
-    curve = learning_curve(run, task).values()
+    metrics = files.metrics or {}
     costs = {
-        "curve_mean": statistics.fmean(curve) if curve else None,
+        "curve_mean": files.curve_means.get(task),
         "best_step": metrics.get("best_step", {}).get(task),
         "fit_seconds": metrics.get("seconds", {}).get("fit"),
         "trained_parameters": metrics.get("parameters", {}).get("trained"),
