@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from torch import distributed, multiprocessing
 from torch.distributed.device_mesh import DeviceMesh
 
-from mpt.backbone import load_backbone
+from mpt.backbone import frozen, load_backbone
 from mpt.backbone.memory import layers_of, show_bytes, sizes_of
 from mpt.cli.check import check
 from mpt.config import BackboneConfig
@@ -64,8 +64,9 @@ def compute(path: str, *, mesh: DeviceMesh | None = None, recompute: bool = Fals
     }  # fmt: skip
 
 
-def in_process(rank: int, path: str, place: str, recompute: bool) -> None:
+def in_process(rank: int, path: str, place: str, recompute: bool, logits_at_once: int) -> None:
     """One of two processes: compute over the cut backbone, and leave the numbers."""
+    frozen.LOGITS_AT_ONCE = logits_at_once
     distributed.init_process_group("gloo", init_method=f"file://{place}/meet", rank=rank, world_size=2)
     found = compute(path, mesh=DeviceMesh("cpu", [0, 1]), recompute=recompute)
     torch.save(found, f"{place}/{rank}.pt")
@@ -73,13 +74,16 @@ def in_process(rank: int, path: str, place: str, recompute: bool) -> None:
 
 
 @pytest.mark.ddp
-@pytest.mark.parametrize(("family", "recompute"), [("t5", False), ("t5", True), ("llama", False)])
+@pytest.mark.parametrize(
+    ("family", "recompute", "logits_at_once"), [("t5", False, 1), ("t5", True, 2**26), ("llama", False, 2**26)]
+)
 def test_two_processes_that_share_a_backbone_compute_what_one_does(
-    family, recompute, tiny_t5_folder, causal_folder, tmp_path
+    family, recompute, logits_at_once, tiny_t5_folder, causal_folder, tmp_path
 ):
+    """Logits as a whole or token by token, activations kept or computed again."""
     path = str(tiny_t5_folder if family == "t5" else causal_folder(family))
     multiprocessing.spawn(  # type: ignore[attr-defined]
-        in_process, (path, str(tmp_path), recompute), nprocs=2
+        in_process, (path, str(tmp_path), recompute, logits_at_once), nprocs=2
     )
     alone = compute(path, recompute=recompute)
     for rank in range(2):
