@@ -36,7 +36,8 @@ class Piece:
         if self.tries == 0 or len(self.jobs) == 1:
             return [Piece(self.jobs, self.tries + 1)]
         middle = len(self.jobs) // 2
-        return [Piece(self.jobs[:middle], self.tries), Piece(self.jobs[middle:], self.tries)]
+        halves = self.jobs[:middle], self.jobs[middle:]
+        return [Piece(half, self.tries if len(half) > 1 else 0) for half in halves]
 
 
 class Engine(Protocol):
