@@ -97,6 +97,7 @@ def test_two_processes_that_share_a_backbone_compute_what_one_does(
 
 @pytest.mark.ddp
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_a_run_over_a_cut_backbone_ends_as_one_process_does(tmp_path):
     """Where a gradient is almost zero AdamW makes a whole step of its rounding, so the steps are small ones."""
     command = [
@@ -113,7 +114,7 @@ def test_a_run_over_a_cut_backbone_ends_as_one_process_does(tmp_path):
         folder = tmp_path / str(len(curves))
         done = subprocess.run(
             list(map(str, [*command, *changes, f"hydra.run.dir={folder}"])),
-            cwd=tmp_path, capture_output=True, text=True, timeout=280,
+            cwd=tmp_path, capture_output=True, text=True, timeout=400,
         )  # fmt: skip
         assert done.returncode == 0, done.stderr
         said = done.stderr

@@ -19,6 +19,7 @@ from mpt.errors import UserError
 from mpt.sweep.engines import check_engine
 
 ROOT = Path(__file__).resolve().parents[1]
+pytestmark = pytest.mark.timeout(900)  # several processes, beside those of other tests
 
 
 def command(place: Path, root: str, *changes: str) -> list[str]:
@@ -62,7 +63,7 @@ def assert_same(first: dict[str, tuple[dict[str, torch.Tensor], str, list[str]]]
 
 
 def run(place: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(command(place, *arguments), cwd=place, capture_output=True, text=True, timeout=280)
+    return subprocess.run(command(place, *arguments), cwd=place, capture_output=True, text=True, timeout=600)
 
 
 JOBS = ("seed=0,1", "method=prompt,lora", "trainer.max_steps=40")
@@ -111,7 +112,7 @@ def test_a_worker_that_is_killed_and_a_sweep_that_is_stopped_lose_nothing(signum
         os.kill(workers_of(process)[0].pid, signum)
     else:
         process.send_signal(signum)
-    out, err = process.communicate(timeout=200)
+    out, err = process.communicate(timeout=400)
     if signum == signal.SIGKILL:
         assert process.returncode == 0, err
         assert "a worker was lost with 2 jobs" in err
