@@ -132,3 +132,18 @@ def is_known(error: BaseException) -> bool:
 def run_module(name: str, argv: Sequence[str] | None, hint: str = "") -> int:
     """Run the ``main`` of a module, whose imports take seconds, as a command."""
     return run_command(lambda: int(import_module(name).main(argv)), hint)
+
+
+@contextmanager
+def environment(**values: str) -> Iterator[None]:
+    """Set environment variables for a while: some libraries read a setting nowhere else, and new processes have it."""
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value

@@ -11,7 +11,7 @@ import wandb
 from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
 
-from mpt.loggers.wandb_run import environment
+from mpt.command import environment
 from mpt.run.folder import read_config
 from mpt.run.identity import flatten, identity
 

@@ -13,6 +13,7 @@ import wandb
 from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.utilities import rank_zero_only, rank_zero_warn
 
+from mpt.command import environment
 from mpt.config import LoggerConfig
 from mpt.errors import UserError, unknown
 from mpt.loggers.curves import without_gaps
@@ -164,21 +165,6 @@ def public_arguments() -> Iterator[None]:
         yield
     finally:
         sys.argv = before
-
-
-@contextmanager
-def environment(**values: str) -> Iterator[None]:
-    """Set environment variables for a while: W&B reads some of its settings nowhere else."""
-    before = {name: os.environ.get(name) for name in values}
-    os.environ.update(values)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
 
 
 def reason_of(error: Exception) -> str:

@@ -6,7 +6,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent import futures
 from concurrent.futures import Future
 from concurrent.futures.process import BrokenProcessPool
@@ -17,6 +17,7 @@ from typing import Any
 
 from loky import ProcessPoolExecutor  # type: ignore[import-untyped]
 
+from mpt.command import environment
 from mpt.config import FusedConfig
 from mpt.errors import UserError, unknown
 from mpt.run.interrupt import StopSignals
@@ -141,7 +142,7 @@ class SubmititEngine(_Engine):
         threads = max(1, (os.cpu_count() or 1) // self.fused.workers)
         of_local = {} if self.at_once is None else {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(threads))}
         handles = []
-        with _environment(of_local), self.executor.batch():
+        with environment(**of_local), self.executor.batch():
             for piece in pieces:
                 call, values = self.work(piece)
                 handles.append(self.executor.submit(call, *values))
@@ -284,17 +285,3 @@ def _begin_worker(parent: int) -> None:
         os.kill(os.getpid(), signal.SIGTERM)
 
     threading.Thread(target=watch, name="mpt-parent", daemon=True).start()
-
-
-@contextmanager
-def _environment(variables: Mapping[str, str]) -> Iterator[None]:
-    """Set variables that processes started meanwhile have."""
-    before = {name: os.environ.get(name) for name in variables}
-    os.environ.update(variables)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            os.environ.pop(name)
-            if value is not None:
-                os.environ[name] = value
