@@ -36,6 +36,7 @@ from mpt.study.plan import (
     source_jobs,
     tuning_jobs,
 )
+from mpt.sweep.engines import keep_workers
 
 TOGETHER = 64
 """Jobs of one call: so many are composed before the first of them starts."""
@@ -293,7 +294,8 @@ def run_study(
         memory = Memory(study.results / "cells.jsonl")
         with open_study(study) as jobs:
             planned = plan_study(study, jobs)
-            Runner(planned, jobs, memory, budget, (f"fused.workers={workers}", f"fused.engine={engine}")).run()
+            with keep_workers():
+                Runner(planned, jobs, memory, budget, (f"fused.workers={workers}", f"fused.engine={engine}")).run()
         memory.export(study.results / "cells.csv")
     return planned, memory
 

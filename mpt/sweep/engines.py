@@ -11,6 +11,7 @@ from concurrent import futures
 from concurrent.futures import Future
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
+from contextvars import ContextVar
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,26 @@ MOMENT = 0.2
 """Seconds between two looks at what has ended."""
 DAY = 24 * 60
 """Minutes that a job of SLURM may take unless ``fused.options`` says otherwise."""
+
+
+_KEPT: ContextVar[dict[int, ProcessPoolExecutor] | None] = ContextVar("_KEPT", default=None)
+
+
+@contextmanager
+def keep_workers() -> Iterator[None]:
+    """Keep the processes of :class:`LocalEngine` from one call of the launcher to the next, within a block."""
+    pools: dict[int, ProcessPoolExecutor] = {}
+    token = _KEPT.set(pools)
+    try:
+        yield
+    finally:
+        _KEPT.reset(token)
+        _end_all(pools)
+
+
+def _end_all(pools: dict[int, ProcessPoolExecutor]) -> None:
+    for pool in pools.values():
+        pool.shutdown(wait=False, kill_workers=True)
 
 
 class _Engine:
@@ -65,7 +86,8 @@ class LocalEngine(_Engine):
 
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
-        self.pools: dict[int, ProcessPoolExecutor] = {}
+        kept = _KEPT.get()
+        self.is_mine, self.pools = kept is None, {} if kept is None else kept
         self.pids: dict[int, Future[int]] = {}
         self.slots: dict[Future[Any], int] = {}
 
@@ -74,15 +96,25 @@ class LocalEngine(_Engine):
         handles: list[Any] = []
         for piece in pieces:
             slot = next(slot for slot in range(self.fused.workers) if slot not in self.slots.values())
-            if slot not in self.pools:
-                self.pools[slot] = ProcessPoolExecutor(
-                    1, initializer=_begin_worker, initargs=(os.getpid(),), env=self._variables(slot)
-                )
-            self.pids[slot] = self.pools[slot].submit(os.getpid)
+            self.pids[slot] = self._ask_for_pid(slot)
             call, values = self.work(piece)
             handles.append(self.pools[slot].submit(call, *values))
             self.slots[handles[-1]] = slot
         return handles
+
+    def _ask_for_pid(self, slot: int) -> Future[int]:
+        """Let a worker say its number; one that is not there, or has ended since the last call, is started."""
+        if slot in self.pools:
+            try:
+                asked: Future[int] = self.pools[slot].submit(os.getpid)
+                return asked
+            except BrokenProcessPool:
+                self.pools.pop(slot).shutdown(wait=False, kill_workers=True)
+        self.pools[slot] = ProcessPoolExecutor(
+            1, initializer=_begin_worker, initargs=(os.getpid(),), env=self._variables(slot)
+        )
+        asked = self.pools[slot].submit(os.getpid)
+        return asked
 
     def _variables(self, slot: int) -> dict[str, str]:
         """Its share of the machine; read when a process starts."""
@@ -117,9 +149,9 @@ class LocalEngine(_Engine):
                 pid.add_done_callback(lambda pid: os.kill(pid.result(), signal.SIGTERM))
 
     def close(self) -> None:
-        """End the workers."""
-        for pool in self.pools.values():
-            pool.shutdown(wait=False, kill_workers=True)
+        """End the workers, but those that :func:`keep_workers` keeps."""
+        if self.is_mine:
+            _end_all(self.pools)
 
 
 class SubmititEngine(_Engine):

@@ -75,9 +75,8 @@ class FusedLauncher(Launcher):
             for members in planned.groups:
                 jobs = []
                 for place in members:
-                    sweep_config = planned.configs[place]
-                    prepared = returns[place] = _prepare(sweep_config, list(job_overrides[place]))
-                    sweep = Path(str(sweep_config.hydra.sweep.dir)).absolute()
+                    prepared = returns[place] = _prepare(planned, place, list(job_overrides[place]))
+                    sweep = Path(str(planned.configs[place].hydra.sweep.dir)).absolute()
                     run = _runner(type(self).run, prepared, numbers[place], sweep)
                     jobs.append(Job(str(prepared.working_dir), planned.typed[place], run))
                 fused = planned.typed[members[0]].fused
@@ -124,7 +123,7 @@ class FusedLauncher(Launcher):
             except StoppedError as stop:
                 print_line(f"stopped; {engine.done} of {engine.jobs} jobs have ended, and the same command goes on")
                 raise Interrupted(engine.signals.received) from stop
-        returns = {place: _prepare(planned.configs[place], list(job_overrides[place])) for place in found}
+        returns = {place: _prepare(planned, place, list(job_overrides[place])) for place in found}
         for place, ended in found.items():
             well, value = ended if not isinstance(ended, LostWorkerError) else (False, (f"its worker: {ended}", 1))
             if isinstance(ended, LostWorkerError):  # which has recorded nothing
@@ -152,7 +151,8 @@ class FusedLauncher(Launcher):
                 sweep_config.hydra.job.id = str(number)
             planned.configs.append(sweep_config)
             try:
-                config = planned.typed[place] = type(self).read(task_part(sweep_config))
+                planned.composed[place] = task_part(sweep_config)
+                config = planned.typed[place] = type(self).read(planned.composed[place])
                 alone = reason_to_run_alone(config)
             except Exception:  # the job itself says what is wrong with it
                 alone = "its configuration is wrong"
@@ -181,6 +181,7 @@ class _Planned:
     """The jobs of a sweep by their places: each composed, typed where it can be, and in a group or by itself."""
 
     configs: list[DictConfig] = field(default_factory=list)
+    composed: dict[int, DictConfig] = field(default_factory=dict)
     typed: dict[int, RunConfig] = field(default_factory=dict)
     groups: list[list[int]] = field(default_factory=list)
     alone: list[int] = field(default_factory=list)
@@ -226,12 +227,13 @@ def task_part(sweep_config: DictConfig) -> DictConfig:
     return composed
 
 
-def _prepare(sweep_config: DictConfig, overrides: list[str]) -> JobReturn:
-    """Hydra's record of a job, still without its outcome."""
+def _prepare(planned: _Planned, place: int, overrides: list[str]) -> JobReturn:
+    """Hydra's record of a job, still without its outcome; what does not compose has no configuration."""
+    sweep_config = planned.configs[place]
     folder = Path(str(sweep_config.hydra.sweep.dir)) / str(sweep_config.hydra.sweep.subdir)
     return JobReturn(
         overrides=overrides,
-        cfg=task_part(sweep_config),
+        cfg=planned.composed.get(place),
         hydra_cfg=OmegaConf.masked_copy(sweep_config, "hydra"),
         working_dir=str(folder),
         task_name=str(sweep_config.hydra.job.name),
