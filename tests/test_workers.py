@@ -16,7 +16,8 @@ from safetensors.torch import load_file
 
 from mpt.config import FusedConfig
 from mpt.errors import UserError
-from mpt.sweep.engines import check_engine
+from mpt.sweep.engines import check_engine, keep_workers, open_engine
+from mpt.sweep.schedule import Piece, run_pieces
 
 ROOT = Path(__file__).resolve().parents[1]
 pytestmark = pytest.mark.timeout(900)  # several processes, beside those of other tests
@@ -124,6 +125,65 @@ def test_a_worker_that_is_killed_and_a_sweep_that_is_stopped_lose_nothing(signum
         assert again.returncode == 0, again.stderr
     assert run(tmp_path, "one", *jobs[:2]).returncode == 0
     assert_same(outcome(tmp_path, "one"), tmp_path, "two")
+
+
+def own_pid(jobs: tuple[int, ...]) -> list[int]:
+    return [os.getpid() for _ in jobs]
+
+
+def pids_of(calls: int, kills: bool = False) -> list[int]:
+    """The process that each call's piece ran in; ``kills`` ends it after the first."""
+    found = []
+    for call in range(calls):
+        with open_engine(lambda piece: (own_pid, (piece.jobs,)), FusedConfig(), Path(), 1) as engine:
+            found.append(run_pieces([Piece((0,))], engine)[0])
+        if kills and call == 0:
+            os.kill(found[0], signal.SIGKILL)
+            psutil.Process(found[0]).wait(10)
+    return found
+
+
+def test_workers_are_kept_within_a_block_and_replaced_where_they_have_ended() -> None:
+    with keep_workers():
+        first, second = pids_of(2)
+        assert first == second != os.getpid()
+        assert psutil.pid_exists(first)
+    psutil.wait_procs([psutil.Process(first)] if psutil.pid_exists(first) else [], timeout=10)
+    assert not psutil.pid_exists(first)
+    apart = pids_of(2)
+    assert apart[0] != apart[1]
+    with keep_workers():
+        killed = pids_of(2, kills=True)
+        assert killed[0] != killed[1]
+
+
+STUDY = """\
+question: Do two workers end as one?
+common: [trainer=cpu, trainer.threads=1, trainer.max_steps=40, trainer.batch_size=4, evaluation.validate_every=20,
+  evaluation.test_rows=12, evaluation.oracle=false, evaluation.before=false]
+targets: [mt]
+vary: {few_shot.k: [4]}
+draws: 5
+methods:
+  MPT: {overrides: [prompt.init=VOCABULARY]}
+  plain prompt: {overrides: [prompt=plain, prompt.init=VOCABULARY]}
+compare: [[MPT, plain prompt]]
+"""
+
+
+@pytest.mark.slow
+def test_a_study_on_two_workers_ends_as_on_one(tmp_path: Path) -> None:
+    scores = []
+    for workers in ("1", "2"):
+        place = tmp_path / workers
+        place.mkdir()
+        (place / "study.yaml").write_text(STUDY)
+        words = [sys.executable, "-W", "ignore", "-m", "mpt", "study", "study.yaml", "--workers", workers]
+        done = subprocess.run(words, cwd=place, capture_output=True, text=True, timeout=600)
+        assert done.returncode == 0, done.stderr
+        scores.append((place / "results" / "scores.csv").read_text())
+    assert scores[0] == scores[1]
+    assert "on 2 workers" in done.stderr
 
 
 def test_a_job_that_is_wrong_fails_by_itself_on_a_worker_too(tmp_path: Path) -> None:
