@@ -10,7 +10,6 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
-from torch.distributed.fsdp import fully_shard
 from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
@@ -100,6 +99,8 @@ class FrozenModel(Backbone):
         Args:
             mesh: One-dimensional, over all processes.
         """
+        from torch.distributed.fsdp import fully_shard  # two thirds of a second, for this alone
+
         for layer in layers_of(self.model):
             fully_shard(layer, mesh=mesh, reshard_after_forward=True)
         inside = {parameter for layer in layers_of(self.model) for parameter in layer.parameters()}

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import hydra
 
-from mpt import __version__, config_dirs, plugins
+from mpt import __version__, config_dirs, deferred, plugins
 from mpt.cli import help, task_commands
 from mpt.cli.compose import CONF, compose_shipped, register_schema, tasks_of, typed
 from mpt.cli.hydra_versions import MAIN, VERSION_BASE
@@ -34,6 +34,7 @@ def _run() -> None:
     # OpenMP's threads wait for each other in a loop: beside one other busy process a step on two cores took ten
     # times as long, and with this bound twice (experiments/LOG.md). Read when torch is imported, so before.
     os.environ.setdefault("GOMP_SPINCOUNT", "2000")
+    deferred.defer()
     register_schema()
     launcher.register(typed, sweep_job, send_to_worker)
     sys.argv[1:] = help.arrange(sys.argv[1:])

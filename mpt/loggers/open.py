@@ -5,7 +5,6 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-import wandb
 from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
 from lightning.pytorch.utilities import rank_zero_warn
 
@@ -85,6 +84,8 @@ def close_loggers(loggers: Sequence[Logger], status: str) -> None:
         try:
             logger.finalize(status)
             if isinstance(logger, WandbLogger):
+                import wandb  # half a second, in runs that log there
+
                 wandb.finish(exit_code=0 if status == "success" else 1)
         except Exception as error:
             rank_zero_warn(f"{type(logger).__name__}: {reason_of(error)}; the results are on the disk")

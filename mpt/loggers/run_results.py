@@ -7,7 +7,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import wandb
 from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
 
@@ -47,6 +46,8 @@ def log_results(loggers: Sequence[Logger], metrics: Mapping[str, Any], answers: 
 def _log_to_wandb(
     run: Any, numbers: Mapping[str, float], metrics: Mapping[str, Any], answers: Answers, folder: Path
 ) -> None:
+    import wandb  # half a second, in runs that log there
+
     run.summary.update(dict(numbers))
     # W&B stages an artifact's files in the user's home; there they would not travel with the run.
     staging = os.environ.get("WANDB_DATA_DIR", str(folder / "wandb"))

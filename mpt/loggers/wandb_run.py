@@ -9,7 +9,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import wandb
 from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.utilities import rank_zero_only, rank_zero_warn
 
@@ -51,6 +50,8 @@ def wandb_mode(config: LoggerConfig) -> str:
 
 def _has_key() -> bool:
     """Tell whether W&B finds an API key, wherever `wandb login` keeps it; asks nobody and needs no network."""
+    import wandb  # half a second, in runs that log there
+
     try:
         with environment(WANDB_MODE="online", WANDB_SILENT="true"):
             wandb.setup(wandb.Settings(silent=True))
@@ -95,6 +96,8 @@ def open_wandb(
     values: Mapping[str, Any],
 ) -> "SafeWandbLogger | None":
     """Open W&B; where it may choose, go offline when it cannot be reached, and go without when that fails too."""
+    import wandb
+
     start = partial(_start_wandb, config, folder, run_id, stage, tags, values)
     try:
         return start(mode)
@@ -126,6 +129,8 @@ def _start_wandb(
     values: Mapping[str, Any],
     mode: str,
 ) -> SafeWandbLogger:
+    import wandb
+
     if os.environ.get("WANDB_SWEEP_ID"):  # an agent waits for the results of the run that it has announced
         run_id = os.environ.get("WANDB_RUN_ID", run_id)
     with environment(WANDB_MODE=mode), public_arguments():

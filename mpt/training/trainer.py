@@ -79,6 +79,8 @@ def build_trainer(
     if evaluation.patience is not None:
         callbacks.append(EarlyStop("validation/average/score", mode="max", patience=evaluation.patience))
     others = {key: value for key, value in own.trainer.items() if key not in ("plugins", "logger")}
+    # Where it is off and stays off nothing is set: to set it, PyTorch imports its compiler.
+    deterministic = config.deterministic or (False if torch.are_deterministic_algorithms_enabled() else None)
     strategy = ShardedStrategy() if config.strategy == FSDP else config.strategy
     settings: dict[str, Any] = {"accelerator": config.accelerator, "strategy": strategy, **others}
     try:
@@ -99,7 +101,7 @@ def build_trainer(
             enable_progress_bar=config.progress_bar and on_terminal(),  # elsewhere our own lines
             enable_model_summary=False,
             use_distributed_sampler=False,
-            deterministic=config.deterministic,
+            deterministic=deterministic,
             plugins=[AtomicCheckpointIO(), *as_list(own.trainer.get("plugins"))],
             **settings,
         )
