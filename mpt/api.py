@@ -149,14 +149,14 @@ def train(
         composed.objects = own.names
         folder = Path(given[0].output_root) / given[0].stage / run_name(plain(composed))
         with _saying():
-            run_job(composed, folder, own=own)
+            run_job(typed(composed), folder, own=own)
         return Run(folder)
     words = write_overrides([str(each) for each in overrides], tasks, settings)
     if own.names:
         words.append(_override("objects", own.names))
     with _session(words, config_dir, tasks) as jobs, _as_command(words):
         composed, folder = jobs.compose_run(words)
-        run_job(composed, folder, overrides=words, own=own)
+        run_job(typed(composed), folder, overrides=words, own=own)
     return Run(folder)
 
 

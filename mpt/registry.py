@@ -1,6 +1,8 @@
 """The parts that a name stands for: those that ship, those that a plugin enters, those of installed packages."""
 
-from collections.abc import Callable, Iterator, Mapping
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cache
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any, Generic, TypeVar
@@ -67,7 +69,7 @@ class Registry(Mapping[str, Part], Generic[Part]):
             UserError: Two packages offer one name, or one offers a name that ships.
         """
         found: dict[str, EntryPoint] = {}
-        for point in entry_points(group=self.group):
+        for point in points_of(self.group, tuple(sys.path)):
             taken = f"package {_package(found[point.name])}" if point.name in found else None
             if point.name in self._shipped:
                 taken = "mpt itself"
@@ -127,6 +129,17 @@ class Registry(Mapping[str, Part], Generic[Part]):
     def is_shipped(self, name: str) -> bool:
         """Tell whether a part ships with mpt."""
         return name in self._shipped or self._origins.get(name, "").startswith("mpt.")
+
+
+@cache
+def points_of(group: str, path: Sequence[str]) -> Sequence[EntryPoint]:
+    """Read the entry points of a group, once: each time, the files of all installed packages are opened.
+
+    Args:
+        group: The group.
+        path: ``sys.path``; where it has changed they are read again.
+    """
+    return tuple(entry_points(group=group))
 
 
 def _package(point: EntryPoint) -> str:

@@ -1,4 +1,4 @@
-"""What a run loads: the packages that are put off stay out of it, are whole when they are used, and worth the trouble."""
+"""What a run loads: what is put off stays out of it, is whole when it is used, and is worth the trouble."""
 
 import json
 import os

@@ -215,14 +215,14 @@ def test_defined_again_takes_the_place_of_the_old_one_and_another_of_that_name_i
 
 def test_packages_that_offer_one_name_are_both_named(monkeypatch: pytest.MonkeyPatch) -> None:
     points = [EntryPoint("x", "one.module", "mpt.parts"), EntryPoint("x", "two.module", "mpt.parts")]
-    monkeypatch.setattr("mpt.registry.entry_points", lambda group: points)
+    monkeypatch.setattr("mpt.registry.points_of", lambda group, path: points)
     registry: Registry[int] = Registry("part", "mpt.parts")
     with pytest.raises(UserError, match=r"the part 'x' of package .* has the name of one of package"):
         list(registry)
-    monkeypatch.setattr("mpt.registry.entry_points", lambda group: points[:1])
+    monkeypatch.setattr("mpt.registry.points_of", lambda group, path: points[:1])
     shipped: Registry[int] = Registry("part", "mpt.parts", {"x": "mpt.errors"})
     with pytest.raises(UserError, match="has the name of one of mpt itself"):
         list(shipped)
-    monkeypatch.setattr("mpt.registry.entry_points", lambda group: [EntryPoint("y", "json", "mpt.parts")])
+    monkeypatch.setattr("mpt.registry.points_of", lambda group, path: [EntryPoint("y", "json", "mpt.parts")])
     with pytest.raises(UserError, match=r"json of package .* enters no part 'y'; decorate it"):
         registry["y"]

@@ -49,7 +49,8 @@ def hydra_job(composed: DictConfig) -> float:
     _make_other_processes_run_this_job(folder)
     if not in_sweep:
         try:
-            return optimized(run_job(composed, folder, overrides=list(hydra_config.overrides.task)), typed(composed))
+            config = typed(composed)
+            return optimized(run_job(config, folder, overrides=list(hydra_config.overrides.task)), config)
         except BaseException as error:
             _remove_if_empty(folder)
             if not is_known(error):
@@ -61,7 +62,7 @@ def hydra_job(composed: DictConfig) -> float:
 
 
 def sweep_job(
-    composed: DictConfig,
+    composed: DictConfig | RunConfig,
     folder: str | Path,
     number: int,
     overrides: Sequence[str],
@@ -71,7 +72,7 @@ def sweep_job(
     """Run one job of a sweep, and record what became of it.
 
     Args:
-        composed: Its configuration.
+        composed: Its configuration, typed or not.
         folder: Its run folder.
         number: Its place in the sweep.
         overrides: Its part of the command line.
@@ -87,8 +88,9 @@ def sweep_job(
     folder = Path(folder)
     outcome = sweep.Outcome(number, str(folder), list(overrides))
     try:
-        metrics = run_job(composed, folder, member, overrides)
-        value = optimized(metrics, typed(composed))
+        config = composed if isinstance(composed, RunConfig) else typed(composed)
+        metrics = run_job(config, folder, member, overrides)
+        value = optimized(metrics, config)
         score = float(metrics["test"]["average"]["score"]) if metrics else None
         sweep.record(sweep_folder, dataclasses.replace(outcome, score=score))
         return value
@@ -105,16 +107,16 @@ def sweep_job(
 
 
 def run_job(
-    composed: DictConfig,
+    config: RunConfig,
     folder: Path,
     member: "GroupMember | None" = None,
     overrides: Sequence[str] = (),
     own: "OwnObjects | None" = None,
 ) -> dict[str, Any]:
-    """Run the stage that a composed configuration names, or print the table of a run that is finished.
+    """Run the stage that a configuration names, or print the table of a run that is finished.
 
     Args:
-        composed: The configuration.
+        config: The configuration.
         folder: The run folder.
         member: The group that the run is a part of; None: none.
         overrides: Its part of the command line.
@@ -126,7 +128,6 @@ def run_job(
     Raises:
         UserError: Everything that is wrong with the configuration, all of it together.
     """
-    config = typed(composed)
     plugins.refuse_unloaded(config.plugins)
     refuse_unquoted(overrides)
     explicit = [text.partition("=")[0].lstrip("+~") for text in overrides]

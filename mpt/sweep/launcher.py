@@ -32,7 +32,7 @@ class FusedLauncher(Launcher):
 
     Attributes:
         read: Types a composed configuration; set by the command line.
-        run: Carries out one job within a group: composed configuration, folder, number, overrides, member.
+        run: Carries out one job within a group: typed configuration, folder, number, overrides, member.
         send: Builds what a worker calls for jobs, each a number and overrides: jobs, the sweep's configuration, the
             configuration's loader, plugins.
     """
@@ -77,8 +77,9 @@ class FusedLauncher(Launcher):
                 for place in members:
                     prepared = returns[place] = _prepare(planned, place, list(job_overrides[place]))
                     sweep = Path(str(planned.configs[place].hydra.sweep.dir)).absolute()
-                    run = _runner(type(self).run, prepared, numbers[place], sweep)
-                    jobs.append(Job(str(prepared.working_dir), planned.typed[place], run))
+                    config = planned.typed[place]
+                    run = _runner(type(self).run, config, prepared, numbers[place], sweep)
+                    jobs.append(Job(str(prepared.working_dir), config, run))
                 fused = planned.typed[members[0]].fused
                 for place, result in zip(members, run_group(jobs, fused), strict=True):
                     _end(returns[place], result, failed=isinstance(result, BaseException))
@@ -246,5 +247,7 @@ def _end(returned: JobReturn, value: Any, *, failed: bool) -> None:
     returned.return_value = value
 
 
-def _runner(run: Callable[..., float], prepared: JobReturn, number: int, sweep: Path) -> Callable[[Any], float]:
-    return lambda member: run(prepared.cfg, prepared.working_dir, number, prepared.overrides, sweep, member)
+def _runner(
+    run: Callable[..., float], config: RunConfig, prepared: JobReturn, number: int, sweep: Path
+) -> Callable[[Any], float]:
+    return lambda member: run(config, prepared.working_dir, number, prepared.overrides, sweep, member)
