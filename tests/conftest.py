@@ -181,3 +181,25 @@ def source_run(make_config: Callable[..., RunConfig], tmp_path_factory: pytest.T
 
     train(make_config(), folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def shipped_prompt(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Prompts of two tasks for the embedded backbone, their natural prefixes: it knows both, and its answers end."""
+    from mpt.artifact.save import save
+    from mpt.backbone import load_backbone
+    from mpt.config import BackboneConfig
+    from mpt.prompt import MultitaskPromptEmbedding, MultitaskPromptTuningConfig
+    from mpt.tasks import AnswerSettings
+
+    backbone = load_backbone(BackboneConfig(name="tiny"))
+    prefixes = {"mt": "translate to lumi : ", "sum": "summarize : summarize : "}
+    ids = [backbone.tokenizer(text, add_special_tokens=False).input_ids for text in prefixes.values()]
+    assert len({len(each) for each in ids}) == 1
+    config = MultitaskPromptTuningConfig(num_virtual_tokens=len(ids[0]), task_names=list(prefixes), form="independent")
+    prompt = MultitaskPromptEmbedding(config, backbone.word_embeddings)
+    with torch.no_grad():
+        prompt.embedding.weight.copy_(backbone.word_embeddings(torch.tensor(ids)).view_as(prompt.embedding.weight))
+    folder = tmp_path_factory.mktemp("shipped")
+    save(prompt, folder, backbone, dict.fromkeys(prefixes, 1.0), dict.fromkeys(prefixes, AnswerSettings()))
+    return folder

@@ -6,7 +6,7 @@ Shape legend: B examples in a batch, S input tokens, L target tokens, V vocabula
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -16,6 +16,7 @@ from mpt.answering.answers import condition
 from mpt.artifact import check_fits, input_settings, load_baseline, load_prompt, read_answers
 from mpt.artifact.find import Kind, find
 from mpt.backbone import Backbone, load_backbone
+from mpt.backbone.cross_entropy import token_losses
 from mpt.backbone.memory import refuse_too_long
 from mpt.config import ANSWERS, BackboneConfig
 from mpt.data.batches import Batch, pad
@@ -23,6 +24,17 @@ from mpt.errors import UserError, unknown
 from mpt.hub import local_copy
 from mpt.inputs import Inputs
 from mpt.tasks import AnswerSettings
+
+
+class Likelihood(NamedTuple):
+    """How likely a model finds a target."""
+
+    total: float
+    """Log likelihood summed over its tokens, in nats."""
+    tokens: int
+    """How many they are, the end among them."""
+    is_greedy: bool
+    """Whether each of them is the likeliest after those before it."""
 
 
 class PromptedModel:
@@ -201,19 +213,59 @@ class PromptedModel:
         Raises:
             UserError: An unknown task, or not one task or target for each text.
         """
+        scores = [0.0] * len(texts)
+        for positions, batch, labels in self._labelled(texts, targets, tasks, batch_size):
+            losses = self.backbone.example_losses(condition(self.adapter, self.backbone, batch), labels)
+            for position, loss in zip(positions, losses.tolist(), strict=True):
+                scores[position] = -loss
+        return scores
+
+    @torch.no_grad()
+    def likelihoods(
+        self,
+        texts: Sequence[str | Mapping[str, Any]],
+        targets: Sequence[str],
+        tasks: str | Sequence[str],
+        *,
+        batch_size: int = 32,
+    ) -> list[Likelihood]:
+        """Score targets as :meth:`score` does, and see whether each is what a greedy search would answer.
+
+        Args:
+            texts: The inputs, as of :meth:`generate`.
+            targets: The target of each text.
+            tasks: The task of each text, or one for all.
+            batch_size: Texts at a time.
+
+        Raises:
+            UserError: An unknown task, or not one task or target for each text.
+        """
+        found = [Likelihood(0.0, 0, False)] * len(texts)
+        for positions, batch, labels in self._labelled(texts, targets, tasks, batch_size):
+            logits = self.backbone.logits(condition(self.adapter, self.backbone, batch), labels)
+            losses, asked = token_losses(logits, labels), labels != -100
+            greedy = ((logits.argmax(-1) == labels) | ~asked).all(1)
+            rows = zip(positions, losses.tolist(), asked.sum(1).tolist(), greedy.tolist(), strict=True)
+            for position, loss, tokens, is_greedy in rows:
+                found[position] = Likelihood(-loss, tokens, is_greedy)
+        return found
+
+    def _labelled(
+        self,
+        texts: Sequence[str | Mapping[str, Any]],
+        targets: Sequence[str],
+        tasks: str | Sequence[str],
+        batch_size: int,
+    ) -> Iterator[tuple[list[int], Batch, Tensor]]:
+        """Batch texts as :meth:`_batches` does, each batch with the labels of its targets, ``(B, L)``."""
         if len(targets) != len(texts):
             raise UserError(f"targets: are {len(targets)} for {len(texts)} texts; give one for each")
         check_counts(batch_size=batch_size)
         names = self._names(texts, tasks)
         ids, _ = self.backbone.tokenization.encode_targets(targets)
-        scores = [0.0] * len(texts)
         longest = max(map(len, ids), default=0)
         for positions, batch in self._batches(texts, names, batch_size, longest):
-            labels = pad([ids[position] for position in positions], -100).to(self.backbone.device)
-            losses = self.backbone.example_losses(condition(self.adapter, self.backbone, batch), labels)
-            for position, loss in zip(positions, losses.tolist(), strict=True):
-                scores[position] = -loss
-        return scores
+            yield positions, batch, pad([ids[position] for position in positions], -100).to(self.backbone.device)
 
     def condition(self, ids: Sequence[Sequence[int]], tasks: Sequence[str]) -> Inputs:
         """Collect what the backbone reads of some inputs of one length.
