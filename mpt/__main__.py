@@ -10,6 +10,7 @@ COMMANDS = {
     "report": "mpt.report.__main__",
     "export": "mpt.export.__main__",
     "dashboard": "mpt.dashboard",
+    "serve": "mpt.serve.__main__",
     "lm_eval": "mpt.lm_eval.__main__",
 }
 """Commands of their own: ``mpt study FILE`` is ``python -m mpt.study FILE``."""

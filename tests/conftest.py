@@ -201,5 +201,11 @@ def shipped_prompt(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with torch.no_grad():
         prompt.embedding.weight.copy_(backbone.word_embeddings(torch.tensor(ids)).view_as(prompt.embedding.weight))
     folder = tmp_path_factory.mktemp("shipped")
-    save(prompt, folder, backbone, dict.fromkeys(prefixes, 1.0), dict.fromkeys(prefixes, AnswerSettings()))
+    save(
+        prompt,
+        folder,
+        backbone,
+        dict.fromkeys(prefixes, 1.0),
+        dict.fromkeys(prefixes, AnswerSettings(max_source_tokens=100)),
+    )
     return folder

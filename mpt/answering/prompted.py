@@ -13,6 +13,7 @@ from torch import Tensor
 
 from mpt.adapter import Adapter
 from mpt.answering.answers import condition
+from mpt.answering.growing import GrowingAnswers, OnText
 from mpt.artifact import check_fits, input_settings, load_baseline, load_prompt, read_answers
 from mpt.artifact.find import Kind, find
 from mpt.backbone import Backbone, load_backbone
@@ -131,6 +132,7 @@ class PromptedModel:
         choices: Sequence[str] | None = None,
         answers: str | None = None,
         seed: int = 0,
+        on_text: OnText | None = None,
         **generation: Any,
     ) -> list[str]:
         """Answer texts, each under the prompt of its task and as its answers were scored in training.
@@ -143,6 +145,8 @@ class PromptedModel:
             choices: The texts that an answer may be, such as label words; None: those of the task, empty: any.
             answers: How one of the choices is found, one of :data:`mpt.config.ANSWERS`; None: as the task's were.
             seed: Seed of sampled answers, where a task or ``generation`` samples.
+            on_text: Called with a text's position and its answer so far as that is written; not for beams, answers
+                that are chosen by their likelihood, and several of one text, which come whole.
             generation: Further arguments of transformers' ``generate``, before the task's own.
 
         Returns:
@@ -178,12 +182,12 @@ class PromptedModel:
                 how = "generation"
             some, of_some = [texts[each] for each in members], [names[each] for each in members]
             for positions, batch in self._batches(some, of_some, batch_size, longest):
+                settings = {"max_new_tokens": longest} | dict(own.generation) | generation
+                if on_text is not None and how == "generation" and several == settings.get("num_beams", 1) == 1:
+                    places = [members[position] for position in positions]
+                    settings["streamer"] = GrowingAnswers(self.backbone.tokenization, places, on_text)
                 found = self.backbone.generate(
-                    condition(self.adapter, self.backbone, batch),
-                    choices=allowed,
-                    answers=how,
-                    seed=seed,
-                    **({"max_new_tokens": longest} | dict(own.generation) | generation),
+                    condition(self.adapter, self.backbone, batch), choices=allowed, answers=how, seed=seed, **settings
                 )
                 for row, position in enumerate(positions):
                     place = members[position] * several
@@ -267,6 +271,21 @@ class PromptedModel:
         for positions, batch in self._batches(texts, names, batch_size, longest):
             yield positions, batch, pad([ids[position] for position in positions], -100).to(self.backbone.device)
 
+    def longest_input(self, task: str, max_new_tokens: int | None = None) -> int | None:
+        """Compute how many tokens an input of a task may have before it is cut; None: any number.
+
+        Args:
+            task: Its name.
+            max_new_tokens: Longest answer; None: the task's.
+
+        Raises:
+            UserError: Prompt and answer leave no room for an input.
+        """
+        own = self.answers[task]
+        target = own.max_target_tokens if max_new_tokens is None else max_new_tokens
+        room = self.backbone.longest_input(self.adapter.num_virtual_tokens, target)
+        return min((limit for limit in (room, own.max_source_tokens) if limit is not None), default=None)
+
     def condition(self, ids: Sequence[Sequence[int]], tasks: Sequence[str]) -> Inputs:
         """Collect what the backbone reads of some inputs of one length.
 
@@ -348,8 +367,7 @@ class PromptedModel:
         ids: list[list[int]] = [[]] * len(written)
         cut = 0
         for name in dict.fromkeys(names):
-            own = self.answers[name].max_source_tokens
-            longest = min((limit for limit in (room, own) if limit is not None), default=None)
+            longest = self.longest_input(name, target_tokens)
             members = [position for position, each in enumerate(names) if each == name]
             of_task, lost = self.backbone.tokenization.encode_inputs([written[each] for each in members], longest)
             cut += len(lost)

@@ -1,0 +1,1 @@
+"""Trained prompts behind an interface of OpenAI's shape: ``mpt serve RUN_FOLDER`` (extra ``mpt[serve]``)."""
