@@ -10,6 +10,7 @@ COMMANDS = {
     "report": "mpt.report.__main__",
     "export": "mpt.export.__main__",
     "dashboard": "mpt.dashboard",
+    "explain": "mpt.explain.__main__",
     "serve": "mpt.serve.__main__",
     "lm_eval": "mpt.lm_eval.__main__",
 }

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from mpt.report.classes import read_classes
 from mpt.report.estimate import Estimate, bounds, order, show_sampled, summarize
+from mpt.report.explained import build_explained
 from mpt.report.gather import Line, read_curve
 from mpt.report.labels import Labels
 from mpt.report.pairs import compare, judge, show_needed, show_p
@@ -64,6 +65,7 @@ def build_sections(
     yield from build_classes(runs.lines, by, labels)
     yield from _curves(lines, labels, methods, [K] if K in by else [])
     yield from _heat_maps(runs, labels)
+    yield from build_explained(runs.folders, labels)
 
 
 def _results(lines: Sequence[Line], by: Sequence[str], metric: str, labels: Labels) -> Section:

@@ -25,7 +25,15 @@ from mpt.run.record import METRICS, read_metrics, write_metrics
 # Runs that a run starts from or learns from.
 OTHER_RUNS = ("source", "distill")
 LIBRARIES = ("torch", "lightning", "transformers", "datasets", "tokenizers")
-FILES = ("config.yaml", "metrics.json", "metrics.csv", "draws.json", "similarity.csv", "similarity.png")
+FILES = (
+    "config.yaml",
+    "metrics.json",
+    "metrics.csv",
+    "draws.json",
+    "similarity.csv",
+    "similarity.png",
+    "explanation.json",
+)
 FOLDERS = ("prompt", "adapter", "predictions", "checkpoints", "wandb", "tensorboard")
 """Names that a run leaves in its folder; ``overwrite=true`` removes these and nothing else."""
 WRITTEN = {
@@ -50,6 +58,7 @@ class RunFolder:
         self.curves = path / "metrics.csv"
         self.draws = path / "draws.json"
         self.similarity_table, self.similarity_figure = path / "similarity.csv", path / "similarity.png"
+        self.explanation = path / "explanation.json"
         self.prompt, self.adapter = path / "prompt", path / "adapter"
         self.predictions = path / "predictions"
         self.checkpoints = path / "checkpoints"
