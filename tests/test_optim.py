@@ -7,6 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mpt.prompt import MultitaskPromptEmbedding, MultitaskPromptTuningConfig
 from mpt.training import optim
 from mpt.training.optim import PerLearnerAdamW
 
@@ -200,9 +201,50 @@ def test_bad_arguments(changes, message):
         PerLearnerAdamW(make_params((3, 2)), **changes)
 
 
-def test_sparse_gradient_is_refused():
-    embedding = torch.nn.Embedding(3, 2, sparse=True)
+def test_a_gradient_that_is_sparse_over_something_else_is_refused():
+    embedding = torch.nn.Embedding(6, 2, sparse=True)
     optimizer = PerLearnerAdamW(embedding.parameters(), learners=3)
     embedding(torch.tensor([1])).sum().backward()
-    with pytest.raises(ValueError, match="sparse"):
+    with pytest.raises(ValueError, match="sparse over something else than the learners"):
         optimizer.step()
+
+
+@pytest.mark.parametrize("clip", [None, 0.5])
+@pytest.mark.parametrize("present", [3, 60])  # fewer and more than half of the tasks
+def test_the_gradient_of_many_tasks_holds_those_of_the_batch_alone_and_leaves_the_same(monkeypatch, clip, present):
+    def train(sparse_from):
+        monkeypatch.setattr("mpt.prompt.picking.SPARSE_FROM", sparse_from)
+        torch.manual_seed(0)
+        config = MultitaskPromptTuningConfig(num_tasks=70, num_virtual_tokens=4, num_ranks=2, token_dim=6)
+        prompt = MultitaskPromptEmbedding(config)
+        groups = [{"params": group.params, "learners": group.learners} for group in prompt.learner_groups()]
+        optimizer = PerLearnerAdamW(groups, clip=clip, **SETTINGS)
+        generator = torch.Generator().manual_seed(1)
+        for _ in range(40):
+            task_ids = torch.randint(present, (9,), generator=generator)  # some tasks come twice
+            wanted = torch.randn(9, 4, 6, generator=generator)
+            ((prompt(None, task_ids) - wanted) ** 2).sum().backward()
+            assert prompt.prefix_task_cols.grad.is_sparse == (sparse_from < 70)
+            optimizer.step()
+            optimizer.zero_grad()
+        return prompt.snapshot(), optimizer.state_dict()["state"]
+
+    (dense, dense_state), (sparse, sparse_state) = train(70), train(64)
+    for name in dense:
+        assert torch.equal(dense[name], sparse[name]), name
+    for place, state in dense_state.items():
+        for name, value in state.items():
+            assert torch.equal(value, sparse_state[place][name]), (place, name)
+
+
+def test_micro_batches_of_many_tasks_add_up():
+    torch.manual_seed(0)
+    prompt = MultitaskPromptEmbedding(MultitaskPromptTuningConfig(num_tasks=70, num_virtual_tokens=2, token_dim=3))
+    optimizer = PerLearnerAdamW([prompt.prefix_task_cols, prompt.prefix_task_rows], learners=70, lr=0.1)
+    before = prompt.snapshot()
+    for ids in ([0, 1], [1, 5]):
+        prompt(None, torch.tensor(ids)).sum().backward()
+    optimizer.step()
+    moved = {name: (prompt.snapshot()[name] != before[name]).flatten(1).any(1).nonzero().flatten().tolist()
+             for name in ("prefix_task_cols", "prefix_task_rows")}  # fmt: skip
+    assert moved == {"prefix_task_cols": [0, 1, 5], "prefix_task_rows": [0, 1, 5]}

@@ -16,6 +16,7 @@ from mpt.errors import UserError
 from mpt.inputs import Inputs
 from mpt.prompt.form import compose
 from mpt.prompt.initialize import start_factors, start_shared, width
+from mpt.prompt.picking import pick
 from mpt.prompt.prompt_config import MultitaskPromptTuningConfig
 from mpt.prompt.source_file import open_source
 from mpt.prompt.start_from_source import Source, start_from_source
@@ -134,8 +135,8 @@ class MultitaskPromptEmbedding(Adapter):
         prompts: Tensor = self.embedding(groups[:, None] * N + indices)  # B N D
         if not self.config.has_factors:
             return prompts
-        cols = self.prefix_task_cols.index_select(0, task_ids)  # B N R
-        rows = self.prefix_task_rows.index_select(0, task_ids)  # B R D
+        cols = pick(self.prefix_task_cols, task_ids)  # B N R
+        rows = pick(self.prefix_task_rows, task_ids)  # B R D
         with torch.autocast(cols.device.type, enabled=False):
             return compose(self.config.form, prompts, cols, rows)
 

@@ -85,11 +85,18 @@ class PerLearnerAdamW(torch.optim.Optimizer):
 
     def _step_group(self, group: dict[str, Any], params: list[Tensor]) -> None:
         learners = group["learners"]
+        if all(_is_sparse(param, learners) for param in params):
+            positions, few = _gather(params)
+            present = torch.stack([(grad != 0).any(dim=1) for grad in few]).any(dim=0)
+            if present.any():
+                self._step_few(group, params, positions[present], [grad[present] for grad in few])
+            return
         grads = [_grad(param).reshape(learners, -1) for param in params]  # L M each
         present = torch.stack([(grad != 0).any(dim=1) for grad in grads]).any(dim=0)  # L
         if learners > MANY and 2 * int(present.sum()) < learners:
             if present.any():
-                self._step_few(group, params, present.nonzero().flatten())
+                positions = present.nonzero().flatten()
+                self._step_few(group, params, positions, [grad[positions] for grad in grads])
             return
         scale = None
         if group["clip"] is not None:
@@ -100,16 +107,16 @@ class PerLearnerAdamW(torch.optim.Optimizer):
         for param, grad in zip(params, grads, strict=True):
             self._step_param(group, param, grad if scale is None else grad * scale, present)
 
-    def _step_few(self, group: dict[str, Any], params: list[Tensor], positions: Tensor) -> None:
-        """Step some learners alone; the others cost nothing."""
+    def _step_few(self, group: dict[str, Any], params: list[Tensor], positions: Tensor, grads: list[Tensor]) -> None:
+        """Step some learners alone, P of them with gradients ``(P, M)``; the others cost nothing."""
         few_learners = {"learners": len(positions)}
         for param in params:
             _start_state(self.state[param], param, group["learners"])
         few = []
-        for param in params:
+        for param, grad in zip(params, grads, strict=True):
             state, shape = self.state[param], (group["learners"], -1)
             part = param.view(shape)[positions]
-            part.grad = _grad(param).reshape(shape)[positions]
+            part.grad = grad
             few.append(part)
             self.state[part] = {
                 "steps": state["steps"][positions],
@@ -160,8 +167,33 @@ def _grad(param: Tensor) -> Tensor:
     grad = param.grad
     assert grad is not None
     if grad.is_sparse:
-        raise UserError("gradient: is sparse; PerLearnerAdamW needs dense gradients, so use sparse=False")
+        raise UserError(
+            "gradient: is sparse over something else than the learners; PerLearnerAdamW needs a dense one, so use "
+            "sparse=False"
+        )
     return grad
+
+
+def _is_sparse(param: Tensor, learners: int) -> bool:
+    """Tell whether a gradient holds only some of the learners, each a row of the parameter."""
+    return param.grad is not None and param.grad.is_sparse and len(param) == learners
+
+
+def _gather(params: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
+    """Add up the rows of sparse gradients.
+
+    Returns:
+        The positions of the P learners that they are of, and the gradients of these, ``(P, M)`` each. A learner's rows
+        are added in their order, as a dense gradient would have them.
+    """
+    found = [(param.grad._indices()[0], param.grad._values()) for param in params if param.grad is not None]
+    positions: Tensor = torch.unique(torch.cat([ids for ids, _ in found]))
+    grads = []
+    for ids, values in found:
+        rows = values.reshape(len(ids), -1)
+        summed = rows.new_zeros(len(positions), rows.shape[1])
+        grads.append(summed.index_add_(0, torch.searchsorted(positions, ids), rows))
+    return positions, grads
 
 
 def _bias_correction(beta: float, steps: Tensor) -> Tensor:
