@@ -370,6 +370,8 @@ class TrainerConfig:
     """Show progress: a bar on a terminal, elsewhere a line every ten seconds."""
     threads: int | None = None
     """CPU threads of torch; None: torch's own choice."""
+    keep_tokens: bool = True
+    """Keep the token ids of tasks of 10,000 examples and more in the cache, and take them from there."""
     deterministic: bool = False
     """Let torch use only algorithms that give the same numbers in every run, and fail where there is none; on a CPU
     they do anyway."""

@@ -15,7 +15,7 @@ from mpt.backbone import Backbone, buckets, frozen, kept, load_backbone, load_to
 from mpt.backbone.sampling import sample_by_row
 from mpt.backbone.tokenization import CausalTokenization
 from mpt.config import BackboneConfig, TaskConfig
-from mpt.data.batches import check_labels, tokenize
+from mpt.data.tokenize import check_labels, tokenize
 from mpt.inputs import Inputs
 from mpt.tasks import Example
 

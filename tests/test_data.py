@@ -9,11 +9,11 @@ from transformers import AutoTokenizer
 
 from mpt.backbone import Tokenization
 from mpt.config import MixtureConfig, TaskConfig
-from mpt.data import batches
-from mpt.data.batches import EvalLoader, TokenizedExamples, TrainLoader, check_labels, tokenize
+from mpt.data.batches import EvalLoader, TrainLoader
 from mpt.data.data_module import MixtureDataModule
 from mpt.data.mixture import Mixture
-from mpt.data.token_rows import TokenRows
+from mpt.data.token_rows import TokenizedExamples, TokenRows
+from mpt.data.tokenize import check_labels, tokenize
 from mpt.tasks import SPLITS, Example
 
 
@@ -190,7 +190,7 @@ def test_texts_are_tokenized_piece_by_piece(tiny_t5_folder: Path, monkeypatch: p
     examples = [Example(f"train:{n}", "a " * (n + 1), "b " * (1 + n % 4), ("b",)) for n in range(11)]
     config = TaskConfig(max_source_tokens=6, max_target_tokens=3)
     whole = tokenize(examples, tokenization, config)
-    monkeypatch.setattr(batches, "PIECE", 3)
+    monkeypatch.setattr("mpt.data.tokenize.PIECE", 3)
     pieces = tokenize(examples, tokenization, config)
     assert list(pieces.inputs) == list(whole.inputs)
     assert list(pieces.targets) == list(whole.targets)

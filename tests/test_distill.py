@@ -15,9 +15,9 @@ from torch.nn.functional import kl_div, log_softmax
 
 from mpt.backbone import load_backbone
 from mpt.config import BackboneConfig, DistillationConfig, MixtureConfig, OptimConfig, TaskConfig
-from mpt.data.batches import Batch, TokenizedExamples
+from mpt.data.batches import Batch
 from mpt.data.data_module import MixtureDataModule
-from mpt.data.token_rows import TokenRows
+from mpt.data.token_rows import TokenizedExamples, TokenRows
 from mpt.distill import Distiller, hidden_losses, logit_losses
 from mpt.distill.losses import coarsened
 from mpt.prompt import MultitaskPromptEmbedding, MultitaskPromptTuningConfig

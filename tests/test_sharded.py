@@ -17,8 +17,8 @@ from mpt.backbone import frozen, load_backbone
 from mpt.backbone.memory import layers_of, show_bytes, sizes_of
 from mpt.cli.check import check
 from mpt.config import BackboneConfig
-from mpt.data.batches import EvalLoader, TokenizedExamples
-from mpt.data.token_rows import TokenRows
+from mpt.data.batches import EvalLoader
+from mpt.data.token_rows import TokenizedExamples, TokenRows
 from mpt.errors import UserError
 from mpt.inputs import Inputs
 from mpt.training import memory

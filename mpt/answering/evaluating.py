@@ -17,9 +17,10 @@ from mpt.answering.prompted import PromptedModel
 from mpt.artifact.find import Kind, find
 from mpt.backbone import Backbone, load_backbone
 from mpt.config import BackboneConfig, RunConfig, TaskConfig
-from mpt.data.batches import EvalLoader, TokenizedExamples, tokenize
+from mpt.data.batches import EvalLoader
 from mpt.data.data_module import check_positives, generation_settings
-from mpt.data.token_rows import TokenRows
+from mpt.data.token_rows import TokenizedExamples, TokenRows
+from mpt.data.tokenize import tokenize
 from mpt.errors import UserError
 from mpt.hub import local_copy
 from mpt.inputs import Inputs

@@ -6,17 +6,15 @@ way to answer, and not once a run.
 
 import hashlib
 import json
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from importlib import metadata
-from pathlib import Path
 
-import platformdirs
 from lightning.pytorch.utilities import rank_zero_warn
 
 from mpt.answering.answers import Conditioner, Predictions, predict, put_beside
 from mpt.atomic import write_atomically
 from mpt.backbone import Backbone
+from mpt.cache import cache_folder
 from mpt.data.batches import Batch, EvalLoader
 from mpt.run.console import say
 from mpt.tasks import Example
@@ -45,7 +43,7 @@ def predict_once(
     """
     if loader.world_size > 1:
         return predict(adapter, backbone, batches, examples)
-    path = folder_of_kept() / f"{digest_of_questions(backbone, loader)}.json"
+    path = cache_folder("answers") / f"{digest_of_questions(backbone, loader)}.json"
     if path.is_file():
         try:
             texts: dict[str, list[str]] = json.loads(path.read_text(encoding="utf-8"))
@@ -63,11 +61,6 @@ def predict_once(
     except OSError as error:  # a cache that cannot be written costs time, and no run
         rank_zero_warn(f"{path.parent}: answers cannot be kept there ({error}); MPT_CACHE names another folder")
     return predictions
-
-
-def folder_of_kept() -> Path:
-    """Return where answers are kept: in ``MPT_CACHE``, or else in the user's cache."""
-    return Path(os.environ.get("MPT_CACHE") or platformdirs.user_cache_path("mpt")) / "answers"
 
 
 def digest_of_questions(backbone: Backbone, loader: EvalLoader) -> str:

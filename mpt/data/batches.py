@@ -5,146 +5,20 @@ Shape legend: B examples in a batch, S input tokens, L target tokens, T tasks.
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from mpt.backbone import Tokenization
-from mpt.config import TaskConfig
 from mpt.data.mixture import Mixture
-from mpt.data.token_rows import TokenRows
+from mpt.data.token_rows import TokenizedExamples
 from mpt.errors import UserError
-from mpt.tasks import Example, Surround, label_words
-
-MOST_DECODED = 2000
-PIECE = 4096
-"""Texts that are tokenized at a time: what a tokenizer notes beside the ids takes kilobytes a text."""
 
 Batch = dict[str, Any]
 """input_ids ``(B, S)``, attention_mask ``(B, S)``, labels ``(B, L)`` with -100 on pads, task_ids ``(B,)``,
 example_indices ``(B,)`` (positions among the examples of each one's task). In training also input_tokens and
 target_tokens ``(T,)``, the tokens of each task in the whole global step; in evaluation also generation, the arguments
 for ``generate``."""
-
-
-@dataclass(frozen=True)
-class TokenizedExamples:
-    """The examples of one task as token ids."""
-
-    inputs: TokenRows
-    targets: TokenRows
-    cut_inputs: int
-    """Inputs that were longer than ``max_source_tokens`` and lost their end."""
-    cut_targets: int
-    unknown_inputs: float = 0.0
-    """Share of the input tokens that stand for text which the tokenizer does not know."""
-    unknown_targets: float = 0.0
-    kept_targets: float = 1.0
-    """Share of the targets that the token ids give back, of some that stand for all."""
-
-    @property
-    def shares(self) -> dict[str, float]:
-        """Share of the inputs and of the targets that were cut."""
-        return {"input": self.cut_inputs / len(self.inputs), "target": self.cut_targets / len(self.targets)}
-
-
-def tokenize(
-    examples: Sequence[Example],
-    tokenization: Tokenization,
-    config: TaskConfig,
-    prefix: str = "",
-    surround: Surround | None = None,
-) -> TokenizedExamples:
-    """Turn the texts of a task into token ids, cut to its longest input and target.
-
-    Args:
-        examples: The task's.
-        tokenization: The backbone's.
-        config: The task's.
-        prefix: Stands before each input.
-        surround: Stands around each input, and says how long it may be.
-    """
-    around = surround or Surround(prefix)
-    longest = config.max_source_tokens if around.longest is None else around.longest
-    inputs, targets, cut_inputs, cut_targets = TokenRows(), TokenRows(), 0, 0
-    for start in range(0, len(examples), PIECE):
-        piece = examples[start : start + PIECE]
-        for key in ("input", "target"):
-            for example in piece:
-                if token := tokenization.control_token(getattr(example, key)):
-                    raise UserError(
-                        f"{example.row_id}: the {key} holds {token!r}, which the tokenizer reads as a control token, "
-                        "not as text; take it out of the data, or write it otherwise"
-                    )
-        ids, cut = tokenization.encode_inputs([around.write(example.input) for example in piece], longest)
-        inputs.extend(ids)
-        cut_inputs += len(cut)
-        ids, cut = tokenization.encode_targets([example.target for example in piece], config.max_target_tokens)
-        targets.extend(ids)
-        cut_targets += len(cut)
-    unknown = [share_of_unknown(ids, tokenization.tokenizer) for ids in (inputs, targets)]
-    kept = share_of_kept(targets, [example.target for example in examples], tokenization)
-    return TokenizedExamples(inputs, targets, cut_inputs, cut_targets, unknown[0], unknown[1], kept)
-
-
-def share_of_kept(ids: TokenRows, texts: Sequence[str], tokenization: Tokenization) -> float:
-    """Share of texts that their token ids give back: no answer can equal one that is lost on the way.
-
-    Of more than :data:`MOST_DECODED` texts, of some that lie evenly among them.
-    """
-    if not texts:
-        return 1.0
-    every = -(-len(texts) // MOST_DECODED)
-    found = tokenization.decode(ids[::every])
-    return sum(map(str.__eq__, found, (text.strip() for text in texts[::every]))) / len(found)
-
-
-def share_of_unknown(texts: TokenRows, tokenizer: Any) -> float:
-    """Share of the tokens that are the tokenizer's unknown token; 0 of one that knows every text."""
-    if tokenizer.unk_token_id in (None, tokenizer.eos_token_id):
-        return 0.0
-    tokens = texts.tokens
-    return int((tokens == tokenizer.unk_token_id).sum()) / max(1, len(tokens))
-
-
-def check_labels(name: str, examples: Sequence[Example], tokenization: Tokenization, config: TaskConfig) -> None:
-    """Refuse a classification whose labels no answer could give: the same tokens, cut, or lost in the tokenizer.
-
-    Args:
-        name: The task's.
-        examples: Those of all splits.
-        tokenization: The backbone's.
-        config: The task's configuration, for the longest target.
-
-    Raises:
-        UserError: As said.
-    """
-    known = {example.label for example in examples if example.label is not None}
-    if not known and not config.constrained:
-        return
-    labels = sorted(known | set(label_words(config)))
-    ids, _ = tokenization.encode_targets(labels)
-    found: dict[tuple[int, ...], str] = {}
-    for label, tokens, text in zip(labels, map(tuple, ids), tokenization.decode(ids), strict=True):
-        where = f"tasks.{name}.labels"
-        if len(tokens) > config.max_target_tokens:
-            raise UserError(
-                f"{where}: {label!r} has {len(tokens)} tokens with the end, and would be cut; set "
-                f"tasks.{name}.max_target_tokens to {len(tokens)} or more, or choose a shorter word"
-            )
-        if tokens in found:
-            raise UserError(
-                f"{where}: {found[tokens]!r} and {label!r} are the same tokens to the backbone, {text!r}; "
-                "choose label words that its tokenizer knows, or another backbone"
-            )
-        if text != label.strip():
-            raise UserError(
-                f"{where}: the tokenizer gives {label!r} back as {text!r}, so that no answer could be right; choose "
-                "label words that it knows (their spaces, accents and signs count), or another backbone"
-            )
-        found[tokens] = label
 
 
 def distinct_examples(batch: Batch) -> tuple[Batch, Tensor] | None:

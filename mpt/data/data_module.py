@@ -8,9 +8,10 @@ from lightning import LightningDataModule
 
 from mpt.backbone import Tokenization
 from mpt.config import MixtureConfig, TaskConfig
-from mpt.data.batches import EvalLoader, TokenizedExamples, TrainLoader, check_labels, tokenize
+from mpt.data.batches import EvalLoader, TrainLoader
 from mpt.data.mixture import Mixture
-from mpt.data.token_rows import TokenRows
+from mpt.data.token_rows import TokenizedExamples, TokenRows
+from mpt.data.tokenize import check_labels, tokenize
 from mpt.errors import UserError
 from mpt.tasks import Example, Surround, label_words
 
@@ -56,6 +57,7 @@ class MixtureDataModule(LightningDataModule):
         seed: Seed of the mixture.
         answer_seed: Seed of answers that are sampled; None: that of the mixture.
         surrounds: Task to the text around its inputs, but those that are trained on; a task that is not in it has none.
+        keep_tokens: Keep the token ids of large tasks in the cache, and take them from there.
 
     Attributes:
         truncation: Split to task to the share of cut inputs and targets.
@@ -80,6 +82,7 @@ class MixtureDataModule(LightningDataModule):
         seed: int,
         answer_seed: int | None = None,
         surrounds: Mapping[str, Surround] | None = None,
+        keep_tokens: bool = False,
     ) -> None:
         super().__init__()
         self.before_step: Callable[[], None] | None = None
@@ -100,7 +103,11 @@ class MixtureDataModule(LightningDataModule):
         self._tokenized = {
             split: [
                 tokenize(
-                    examples, tokenization, config, surround=None if split == "train" else (surrounds or {}).get(name)
+                    examples,
+                    tokenization,
+                    config,
+                    surround=None if split == "train" else (surrounds or {}).get(name),
+                    keep=keep_tokens,
                 )
                 for name, examples, config in zip(self.task_names, of_tasks, self.configs, strict=True)
             ]

@@ -2,6 +2,7 @@
 
 from array import array
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import overload
 
 import numpy as np
@@ -24,6 +25,19 @@ class TokenRows(Sequence[list[int]]):
         for ids in rows:
             self._tokens.extend(ids)
             self._ends.append(len(self._tokens))
+
+    @classmethod
+    def of(cls, tokens: NDArray[np.int32], ends: NDArray[np.int64]) -> "TokenRows":
+        """Make rows of what :attr:`tokens` and :attr:`ends` give.
+
+        Raises:
+            ValueError: The ends are not those of texts that follow each other.
+        """
+        if not len(ends) or ends[0] != 0 or ends[-1] != len(tokens) or (np.diff(ends) < 0).any():
+            raise ValueError("the ends of the texts do not fit their tokens")
+        rows = cls()
+        rows._tokens, rows._ends = array("i", tokens.tobytes()), array("q", ends.tobytes())
+        return rows
 
     @property
     def tokens(self) -> NDArray[np.int32]:
@@ -56,3 +70,24 @@ class TokenRows(Sequence[list[int]]):
             return [self[each] for each in range(len(self))[row]]
         position = range(len(self))[row]  # counts from the end, and refuses what is beyond it
         return self._tokens[self._ends[position] : self._ends[position + 1]].tolist()
+
+
+@dataclass(frozen=True)
+class TokenizedExamples:
+    """The examples of one task as token ids."""
+
+    inputs: TokenRows
+    targets: TokenRows
+    cut_inputs: int
+    """Inputs that were longer than ``max_source_tokens`` and lost their end."""
+    cut_targets: int
+    unknown_inputs: float = 0.0
+    """Share of the input tokens that stand for text which the tokenizer does not know."""
+    unknown_targets: float = 0.0
+    kept_targets: float = 1.0
+    """Share of the targets that the token ids give back, of some that stand for all."""
+
+    @property
+    def shares(self) -> dict[str, float]:
+        """Share of the inputs and of the targets that were cut."""
+        return {"input": self.cut_inputs / len(self.inputs), "target": self.cut_targets / len(self.targets)}

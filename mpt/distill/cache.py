@@ -19,7 +19,7 @@ from torch import Tensor
 from mpt.atomic import write_folder_atomically
 from mpt.backbone import Backbone
 from mpt.config import DistillationConfig
-from mpt.data.batches import TokenizedExamples
+from mpt.data.token_rows import TokenizedExamples
 from mpt.errors import UserError
 
 

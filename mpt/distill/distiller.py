@@ -14,7 +14,8 @@ from torch.nn.functional import log_softmax
 
 from mpt.backbone import Backbone, Outputs
 from mpt.config import DistillationConfig
-from mpt.data.batches import Batch, TokenizedExamples
+from mpt.data.batches import Batch
+from mpt.data.token_rows import TokenizedExamples
 from mpt.distill.cache import AnswerCache, Answers
 from mpt.distill.losses import coarsened, hidden_losses, logit_losses
 from mpt.errors import UserError

@@ -6,17 +6,15 @@ with the index, the runs themselves are read.
 
 import hashlib
 import json
-import os
 import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import platformdirs
-
 from mpt import __version__
 from mpt.atomic import write_atomically
+from mpt.cache import cache_folder
 from mpt.run.folder import RunFolder, read_config
 from mpt.run.record import read_metrics
 
@@ -52,7 +50,7 @@ class RunIndex:
 
     def __init__(self, folders: Sequence[Path], curve: Callable[[Path, str], dict[int, float]]) -> None:
         named = json.dumps([__version__, *(str(folder.absolute()) for folder in folders)])
-        self.path = folder_of_indexes() / f"{hashlib.sha256(named.encode()).hexdigest()[:32]}.json"
+        self.path = cache_folder("index") / f"{hashlib.sha256(named.encode()).hexdigest()[:32]}.json"
         self.curve = curve
         self._kept: dict[str, Any] = {}
         self._found: dict[str, Any] = {}
@@ -96,11 +94,6 @@ class RunIndex:
                 temporary.write_text(json.dumps(whole), encoding="utf-8")
         except OSError:
             return
-
-
-def folder_of_indexes() -> Path:
-    """Return where indexes lie: in ``MPT_CACHE``, or else in the user's cache."""
-    return Path(os.environ.get("MPT_CACHE") or platformdirs.user_cache_path("mpt")) / "index"
 
 
 def _stamp(run: Path) -> list[list[int] | None]:

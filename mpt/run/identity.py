@@ -20,6 +20,7 @@ INCIDENTAL = {
     "trainer.threads",
     "distillation.cache",
     "evaluation.keep_answers",
+    "trainer.keep_tokens",
     "optimized_metric",
     "predict",
     "fused",

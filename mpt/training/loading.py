@@ -167,6 +167,7 @@ def build_data(
         seed=seed,
         answer_seed=answer_seed,
         surrounds=surrounds,
+        keep_tokens=trainer.keep_tokens,
     )
 
 
