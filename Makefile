@@ -61,7 +61,9 @@ soak: setup  ## Half an hour of jobs, answers and pages in one process, whose me
 	$(BIN)/python -W ignore experiments/reliability/soak.py
 
 benchmarks: setup  ## What a step and a whole sweep cost, beside PEFT and otherwise: 20 minutes on 2 cores
+	$(BIN)/python experiments/benchmarks/start.py
 	$(BIN)/python experiments/benchmarks/step.py
+	$(BIN)/python -W ignore experiments/benchmarks/quality.py
 	$(BIN)/python experiments/benchmarks/makespan.py
 	@$(BIN)/python -c 'import torch; torch.cuda.is_available() or print("no GPU here: nothing was measured on one")'
 
