@@ -72,6 +72,7 @@ class MPTModule(lightning.LightningModule):
         self.start = adapter.snapshot()
         self.strict_loading = False
         self._step_losses: dict[str, Tensor] = {}
+        self._logged: dict[str, float] = {}
         self._answers: list[Answer] = []
         self.validated: list[Answer] = []
 
@@ -138,19 +139,26 @@ class MPTModule(lightning.LightningModule):
         losses, self._step_losses = self._step_losses, {}
         if self.trainer.world_size > 1:
             losses = {name: self.trainer.strategy.reduce(loss, reduce_op="sum") for name, loss in losses.items()}
-        # Lightning takes the x-axis from this key; it would count from 0, and say 299 of what 300 steps left.
-        self.log("step", float(self.global_step + 1))
-        self.log("train/loss", (self.task_weights * losses["all"]).sum(), prog_bar=True)
-        for name in losses.keys() - {"task", "all"}:
-            self.log(f"distillation/{name}", (self.task_weights * losses[name]).sum())
-        # A task without an example in this step has no loss, which is not a loss of zero. It is logged as none:
-        # Lightning
-        # would repeat the one of the step before.
-        present = batch["target_tokens"] > 0
-        of_tasks = torch.where(present, losses["task"], torch.nan)
-        self.log_dict({f"train/{name}/loss": of_tasks[task] for task, name in enumerate(self.task_names)})
+        whole = (self.task_weights * losses["all"]).sum()
+        self.log("train/loss", whole, prog_bar=True, logger=False)
+        # A task without an example in this step has no loss, which is not a loss of zero.
+        of_tasks = torch.where(batch["target_tokens"] > 0, losses["task"], torch.nan)
+        named = {"train/loss": whole}
+        named |= {
+            f"distillation/{name}": (self.task_weights * losses[name]).sum() for name in losses.keys() - {"task", "all"}
+        }
+        self._logged = dict(zip(named, torch.stack([*named.values()]).tolist(), strict=True))
+        names = (f"train/{name}/loss" for name in self.task_names)
+        self._logged |= dict(zip(names, of_tasks.tolist(), strict=True))
         rates = zip(self.learner_names, self._optimizer.param_groups, strict=True)
-        self.log_dict({f"lr/{name}": group["lr"] for name, group in rates})
+        self._logged |= {f"lr/{name}": group["lr"] for name, group in rates}
+
+    def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
+        """Give the loggers the numbers of a step at once, where Lightning's own ``log`` would take them one by one."""
+        logged, self._logged = self._logged, {}
+        for logger in self.trainer.loggers if logged else ():
+            logger.log_metrics(logged, step=self.global_step)
+            logger.save()
 
     def _refuse(self, batch: Batch, losses: Tensor) -> None:
         """Name the examples whose loss is not finite."""
