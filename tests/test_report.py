@@ -19,6 +19,7 @@ from mpt.report.classes import read_classes
 from mpt.report.estimate import estimate, summarize
 from mpt.report.gather import default_groups, find_failures, gather
 from mpt.report.pairs import compare, estimate_difference, judge
+from mpt.report.tables import markdown
 from mpt.run.folder import RunFolder, read_config
 from mpt.run.record import add_average, write_csv, write_lines, write_metrics
 from mpt.sweep.sweep_record import Outcome
@@ -480,3 +481,7 @@ def test_text_that_a_spreadsheet_would_compute_is_quoted_and_numbers_are_not(tex
     with (tmp_path / "a.csv").open(newline="") as file:
         rows = list(csv.reader(file))
     assert rows == [["name", f"'{text}"], [f"'{text}", "-0.25"], ["-", "-0.25"], ["+1e-5", "–"]]
+
+
+def test_a_cell_of_a_table_stays_one_cell():
+    assert markdown(["a", "b"], [["x\n|y", 1]]).splitlines()[2] == r"| x\n\|y | 1 |"

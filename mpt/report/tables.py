@@ -14,8 +14,9 @@ LATEX = str.maketrans(
 
 
 def markdown(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
-    """Write a table in Markdown."""
-    lines = ["| " + " | ".join(str(cell).replace("|", "\\|") for cell in row) + " |" for row in (header, *rows)]
+    """Write a table in Markdown; line feeds in a cell are written out."""
+    marks = str.maketrans({"|": "\\|", "\n": "\\n"})  # both would end a cell
+    lines = ["| " + " | ".join(str(cell).translate(marks) for cell in row) + " |" for row in (header, *rows)]
     return "\n".join([lines[0], "|" + "---|" * len(header), *lines[1:]])
 
 
