@@ -65,6 +65,13 @@ def jsonl(place: Path, count: int) -> Command:
     return ["task=source", "tasks=[many]", "--config-dir", "mine", *SMALL]
 
 
+def again(place: Path, count: int) -> Command:
+    """The same once more with another seed, when the tokens are kept."""
+    command = jsonl(place, count)
+    subprocess.run([*MPT, *command], cwd=place, check=True, capture_output=True, env=environment(place))
+    return [*command, "seed=1"]
+
+
 def parquet(place: Path, count: int) -> Command:
     """The same over a Parquet file."""
     import pyarrow
@@ -120,12 +127,18 @@ def tokens(place: Path, count: int) -> Command:
 
 PARTS: dict[str, tuple[Callable[[Path, int], Command], int, str]] = {
     "jsonl": (jsonl, 1_000_000, "rows of JSON lines"),
+    "again": (again, 1_000_000, "rows of JSON lines, tokenized before"),
     "parquet": (parquet, 1_000_000, "rows of Parquet"),
     "tasks": (tasks, 1_000, "tasks in a mixture"),
     "runs": (runs, 1_000, "runs on a page"),
     "predict": (predict, 100_000, "lines to answer"),
     "tokens": (tokens, 500, "virtual tokens"),
 }
+
+
+def environment(place: Path) -> dict[str, str]:
+    """Variables with a cache of its own, which nothing is in."""
+    return os.environ | {"MPT_CACHE": str(place / "cache")}
 
 
 def measure(command: Command, place: Path) -> tuple[float, float, float]:
@@ -139,7 +152,7 @@ def measure(command: Command, place: Path) -> tuple[float, float, float]:
     """
     begin = time.monotonic()
     with (place / "log").open("w") as log:
-        process = subprocess.Popen([*MPT, *command], cwd=place, stdout=log, stderr=log)
+        process = subprocess.Popen([*MPT, *command], cwd=place, stdout=log, stderr=log, env=environment(place))
         _, status, used = os.wait4(process.pid, 0)
     if status:
         raise RuntimeError((place / "log").read_text()[-2000:])
