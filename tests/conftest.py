@@ -184,6 +184,33 @@ def source_run(make_config: Callable[..., RunConfig], tmp_path_factory: pytest.T
 
 
 @pytest.fixture(scope="session")
+def make_causal_config(
+    make_config: Callable[..., RunConfig], causal_folder: Callable[[str], Path]
+) -> Callable[..., RunConfig]:
+    """Build the configuration of a run on a random causal model."""
+
+    def make(
+        family: str = "llama", stage: str = "source", tasks: Sequence[str] = ("one", "two"), **changes: Any
+    ) -> RunConfig:
+        path = str(causal_folder(family))
+        # Bytes make many tokens, and an answer is made of as much of a text as its task was trained with.
+        longest = {f"tasks__{name}__max_source_tokens": 110 for name in tasks}
+        return make_config(stage, tasks, **({"backbone__path": path, "optim__lr_prompt": 0.1} | longest | changes))
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def causal_run(make_causal_config: Callable[..., RunConfig], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One source run on a random causal model, for all tests that only read it."""
+    folder = tmp_path_factory.mktemp("causal") / "source"
+    from mpt.training.train import train
+
+    train(make_causal_config(), folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
 def shipped_prompt(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Prompts of two tasks for the embedded backbone, their natural prefixes: it knows both, and its answers end."""
     from mpt.artifact.save import save

@@ -169,24 +169,6 @@ class TestTokenization:
                 load_backbone(BackboneConfig(name="t5", path=str(tiny_t5_folder), **option))
 
 
-@pytest.fixture(scope="module")
-def make_causal_config(make_config, causal_folder):
-    def make(family="llama", stage="source", tasks=("one", "two"), **changes):
-        path = str(causal_folder(family))
-        # Bytes make many tokens, and an answer is made of as much of a text as its task was trained with.
-        longest = {f"tasks__{name}__max_source_tokens": 110 for name in tasks}
-        return make_config(stage, tasks, **({"backbone__path": path, "optim__lr_prompt": 0.1} | longest | changes))
-
-    return make
-
-
-@pytest.fixture(scope="module")
-def causal_run(make_causal_config, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("causal") / "source"
-    train(make_causal_config(), folder)
-    return folder
-
-
 class TestRuns:
     @pytest.mark.parametrize("family", THREE)
     def test_training_lowers_the_loss_and_peft_loads_it_with_equal_logits_and_answers(

@@ -9,6 +9,7 @@ import pytest
 
 pytest.importorskip("lm_eval")
 
+import torch
 from lm_eval import simple_evaluate
 from lm_eval.api.instance import Instance
 from lm_eval.tasks import TaskManager
@@ -106,6 +107,24 @@ def test_an_answer_ends_where_the_task_says(shipped_prompt):
         requests((TEXTS[0], {"until": [middle, ""], "max_gen_toks": 50}), (TEXTS[0], {"until": "\n"}))
     )
     assert (cut, other) == (whole.split(middle)[0], whole)
+
+
+def test_a_causal_model_is_asked_alike(causal_run):
+    model, harness = PromptedModel.load(causal_run), PromptedLM(str(causal_run), "two", batch_size=2)
+    texts, targets = ["say red", "say blue or green", "say black"], ["red", "green green", "white"]
+    found = harness.loglikelihood(
+        requests(*[(text, f" {target}") for text, target in zip(texts, targets, strict=True)])
+    )
+    assert [each[0] for each in found] == pytest.approx(model.score(texts, targets, "two"), rel=1e-5)
+    written = harness.generate_until(requests(*[(text, {"max_gen_toks": 6}) for text in texts]))
+    assert written == model.generate(texts, "two", max_new_tokens=6)
+    with torch.no_grad():
+        for text, target, each in zip(texts, targets, found, strict=True):
+            inputs, _ = model.backbone.tokenization.encode_inputs([text])
+            ids, _ = model.backbone.tokenization.encode_targets([target])
+            mask, task = torch.ones(1, len(inputs[0]), dtype=torch.long), torch.tensor([1])
+            logits = model.logits(torch.tensor(inputs), mask, torch.tensor(ids), task)
+            assert each[1] == (logits.argmax(-1).tolist() == ids)
 
 
 def test_what_cannot_be_had_is_refused(source_run):

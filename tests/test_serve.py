@@ -233,6 +233,27 @@ def test_only_this_machine_comes_in_without_a_token(monkeypatch):
             main(["run", "--port", str(port)])
 
 
+def test_a_causal_model_is_served_alike(causal_run):
+    model = PromptedModel.load(causal_run)
+    texts = ["say red", "say blue or green", "say black"]
+    with serving(model, Limits()) as address:
+        client = openai.OpenAI(base_url=f"{address}/v1", api_key="none", max_retries=0)
+
+        def ask(pair):
+            task, text = pair
+            whole = client.completions.create(model=task, prompt=text).choices[0]
+            chunks = [chunk.choices[0] for chunk in client.completions.create(model=task, prompt=text, stream=True)]
+            assert "".join(chunk.text for chunk in chunks) == whole.text
+            assert chunks[-1].finish_reason == whole.finish_reason
+            return whole.text
+
+        asked = [(task, text) for text in texts for task in ("one", "two")]
+        with ThreadPoolExecutor(len(asked)) as pool:
+            found = list(pool.map(ask, asked))
+    assert found == [model.generate([text], task)[0] for task, text in asked]
+    assert any(found)
+
+
 @pytest.mark.slow
 def test_the_command(shipped_prompt):
     command = [sys.executable, "-W", "ignore", "-m", "mpt", "serve", str(shipped_prompt), "--port", "0"]
