@@ -9,11 +9,11 @@ from typing import ClassVar
 import pytest
 import torch
 from torch import Tensor
-from transformers import AutoModelForSeq2SeqLM
+from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 
 from mpt.backbone import Backbone, buckets, frozen, kept, load_backbone, load_tokenization
 from mpt.backbone.sampling import sample_by_row
-from mpt.backbone.tokenization import CausalTokenization
+from mpt.backbone.tokenization import CausalTokenization, Tokenization
 from mpt.config import BackboneConfig, TaskConfig
 from mpt.data.tokenize import check_labels, tokenize
 from mpt.inputs import Inputs
@@ -382,3 +382,17 @@ def test_a_kept_backbone_is_copied_and_what_is_trained_in_a_copy_stays_there(
         assert len(loaded) == 2
     assert kept.load_or_copy(config) is not kept.load_or_copy(config)
     assert len(loaded) == 4
+
+
+@pytest.mark.parametrize("family", ["t5", "llama", "gpt2"])
+def test_many_texts_are_written_as_few(family, tiny_t5_folder, causal_folder, monkeypatch):
+    tokenizer = AutoTokenizer.from_pretrained(tiny_t5_folder if family == "t5" else causal_folder(family))
+    texts = ["say red", "", "  two  spaces ", "é ü ☃ unknown", "a </s> b <end> c <start>", "say blue or green " * 40]
+    kinds = [Tokenization(tokenizer)] if family == "t5" else [
+        CausalTokenization(tokenizer), CausalTokenization(tokenizer, chat_template=True)
+    ]  # fmt: skip
+    for tokenization in kinds:
+        few = [tokenization.encode_inputs(texts, 30), tokenization.encode_targets(texts, 9)]
+        monkeypatch.setattr("mpt.backbone.tokenization.MANY", 2)
+        assert [tokenization.encode_inputs(texts, 30), tokenization.encode_targets(texts, 9)] == few
+        monkeypatch.undo()

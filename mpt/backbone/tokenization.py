@@ -6,6 +6,9 @@ from typing import Any
 
 from mpt.errors import UserError
 
+MANY = 1024
+"""Texts from which on they go to the tokenizers library itself; transformers takes nearly as long again for each."""
+
 
 class Tokenization:
     """The texts of an encoder-decoder: inputs and targets as its tokenizer writes them, each with its end.
@@ -76,6 +79,11 @@ class Tokenization:
     def _encode(self, texts: Sequence[str], *, special: bool = True) -> list[list[int]]:
         if not texts:
             return []
+        library = getattr(self.tokenizer, "backend_tokenizer", None)
+        if library is not None and len(texts) >= MANY:
+            self._encode(texts[:1], special=special)  # by which transformers sets the library's options
+            # Without what transformers notes of each text beside its ids, and without the places of the tokens.
+            return [each.ids for each in library.encode_batch_fast(list(texts), add_special_tokens=special)]
         # The names of control tokens in a text are text, where the tokenizer can write them so.
         ids: list[list[int]] = self.tokenizer(
             list(texts),
