@@ -33,3 +33,15 @@ def test_refuses_a_row_that_is_not_there() -> None:
 def test_takes_four_bytes_a_token() -> None:
     rows = TokenRows([list(range(50_000, 50_100))] * 100)
     assert rows.tokens.nbytes == 4 * 100 * 100
+
+
+@pytest.mark.parametrize("texts", [[], [[]], [[3, 4, 5], [], [7]]])
+def test_rows_are_those_of_their_arrays(texts):
+    rows = TokenRows(texts)
+    assert list(TokenRows.of(rows.tokens, rows.ends)) == texts
+
+
+@pytest.mark.parametrize("ends", [[], [1, 3], [0, 2], [0, 3, 2, 3]])
+def test_ends_that_fit_no_tokens_are_refused(ends):
+    with pytest.raises(ValueError, match="the ends of the texts do not fit their tokens"):
+        TokenRows.of(np.array([1, 2, 3], dtype=np.int32), np.array(ends, dtype=np.int64))

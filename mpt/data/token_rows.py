@@ -36,7 +36,9 @@ class TokenRows(Sequence[list[int]]):
         if not len(ends) or ends[0] != 0 or ends[-1] != len(tokens) or (np.diff(ends) < 0).any():
             raise ValueError("the ends of the texts do not fit their tokens")
         rows = cls()
-        rows._tokens, rows._ends = array("i", tokens.tobytes()), array("q", ends.tobytes())
+        rows._ends = array("q", ends.tobytes())
+        if len(tokens):  # which a view cannot be cast without
+            rows._tokens.frombytes(tokens.data.cast("B"))
         return rows
 
     @property
