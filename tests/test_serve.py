@@ -200,7 +200,7 @@ def test_strangers_and_crowds_are_kept_out(model):
             stranger.models.list()
         friend = openai.OpenAI(base_url=f"{address}/v1", api_key="open sesame", max_retries=0)
         assert friend.completions.create(model="mt", prompt=TEXTS[0]).choices[0].text
-        with pytest.raises(openai.RateLimitError, match="wait already"):
+        with pytest.raises(openai.BadRequestError, match="prompt: has 3 texts, of 2 at most"):
             friend.completions.create(model="mt", prompt=["a .", "b .", "c ."])
         with pytest.raises(openai.APIStatusError, match="of 300 at most") as error:
             friend.completions.create(model="mt", prompt="a " * 200)
@@ -209,15 +209,96 @@ def test_strangers_and_crowds_are_kept_out(model):
             friend.embeddings.create(model="mt", input="a")
 
 
-def test_nobody_answers_a_client_that_has_gone(client, address):
-    before = health(address)["answered"]
-    with pytest.raises(openai.APITimeoutError):
-        client.with_options(timeout=0.001).completions.create(model="mt", prompt=TEXTS[0])
-    chunks = client.completions.create(model="mt", prompt=TEXTS[0], stream=True)
-    next(iter(chunks))
-    chunks.close()
-    assert client.completions.create(model="mt", prompt=TEXTS[1]).choices[0].text
-    assert health(address)["answered"] >= before + 1
+class Held:
+    """A model whose first batch waits until it is let go; counts what it is asked."""
+
+    def __init__(self, model):
+        self.model, self.asked, self.began, self.go = model, [], threading.Event(), threading.Event()
+
+    def __getattr__(self, name):
+        return getattr(self.model, name)
+
+    def generate(self, texts, tasks, **settings):
+        self.asked += texts
+        self.began.set()
+        assert self.go.wait(60)
+        return self.model.generate(texts, tasks, **settings)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_nobody_answers_a_client_that_has_gone(model, stream):
+    held = Held(model)
+    with serving(held, Limits()) as address, ThreadPoolExecutor(1) as pool:
+        client = openai.OpenAI(base_url=f"{address}/v1", api_key="none", max_retries=0)
+        first = pool.submit(client.completions.create, model="mt", prompt=TEXTS[0])
+        assert held.began.wait(60)
+        with pytest.raises(openai.APITimeoutError):
+            list(client.with_options(timeout=0.3).completions.create(model="mt", prompt=TEXTS[1], stream=stream))
+        deadline = time.monotonic() + 30
+        time.sleep(1)  # the server looks every half second
+        held.go.set()
+        assert first.result().choices[0].text == model.generate(TEXTS[:1], "mt")[0]
+        assert client.completions.create(model="mt", prompt=TEXTS[2]).choices[0].text
+        assert time.monotonic() < deadline
+    assert held.asked == [TEXTS[0], TEXTS[2]]
+
+
+def test_a_crowd_that_waits_keeps_others_out(model):
+    held = Held(model)
+    with serving(held, Limits(most_waiting=2)) as address, ThreadPoolExecutor(2) as pool:
+        client = openai.OpenAI(base_url=f"{address}/v1", api_key="none", max_retries=0)
+        first = pool.submit(client.completions.create, model="mt", prompt=TEXTS[0])
+        assert held.began.wait(60)
+        second = pool.submit(client.completions.create, model="mt", prompt=TEXTS[1])
+        while health(address)["waiting"] < 1:
+            time.sleep(0.05)
+        with pytest.raises(openai.RateLimitError, match="1 texts wait already; ask again later"):
+            client.completions.create(model="mt", prompt=TEXTS[2:])
+        held.go.set()
+        assert first.result().choices[0].text
+        assert second.result().choices[0].text
+
+
+def test_a_text_that_the_model_refuses_spoils_no_other(model):
+    class Picky(Held):
+        def generate(self, texts, tasks, **settings):
+            super().generate(texts, tasks, **settings)
+            if "ben" in " ".join(texts):
+                raise UserError("texts: one is too long for the memory")
+            return self.model.generate(texts, tasks, **settings)
+
+    picky = Picky(model)
+    with serving(picky, Limits()) as address, ThreadPoolExecutor(4) as pool:
+        client = openai.OpenAI(base_url=f"{address}/v1", api_key="none", max_retries=0)
+        answers = [pool.submit(client.completions.create, model="mt", prompt=TEXTS[0])]
+        assert picky.began.wait(60)
+        answers += [pool.submit(client.completions.create, model="mt", prompt=text) for text in TEXTS[1:]]
+        while health(address)["waiting"] < 3:
+            time.sleep(0.05)
+        picky.go.set()
+        wanted = model.generate(TEXTS, "mt")
+        for place in (0, 1, 3):
+            assert answers[place].result().choices[0].text == wanted[place]
+        with pytest.raises(openai.BadRequestError, match="one is too long for the memory"):
+            answers[2].result()
+    assert sorted(picky.asked[1:4]) == sorted(TEXTS[1:])  # they were asked together first
+
+
+def test_a_defect_is_an_error_of_the_server_and_the_next_one_is_answered(model, caplog):
+    class Broken(Held):
+        def generate(self, texts, tasks, **settings):
+            if "ben" in texts[0]:
+                raise RuntimeError("a defect")
+            return self.model.generate(texts, tasks, **settings)
+
+    with serving(Broken(model), Limits()) as address:
+        client = openai.OpenAI(base_url=f"{address}/v1", api_key="none", max_retries=0)
+        with pytest.raises(openai.InternalServerError, match="the server's log says why"):
+            client.completions.create(model="mt", prompt=TEXTS[2])
+        with pytest.raises(openai.APIError, match="the server's log says why"):
+            list(client.completions.create(model="mt", prompt=TEXTS[2], stream=True))
+        assert client.completions.create(model="mt", prompt=TEXTS[0]).choices[0].text
+    assert "a batch of 1 questions was not answered" in caplog.text
 
 
 def test_only_this_machine_comes_in_without_a_token(monkeypatch):

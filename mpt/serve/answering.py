@@ -10,7 +10,7 @@ from typing import Any
 
 from mpt.answering.prompted import PromptedModel
 from mpt.errors import UserError
-from mpt.serve.refusing import RefusedError, error_body
+from mpt.serve.refusing import FAILED, RefusedError, error_body
 from mpt.serve.waiting import FullError, Question, Waiting
 from mpt.serve.wire import Asked, Chat, Completion
 
@@ -60,6 +60,9 @@ class Answering:
         self.stops = [asked.stop] if isinstance(asked.stop, str) else [each for each in asked.stop or [] if each]
         if asked.stream and (asked.n > 1 or len(asked.texts) > 1):
             raise RefusedError(400, "stream: gives one answer to one text; send one, with n=1", param="stream")
+        if len(asked.texts) > limits.most_waiting:
+            message = f"prompt: has {len(asked.texts)} texts, of {limits.most_waiting} at most"
+            raise RefusedError(400, message, param="prompt")
         self.input_tokens = sum(check_text(model, task, text, self.most) for text in asked.texts)
         settings = generation_of(asked) | {"max_new_tokens": self.most}
         loop = asyncio.get_running_loop()
@@ -75,12 +78,14 @@ class Answering:
         """Wait for the answers, n of each text; where the client goes, nobody answers what still waits.
 
         Raises:
-            RefusedError: The model does not take a text.
+            RefusedError: The model does not take a text, or failed.
         """
         try:
             found = await asyncio.gather(*(question.answers for question in self.questions))
         except UserError as error:
             raise RefusedError(400, str(error)) from error
+        except Exception as error:
+            raise RefusedError(500, FAILED) from error
         finally:
             for question in self.questions:
                 question.answers.cancel()
@@ -143,10 +148,6 @@ class Answering:
             text, reason = self.cut((await ended)[0])
         except RefusedError as error:
             yield f"data: {json.dumps(error_body(error))}\n\n"
-            return
-        except Exception:
-            failed = RefusedError(500, "the answer failed; the server's log says why")
-            yield f"data: {json.dumps(error_body(failed))}\n\n"
             return
         finally:
             ended.cancel()  # the client may have gone

@@ -9,6 +9,8 @@ from starlette.exceptions import HTTPException
 
 KINDS = {400: "invalid_request_error", 401: "authentication_error", 404: "not_found_error", 429: "rate_limit_error"}
 
+FAILED = "the answer failed; the server's log says why"
+
 
 class RefusedError(Exception):
     """A request that is answered with an error.
@@ -56,4 +58,4 @@ def add_errors(app: FastAPI) -> None:
 
     @app.exception_handler(Exception)
     async def failed(_: Request, error: Exception) -> JSONResponse:
-        return error_response(RefusedError(500, "the answer failed; the server's log says why"))
+        return error_response(RefusedError(500, FAILED))

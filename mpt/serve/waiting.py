@@ -119,6 +119,10 @@ class Waiting:
                 **batch[0].settings,
             )
         except Exception as error:
+            if isinstance(error, UserError) and len(batch) > 1:  # of one text; the others are answered
+                for question in batch:
+                    self._answer([question], loop)
+                return
             if not isinstance(error, UserError):
                 log.exception("a batch of %d questions was not answered", len(batch))
             for question in batch:
