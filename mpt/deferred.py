@@ -51,13 +51,13 @@ def disable(function: Callable[..., Any] | None = None, *args: Any, **kwargs: An
     hidden: list[Callable[..., Any]] = []
 
     @wraps(function)
-    def call(*given: Any, **named: Any) -> Any:
+    def call(*values: Any, **named: Any) -> Any:
         dynamo = sys.modules["torch._dynamo"]
         if isinstance(dynamo, Deferred):
-            return function(*given, **named)
+            return function(*values, **named)
         if not hidden:
             hidden.append(dynamo.disable(function, *args, **kwargs))
-        return hidden[0](*given, **named)
+        return hidden[0](*values, **named)
 
     return call
 

@@ -73,7 +73,7 @@ def test_what_w_makes_of_p_is_counted_by_hand():
     assert compared.tokens == pytest.approx([-0.6, -0.6])
 
 
-def test_a_residual_w_is_told_from_its_ones():
+def test_a_residual_w_is_measured_with_its_ones_and_compared_without():
     same = {"prefix_task_cols": [[[1.0], [1.0]], [[1.0], [1.0]]], "prefix_task_rows": [[[0.5, 0.5]], [[0.5, -0.5]]]}
     prompt = make("residual", embedding=[[1.0, 1.0], [1.0, 1.0]], **same)
     assert what_is_carried(prompt)["a"].mean == pytest.approx(1.5)

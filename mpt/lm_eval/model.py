@@ -5,8 +5,8 @@ an input as the run's own template writes it, and the prompt of ``task`` is put 
 its end token, as targets are trained.
 """
 
-from collections.abc import Callable, Hashable, Mapping, Sequence
-from typing import Any, TypeVar
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from lm_eval.api.instance import Instance
@@ -16,7 +16,6 @@ from lm_eval.api.registry import register_model
 from mpt.answering.prompted import PromptedModel
 from mpt.errors import UserError, unknown
 
-Answer = TypeVar("Answer")
 PASSED_ON = ("do_sample", "temperature", "top_k", "top_p", "num_beams", "repetition_penalty", "length_penalty")
 """Arguments of ``generate`` that a task of the harness may set."""
 
@@ -88,35 +87,30 @@ class PromptedLM(LM):  # type: ignore[misc]  # the harness has no types
         )
 
     def generate_until(self, requests: Sequence[Instance]) -> list[str]:
-        """Answer contexts; what a task stops at ends an answer."""
-        return self._in_groups(requests, self._generate)
-
-    def _generate(self, contexts: Sequence[str], settings: Mapping[str, Any]) -> list[str]:
-        until = settings.get("until") or []
-        answers = self.model.generate(
-            contexts,
-            self.task,
-            batch_size=self.batch_size,
-            max_new_tokens=settings.get("max_gen_toks"),
-            **{key: settings[key] for key in PASSED_ON if key in settings and _counts(key, settings)},
-        )
-        for end in [until] if isinstance(until, str) else until:
-            answers = [answer.split(end)[0] if end else answer for answer in answers]
-        return answers
-
-    @staticmethod
-    def _in_groups(
-        requests: Sequence[Instance], answer: Callable[[Sequence[str], Mapping[str, Any]], list[Answer]]
-    ) -> list[Answer]:
-        """Answer requests with the same settings together."""
-        alike: dict[Hashable, list[int]] = {}
+        """Answer contexts, those with the same settings together; what a task stops at ends an answer."""
+        alike: dict[str, list[int]] = {}
         for place, request in enumerate(requests):
             alike.setdefault(repr(sorted(request.args[1].items())), []).append(place)
-        found: dict[int, Answer] = {}
+        found = [""] * len(requests)
         for places in alike.values():
-            answers = answer([requests[place].args[0] for place in places], requests[places[0]].args[1])
-            found.update(zip(places, answers, strict=True))
-        return [found[place] for place in range(len(requests))]
+            settings = requests[places[0]].args[1]
+            answers = self.model.generate(
+                [requests[place].args[0] for place in places],
+                self.task,
+                batch_size=self.batch_size,
+                max_new_tokens=settings.get("max_gen_toks"),
+                **{key: settings[key] for key in PASSED_ON if key in settings and _counts(key, settings)},
+            )
+            for place, answer in zip(places, answers, strict=True):
+                found[place] = cut(answer, settings.get("until") or [])
+        return found
+
+
+def cut(answer: str, until: str | Sequence[str]) -> str:
+    """Cut an answer at the first of the texts that end it."""
+    for end in [until] if isinstance(until, str) else until:
+        answer = answer.split(end)[0] if end else answer
+    return answer
 
 
 def _counts(key: str, settings: Mapping[str, Any]) -> bool:
