@@ -111,3 +111,18 @@ def test_what_does_not_fit_is_refused(make_config, monkeypatch):
     monkeypatch.setattr("mpt.backbone.quantized.find_spec", lambda name: None)
     with pytest.raises(UserError, match=r"bitsandbytes and accelerate not installed; pip install 'mpt\[quantized\]'"):
         load_backbone(BackboneConfig("tiny", quantize="nf4"))
+
+
+@pytest.mark.parametrize("family", ["t5", "llama"])
+def test_an_answer_leaves_the_weights_as_they_are(family, tiny_t5_folder, causal_folder):
+    path = str(tiny_t5_folder if family == "t5" else causal_folder(family))
+    backbone = load_backbone(BackboneConfig("tiny", path=path, quantize="nf4"))
+    four_bit = [module for module in backbone.model.modules() if hasattr(module, "support_avx512bf16_for_cpu")]
+    assert four_bit
+    before = [module.weight.data.clone() for module in four_bit]
+    ids, _ = backbone.tokenization.encode_inputs(["say red"])
+    inputs = Inputs(torch.tensor(ids), torch.ones(1, len(ids[0]), dtype=torch.long))
+    for module in four_bit:  # also where this processor would not rewrite them
+        assert not module.support_avx512bf16_for_cpu
+    backbone.generate(inputs, max_new_tokens=2)
+    assert all(torch.equal(module.weight.data, weight) for module, weight in zip(four_bit, before, strict=True))

@@ -16,7 +16,7 @@ from mpt.backbone import causal, encoder_decoder, gguf
 from mpt.backbone.causal import Causal
 from mpt.backbone.encoder_decoder import EncoderDecoder
 from mpt.backbone.frozen import FrozenModel
-from mpt.backbone.quantized import quantized_options
+from mpt.backbone.quantized import keep_weights, quantized_options
 from mpt.backbone.saved_folder import AS_SAVED, check_folder
 from mpt.backbone.tokenization import CausalTokenization, Tokenization
 from mpt.config import DTYPES, BackboneConfig
@@ -159,6 +159,7 @@ def _open(where: str, name: str, config: BackboneConfig, options: dict[str, Any]
         )
     _check_numbers(model, where)
     _check_vocabulary(model, tokenization, where)
+    keep_weights(model)
     backbone = family(model, tokenization, name, config.dropout, where, config.quantize)
     if config.checkpointing:
         backbone.recompute_activations()

@@ -39,6 +39,18 @@ def quantized_options(quantize: str, dtype: str) -> dict[str, Any]:
     return {"quantization_config": settings, "device_map": {"": "cpu"}}
 
 
+def keep_weights(model: torch.nn.Module) -> None:
+    """Keep 4-bit layers from rewriting their weights in the first answer.
+
+    On a processor with AVX512-BF16 bitsandbytes packs them anew then, and rounds their scales to bfloat16: a run would
+    compute with other numbers after its first validation than before, and than on another processor. Layers narrower
+    than a block of 64 fail there.
+    """
+    layers: list[Any] = [layer for layer in model.modules() if hasattr(layer, "support_avx512bf16_for_cpu")]
+    for layer in layers:
+        layer.support_avx512bf16_for_cpu = False
+
+
 def check_installed() -> None:
     """Refuse early where what quantizes is missing.
 
