@@ -87,6 +87,7 @@ print(isinstance(torch.nn.Linear(2, 2), wrappers.OptimizedModule), torch._dynamo
 parameter.sum().backward()
 optimizer.step()
 import torchmetrics
+print(torchmetrics.__version__.split(".")[0], hasattr(torchmetrics, "__wrapped__"))
 accuracy = torchmetrics.Accuracy(task="binary")
 print(isinstance(accuracy, lightning_module.Metric), torchmetrics.Metric is lightning_module.Metric)
 accuracy.update(torch.tensor([1, 0]), torch.tensor([1, 1]))
@@ -94,7 +95,7 @@ print(float(accuracy.compute()), type(accuracy.plot()[0]).__name__)
 from scipy.optimize import minimize_scalar
 print(round(float(minimize_scalar(lambda x: (x - 3) ** 2).x), 6))
 """).splitlines() == [
-        "False False", "torch.Size([2]) True", "False torch._dynamo", "True True", "0.5 Figure", "3.0",
+        "False False", "torch.Size([2]) True", "False torch._dynamo", "1 False", "True True", "0.5 Figure", "3.0",
     ]  # fmt: skip
 
 
