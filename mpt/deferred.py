@@ -26,6 +26,7 @@ from functools import partial, wraps
 from importlib import import_module
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec, PathFinder
+from importlib.metadata import version
 from importlib.util import spec_from_loader
 from types import ModuleType
 from typing import Any
@@ -110,8 +111,9 @@ class Deferred(ModuleType):
 
     def __getattr__(self, name: str) -> Any:
         """Load the module, and return what it has under the name."""
-        if name.startswith("__") and name not in ("__all__", "__version__"):
-            # Asked of every module by those that look through all of them.
+        if name == "__version__" and self.__name__ == "torchmetrics":  # which Lightning compares
+            return version(self.__name__)
+        if name.startswith("__"):  # asked of every module by those that look through all of them
             raise AttributeError(f"module {self.__name__!r} has no attribute {name!r}")
         if self.__name__ == "torchmetrics" and name in PARTS:
             import_module("torchmetrics.utilities")  # it and ``metric`` import each other, and only in this order
