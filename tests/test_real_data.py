@@ -75,7 +75,7 @@ def test_three_real_data_sets_run_through(data_root: Path, tmp_path: Path) -> No
         config = hydra.compose("train", overrides)
     assert typed(config).backbone.path == str(backbone)
     folder = tmp_path / "run"
-    run_job(config, folder)
+    run_job(typed(config), folder)
     metrics = read_metrics(folder)
     assert metrics["truncated"]["train"]["dialogsum"] == {"input": 0.25, "target": 0.0}
     for split in ("validation", "test"):

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from mpt.backbone import TINY, Backbone, load_backbone
-from mpt.cli.compose import CONF, register_schema
+from mpt.cli.compose import CONF, register_schema, typed
 from mpt.cli.hydra_versions import VERSION_BASE
 from mpt.cli.job import run_job
 from mpt.config import BackboneConfig
@@ -78,7 +78,7 @@ def test_source_training_finds_the_skills_and_adaptation_uses_them(tmp_path: Pat
     for stage, command in commands.items():
         with hydra.initialize_config_dir(str(CONF), **VERSION_BASE):
             config = hydra.compose("train", [*command, *shared])
-        run_job(config, tmp_path / stage)
+        run_job(typed(config), tmp_path / stage)
     source, target = (read_metrics(tmp_path / stage)["test"] for stage in commands)
     for task in ("sum", "dlg"):
         assert source[task]["before"] <= 0.1
