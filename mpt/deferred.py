@@ -1,6 +1,6 @@
 """Packages that Lightning, transformers and PyTorch import, and a run hardly uses: what is not used is not loaded.
 
-Together they are a third of the seconds that a small run needs, and no setting leaves them out. So each is put off
+Together they are a quarter of the seconds that a small run needs, and no setting leaves them out. So each is put off
 until something is asked of it that is not in this table; from then on the real one is there, whole.
 
 =============================== =================================== =================================================

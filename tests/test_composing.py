@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.utils import create_config_search_path
+from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import ConfigCompositionException
 from hydra.types import RunMode
 from omegaconf import OmegaConf
@@ -90,7 +91,20 @@ def test_files_are_merged_at_once_where_they_set_a_task_each(own_tasks):
     assert len(firsts) == len(defaults) - 1
 
 
-def test_the_command_composes_so():
-    compose_faster()
+def test_programs_compose_so_and_keep_their_own_hydra():
+    from hydra._internal import hydra as hydra_module
+
+    before = vars(hydra_module)["ConfigLoaderImpl"]
     with open_jobs() as jobs:
         assert type(jobs.hydra.config_loader) is ConfigLoader
+    assert vars(hydra_module)["ConfigLoaderImpl"] is before
+
+
+def test_the_command_composes_so(monkeypatch):
+    from hydra._internal import hydra as hydra_module
+
+    monkeypatch.setattr(hydra_module, "ConfigLoaderImpl", ConfigLoaderImpl)
+    compose_faster()
+    path = create_config_search_path(str(CONF))
+    assert type(hydra_module.Hydra.create_main_hydra2("mpt", path).config_loader) is ConfigLoader
+    GlobalHydra.instance().clear()

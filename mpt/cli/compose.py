@@ -11,7 +11,6 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import QuotedString
 from omegaconf import DictConfig, OmegaConf
 
-from mpt.cli.composing import compose_faster
 from mpt.cli.hydra_versions import VERSION_BASE, register_resolver
 from mpt.config import OLD_FORMS, RunConfig
 from mpt.errors import UserError, unknown
@@ -25,7 +24,6 @@ CONF = next((path for path in (PACKAGE / "conf", PACKAGE.parent / "conf") if pat
 
 def register_schema() -> None:
     """Make the schema and the resolvers of ``conf/`` known to Hydra."""
-    compose_faster()
     ConfigStore.instance().store(name="run_schema", node=RunConfig)
     register_resolver("mpt_run_name", _run_name)
     register_resolver("mpt_experiment", _experiment_name)

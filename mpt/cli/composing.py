@@ -81,6 +81,6 @@ def sets_a_task(default: ResultDefault) -> bool:
 
 
 def compose_faster() -> None:
-    """Let Hydra load configurations so from here on."""
+    """Let Hydra load configurations so from here on; for a command, since a program's own Hydra is its own."""
     if hasattr(hydra_module, "ConfigLoaderImpl"):
         hydra_module.ConfigLoaderImpl = ConfigLoader

@@ -9,6 +9,7 @@ import hydra
 from mpt import __version__, config_dirs, deferred, plugins
 from mpt.cli import help, task_commands
 from mpt.cli.compose import CONF, compose_shipped, register_schema, tasks_of, typed
+from mpt.cli.composing import compose_faster
 from mpt.cli.hydra_versions import MAIN, VERSION_BASE
 from mpt.cli.job import hydra_job, sweep_job
 from mpt.cli.worker import send_to_worker
@@ -35,6 +36,7 @@ def _run() -> None:
     # times as long, and with this bound twice (experiments/LOG.md). Read when torch is imported, so before.
     os.environ.setdefault("GOMP_SPINCOUNT", "2000")
     deferred.defer()
+    compose_faster()
     register_schema()
     launcher.register(typed, sweep_job, send_to_worker)
     sys.argv[1:] = help.arrange(sys.argv[1:])

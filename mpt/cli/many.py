@@ -19,6 +19,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from mpt import config_dirs
 from mpt.cli.compose import CONF, register_schema, typed
+from mpt.cli.composing import ConfigLoader
 from mpt.cli.job import hydra_job, sweep_job
 from mpt.cli.worker import send_to_worker
 from mpt.config import RunConfig
@@ -171,6 +172,7 @@ def open_search_path(places: Sequence[tuple[str, str]]) -> Iterator[Jobs]:
     # A program that uses Hydra itself, and calls this, has its own back afterwards.
     before, GlobalHydra.instance().hydra = GlobalHydra.instance().hydra, None
     hydra = Hydra.create_main_hydra2("mpt", search_path)
+    hydra.config_loader = ConfigLoader(search_path)
     try:
         yield Jobs(hydra)
     finally:
